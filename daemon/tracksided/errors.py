@@ -1,0 +1,43 @@
+"""Errors of the daemon.
+
+TracksidedError
++-- SettingsError      a setting or option that cannot be used
++-- DaemonRunning      another daemon already serves this user
++-- OutputError        an output directory or file cannot be written
++-- StageError         a worker could not analyse a step
++-- CheckpointError    a checkpoint directory or file cannot be used
+    +-- CheckpointRefused     a file that is not a complete, sane checkpoint
+    +-- CheckpointsMismatch   checkpoints that cannot be averaged with each other
+"""
+
+
+class TracksidedError(Exception):
+    """Base of every error the daemon raises on purpose; its message is fit for the user."""
+
+
+class SettingsError(TracksidedError, ValueError):
+    """A setting or option cannot be used; the message names it and the mend."""
+
+
+class DaemonRunning(TracksidedError):
+    """Another daemon already serves this user and node-local directory."""
+
+
+class OutputError(TracksidedError):
+    """An output directory or file cannot be written; the message says why and what to do."""
+
+
+class StageError(TracksidedError):
+    """A worker crashed, hung or failed on a step; the step is reported without its output."""
+
+
+class CheckpointError(TracksidedError):
+    """A checkpoint directory or file cannot be used."""
+
+
+class CheckpointRefused(CheckpointError):
+    """A file is not a complete and sane checkpoint of a format we read."""
+
+
+class CheckpointsMismatch(CheckpointError):
+    """Checkpoints differ in keys, shapes or dtypes and cannot be averaged."""

@@ -1,0 +1,97 @@
+"""What goes out: the closed set of results that stages make and sinks write."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trackside.wire.records import Hello
+
+
+@dataclass(frozen=True, slots=True)
+class Scalar:
+    """One number under one TensorBoard tag."""
+
+    tag: str
+    value: float
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """One Markdown text under one TensorBoard tag."""
+
+    tag: str
+    text: str
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """A histogram of finite values: ``counts[i]`` of them lie in ``edges[i] .. edges[i + 1]``."""
+
+    tag: str
+    edges: NDArray[np.float64]
+    """[bins + 1], ascending."""
+
+    counts: NDArray[np.float64]
+    """[bins]."""
+
+    minimum: float
+    maximum: float
+    total: float
+    """Sum of the values."""
+
+    sum_squares: float
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One rendered image, already encoded as PNG."""
+
+    file_name: str
+    """Under the step's folder, for example ``decoder_layer0_self_attn.png``."""
+
+    tag: str | None
+    """TensorBoard image tag, or None to write only the file."""
+
+    png: bytes
+    width_px: int
+    height_px: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepAnalysis:
+    """What a worker made of one step: everything but what only the parent knows.
+
+    ``statistics`` holds the keys ``encoder``, ``decoder``, ``gradients``,
+    ``gradient_noise_scale`` of ``statistics.json``.
+    """
+
+    statistics: Mapping[str, Any]
+    scalars: tuple[Scalar, ...]
+    histograms: tuple[Histogram, ...]
+    pictures: tuple[Picture, ...]
+    failures: Mapping[str, str]
+    """Stage name to the error that cost its output."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """A complete sampled step, ready for every sink."""
+
+    hello: Hello
+    step: int
+    statistics: Mapping[str, Any]
+    """The whole of ``statistics.json``."""
+
+    history: Mapping[str, Any]
+    """The line of ``history.jsonl``."""
+
+    scalars: tuple[Scalar, ...]
+    texts: tuple[Text, ...]
+    histograms: tuple[Histogram, ...]
+    pictures: tuple[Picture, ...]

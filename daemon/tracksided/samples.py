@@ -1,0 +1,183 @@
+"""What comes in: one rank's sampled step as numpy arrays, and all local ranks of a step."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trackside.errors import RecordCorrupt
+from trackside.wire.records import (
+    ArraySpec,
+    Attention,
+    Gradients,
+    Hello,
+    Step,
+    array_views,
+    widen_bfloat16,
+)
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionSample:
+    """One captured attention call; shapes as in `trackside.wire.records.Attention`."""
+
+    call: Attention
+    query: FloatArray | None
+    key: FloatArray | None
+    mask: NDArray[Any] | None
+    """bool (True = attend) or float32 (added)."""
+
+    logits: FloatArray | None
+    sinks: FloatArray | None
+
+
+@dataclass(frozen=True, slots=True)
+class GradientSample:
+    """Per-parameter gradient data; shapes as in `trackside.wire.records.Gradients`."""
+
+    names: tuple[str, ...]
+    num_elements: tuple[int, ...]
+    norm: FloatArray
+    abs_max: FloatArray
+    weight_norm: FloatArray
+    sample: tuple[FloatArray, ...]
+    """Sampled gradient elements, one array per parameter."""
+
+    weight_before: tuple[FloatArray, ...]
+    weight_after: tuple[FloatArray, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One sampled step of one rank, validated. Arrays may be views of shared memory."""
+
+    hello: Hello
+    step: Step
+    attention: tuple[AttentionSample, ...]
+    gradients: GradientSample | None
+
+
+@dataclass(frozen=True, slots=True)
+class StepSamples:
+    """All local ranks of one step of one run, by rank, at least one."""
+
+    run: str
+    step: int
+    samples: tuple[Sample, ...]
+
+    @property
+    def leader(self) -> Sample:
+        """The sample of the lowest rank: the one that carries attention."""
+        return self.samples[0]
+
+
+def build_sample(hello: Hello, step: Step, payload: memoryview) -> Sample:
+    """Check the arrays of a step record against its metadata and view them.
+
+    Raises:
+        RecordCorrupt: an array is missing, of an impossible shape, or outside the payload.
+    """
+    views = array_views(step.arrays, payload)
+    specs = {spec.name: spec for spec in step.arrays}
+    arrays = _Arrays(views, specs)
+    attention = tuple(_attention(arrays, i, call) for i, call in enumerate(step.attention))
+    gradients = None if step.gradients is None else _gradients(arrays, step.gradients)
+    return Sample(hello, step, attention, gradients)
+
+
+class _Arrays:
+    """Arrays of one record, looked up by name and checked by shape."""
+
+    def __init__(self, views: Mapping[str, NDArray[Any]], specs: Mapping[str, ArraySpec]) -> None:
+        self._views = views
+        self._specs = specs
+
+    def floats(self, name: str, shape: tuple[int | None, ...]) -> FloatArray:
+        array = self.optional(name, shape)
+        if array is None:
+            raise RecordCorrupt(f"array {name!r} is missing")
+        return np.asarray(array, dtype=np.float32)
+
+    def optional(self, name: str, shape: tuple[int | None, ...]) -> NDArray[Any] | None:
+        """Return the array as bool, integer or float32, or None where it was not sent."""
+        array = self._views.get(name)
+        if array is None:
+            return None
+        if len(array.shape) != len(shape) or any(
+            expected is not None and found != expected
+            for found, expected in zip(array.shape, shape, strict=True)
+        ):
+            raise RecordCorrupt(f"array {name!r} has shape {array.shape}, expected {shape}")
+        dtype = self._specs[name].dtype
+        if dtype == "bfloat16":
+            return widen_bfloat16(array)
+        if dtype in {"float16", "float64"}:
+            return array.astype(np.float32)
+        return array
+
+
+def _attention(arrays: _Arrays, index: int, call: Attention) -> AttentionSample:
+    prefix = f"attention/{index}"
+    heads, queries, keys = len(call.heads), len(call.query_rows), call.num_keys
+    _check_call(prefix, call)
+    query = arrays.optional(f"{prefix}/query", (heads, queries, None))
+    key = arrays.optional(f"{prefix}/key", (None, keys, None))
+    mask = arrays.optional(f"{prefix}/mask", (None, queries, keys))
+    logits = arrays.optional(f"{prefix}/logits", (heads, queries, keys))
+    sinks = arrays.optional(f"{prefix}/sinks", (heads,))
+    if logits is None and (query is None or key is None):
+        raise RecordCorrupt(f"{prefix} has neither logits nor query and key")
+    if query is not None and key is not None:
+        if query.shape[-1] != key.shape[-1]:
+            raise RecordCorrupt(f"{prefix}: query and key differ in head size")
+        if max(call.key_heads, default=0) >= key.shape[0]:
+            raise RecordCorrupt(f"{prefix}: key_heads points outside of {key.shape[0]} heads")
+    if mask is not None and mask.shape[0] not in {1, heads}:
+        raise RecordCorrupt(f"{prefix}: mask has {mask.shape[0]} heads, expected 1 or {heads}")
+    return AttentionSample(call, query, key, mask, logits, sinks)
+
+
+def _check_call(where: str, call: Attention) -> None:
+    in_range = (
+        call.layer >= 0
+        and call.num_keys > 0
+        and call.num_queries > 0
+        and len(call.heads) == len(call.key_heads) > 0
+        and len(call.query_rows) > 0
+        and all(0 <= head < call.num_heads for head in call.heads)
+        and all(head >= 0 for head in call.key_heads)
+        and all(0 <= row < call.num_queries for row in call.query_rows)
+        and all(a < b for a, b in zip(call.query_rows, call.query_rows[1:], strict=False))
+    )
+    if not in_range:
+        raise RecordCorrupt(f"{where} contradicts itself: {call!r:.300}")
+
+
+def _gradients(arrays: _Arrays, meta: Gradients) -> GradientSample:
+    num_parameters = len(meta.names)
+    if len(meta.num_elements) != num_parameters:
+        raise RecordCorrupt("gradients: names and num_elements differ in length")
+    per_parameter = (num_parameters,)
+    counts = arrays.optional("gradients/sample_count", per_parameter)
+    if counts is None or counts.dtype.kind not in "iu" or (counts < 0).any():
+        raise RecordCorrupt("gradients/sample_count is missing, negative or not integer")
+    total = int(counts.sum())
+    bounds = np.cumsum(counts)[:-1]
+
+    def split(name: str) -> tuple[FloatArray, ...]:
+        return tuple(np.split(arrays.floats(name, (total,)), bounds)) if num_parameters else ()
+
+    return GradientSample(
+        names=meta.names,
+        num_elements=meta.num_elements,
+        norm=arrays.floats("gradients/norm", per_parameter),
+        abs_max=arrays.floats("gradients/abs_max", per_parameter),
+        weight_norm=arrays.floats("gradients/weight_norm", per_parameter),
+        sample=split("gradients/sample"),
+        weight_before=split("gradients/weight_before"),
+        weight_after=split("gradients/weight_after"),
+    )

@@ -1,0 +1,97 @@
+"""The protocols of what can be plugged into the pipeline.
+
+Statistics, renderers and alert rules are frozen dataclasses whose fields are their settings.
+They do no I/O, read no clock and use no random numbers; what they remember across steps is
+handed to them. `tracksided.catalog` lists them all.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trackside.wire.records import AttentionType, Stack
+from tracksided.reports import Picture, Scalar
+from tracksided.samples import FloatArray, GradientSample
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionMap:
+    """Exact attention weights of one call, before dropout."""
+
+    stack: Stack
+    type: AttentionType
+    layer: int
+    module: str
+    heads: tuple[int, ...]
+    """Indices of the rows of ``weights`` in the model's own head numbering."""
+
+    num_heads: int
+    num_queries: int
+    query_rows: NDArray[np.int64]
+    """[queries]: position of each kept query row in the sequence, ascending."""
+
+    weights: FloatArray
+    """[heads, queries, keys]; rows sum to 1, or to 0 where everything is masked
+    (less than 1 with attention sinks)."""
+
+    max_logit: FloatArray
+    """[heads]: largest visible logit after scale and mask; NaN where nothing is visible."""
+
+    visible: NDArray[np.bool_]
+    """[1 or heads, queries, keys]: False where a mask hides the key."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepData:
+    """All that a stage may look at: one step of one run, rank 0's attention."""
+
+    run: str
+    step: int
+    epoch: int | None
+    maps: tuple[AttentionMap, ...]
+    gradients: GradientSample | None
+    gradient_statistics: Mapping[str, Any] | None
+    """The ``gradients`` object of ``statistics.json``."""
+
+
+class AttentionStatistic(Protocol):
+    """One number, or one per head, of one attention map."""
+
+    @property
+    def name(self) -> str:
+        """Key in ``statistics.json``."""
+
+    def compute(self, attention: AttentionMap) -> float | list[float] | None:
+        """Return the statistic, or None where it is not defined."""
+
+
+class ParameterStatistic(Protocol):
+    """One number per parameter."""
+
+    @property
+    def name(self) -> str:
+        """Key in ``statistics.json``, under ``gradients.parameters``."""
+
+    def compute(self, gradients: GradientSample) -> list[float | None]:
+        """Return one value per parameter, in order; None where it is not defined."""
+
+
+class Renderer(Protocol):
+    """Draws pictures of a step."""
+
+    @property
+    def name(self) -> str:
+        """The word in `visualize` that turns it on."""
+
+    def render(self, step: StepData) -> Iterable[Picture]:
+        """Yield pictures; none where the step has nothing to draw."""
+
+
+class ScalarSource(Protocol):
+    """Turns statistics into TensorBoard scalars."""
+
+    def scalars(self, step: int, statistics: Mapping[str, Any]) -> Iterable[Scalar]:
+        """Yield scalars; unknown values yield nothing."""

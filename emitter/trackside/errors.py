@@ -1,0 +1,33 @@
+"""Errors of the emitter and of the wire.
+
+TracksideError
++-- ConfigError          a setting that cannot be used (also a ValueError)
++-- WireError
+    +-- SegmentRefused   a file that is not a segment we may read
+    |   +-- LayoutMismatch   a segment of another wire version
+    +-- RecordCorrupt    a record whose bytes contradict its checksum or schema
+"""
+
+
+class TracksideError(Exception):
+    """Base of every error raised by trackside."""
+
+
+class ConfigError(TracksideError, ValueError):
+    """A setting has a value that cannot be used; the message names it and the mend."""
+
+
+class WireError(TracksideError):
+    """Base of the errors of shared memory and records."""
+
+
+class SegmentRefused(WireError):
+    """A file in the node-local directory is not a segment that this process may read."""
+
+
+class LayoutMismatch(SegmentRefused):
+    """A segment was written with another version of the wire layout."""
+
+
+class RecordCorrupt(WireError):
+    """A record's bytes contradict its checksum, its bounds or its schema."""
