@@ -1,0 +1,23 @@
+"""Fixtures that every test may use."""
+
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def shm_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A private node-local directory; the test fails if it leaves a segment behind.
+
+    It lies under /dev/shm and has a short name, because a Unix socket path holds 107 bytes.
+    """
+    path = Path("/dev/shm") / f"ts-test-{secrets.token_hex(4)}"  # noqa: S108 - the real thing
+    path.mkdir(mode=0o700)
+    monkeypatch.setenv("TRACKSIDE_SHM_DIR", str(path))
+    yield path
+    left = sorted(entry.name for entry in path.iterdir() if entry.suffix in {".ring", ".alive", ".tmp"})
+    shutil.rmtree(path)
+    assert not left, f"left behind in shared memory: {left}"
