@@ -5,6 +5,8 @@ TracksideError
 +-- WireError
     +-- SegmentRefused   a file that is not a segment we may read
     |   +-- LayoutMismatch   a segment of another wire version
+    +-- SegmentNotCreated    shared memory for a new segment cannot be had
+    +-- DoorbellUnavailable  a doorbell socket cannot be made safely
     +-- RecordCorrupt    a record whose bytes contradict its checksum or schema
 """
 
@@ -27,6 +29,14 @@ class SegmentRefused(WireError):
 
 class LayoutMismatch(SegmentRefused):
     """A segment was written with another version of the wire layout."""
+
+
+class SegmentNotCreated(WireError):
+    """Shared memory for a new segment cannot be had; the message names the size and the mend."""
+
+
+class DoorbellUnavailable(WireError):
+    """A doorbell socket cannot be made safely; the ring works without it."""
 
 
 class RecordCorrupt(WireError):

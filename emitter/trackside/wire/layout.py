@@ -1,0 +1,315 @@
+"""Offsets, magic numbers, versions and checksums of the bytes in a segment.
+
+A segment is one header page and one byte ring. All numbers are little-endian; a cursor is a
+count of bytes since the segment began, and ``cursor % capacity`` is its place in the ring.
+``docs/wire-format.md`` explains the rules; this file is the only one that knows the bytes.
+
+Header page, `HEADER_BYTES` long (unlisted bytes are zero):
+
+====== ==== ======================================================================
+offset size field
+====== ==== ======================================================================
+0      8    magic, ``TRKSRING``
+8      4    wire version
+12     4    bytes of the header page
+16     8    capacity of the ring in bytes
+24     8    creation time, Unix nanoseconds
+32     4    process id of the writer, as the writer sees it
+36     4    rank
+64     184  file name, UTF-8, zero padded
+252    4    CRC-32 of bytes 0 to 251
+256    8    write cursor (writer)
+264    8    reserved cursor (writer)
+272    8    state: 0 open, 1 closed (writer)
+384    128  drop counters, one word per `DropCause` (writer)
+640    8    read cursor (reader)
+====== ==== ======================================================================
+
+Record header, `RECORD_HEADER_BYTES` long, at a multiple of `ALIGNMENT`:
+
+====== ==== ======================================================================
+offset size field
+====== ==== ======================================================================
+0      4    magic, ``TSRC``
+4      2    kind: 0 pad, else `RecordKind`
+6      2    flags, zero
+8      8    sequence number, from 1; a pad carries that of the record after it
+16     8    the record's own start cursor
+24     8    optimizer step
+32     8    time of publishing, Unix nanoseconds
+40     8    payload bytes (of a pad: bytes after its header)
+48     4    metadata bytes
+52     4    digest of the payload, see `PayloadDigest`
+56     4    zero
+60     4    CRC-32 of header bytes 0 to 59 and the metadata
+====== ==== ======================================================================
+"""
+
+import os
+import platform
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+
+from trackside.errors import LayoutMismatch, SegmentRefused
+
+MAGIC = b"TRKSRING"
+WIRE_VERSION = 1
+HEADER_BYTES = 4096  # one page: the ring behind it starts on a page of its own
+ALIGNMENT = 64  # a cache line; also what numpy and CUDA copies like best
+MIN_CAPACITY_BYTES = 1024  # holds a record of a few fields; tests live with it
+MAX_CAPACITY_BYTES = 1 << 40  # 1 TiB: far above any machine, far below overflow
+
+STATE_OPEN = 0
+STATE_CLOSED = 1
+
+RECORD_MAGIC = 0x43525354  # b"TSRC"
+RECORD_HEADER_BYTES = 64
+PAD_KIND = 0
+
+# Indices of 8-byte words in the header page. The reader's word is at least 128 bytes (two cache
+# lines, which some processors fetch as a pair) away from every word that the writer stores.
+WRITE_CURSOR_WORD = 256 // 8
+RESERVED_CURSOR_WORD = 264 // 8
+STATE_WORD = 272 // 8
+DROPS_WORD = 384 // 8
+READ_CURSOR_WORD = 640 // 8
+
+DIGEST_LANES = 512  # u64 words in a row; 4 KiB of sums cost the CRC 1.6 us
+DIGEST_ROW_BYTES = 8 * DIGEST_LANES
+DIGEST_BLOCK_BYTES = 1 << 18  # fits the second-level cache, so the second pass reads from there
+
+MAX_NAME_BYTES = 184
+_HEADER = struct.Struct("<8sIIQQII24x184s4xI")
+_RECORD = struct.Struct("<IHHQQQQQIII")  # without the CRC
+_CRC = struct.Struct("<I")
+_VERSION = struct.Struct("<8sI")
+
+
+class DropCause(IntEnum):
+    """Why a sample was not published; the value is its place among the drop counters."""
+
+    RING_FULL = 0
+    """The daemon is behind, stopped or absent."""
+
+    TOO_LARGE = 1
+    """The record would not fit an empty ring."""
+
+    COPY_LATE = 2
+    """A device-to-host copy was not done when it was due."""
+
+    ERROR = 3
+    """A hook raised."""
+
+    OTHER = 4
+
+    @property
+    def label(self) -> str:
+        """The cause as it is shown to users."""
+        return self.name.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentHeader:
+    """The part of the header page that never changes."""
+
+    file_name: str
+    capacity_bytes: int
+    created_ns: int
+    pid: int
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecordHeader:
+    """The fixed part of a record; see the table above."""
+
+    kind: int
+    sequence: int
+    start: int
+    step: int
+    time_ns: int
+    payload_bytes: int
+    metadata_bytes: int
+    payload_digest: int
+
+    @property
+    def metadata_start(self) -> int:
+        """Cursor of the first byte of metadata."""
+        return self.start + RECORD_HEADER_BYTES
+
+    @property
+    def payload_start(self) -> int:
+        """Cursor of the first byte of payload."""
+        return self.metadata_start + align(self.metadata_bytes)
+
+    @property
+    def end(self) -> int:
+        """Cursor of the first byte after the record."""
+        return self.payload_start + align(self.payload_bytes)
+
+
+def align(num_bytes: int) -> int:
+    """Round up to a multiple of `ALIGNMENT`."""
+    return (num_bytes + ALIGNMENT - 1) & -ALIGNMENT
+
+
+def pack_segment_header(header: SegmentHeader) -> bytes:
+    """Build the whole header page of an empty, open segment."""
+    name = header.file_name.encode()
+    if len(name) > MAX_NAME_BYTES:
+        raise ValueError(f"segment name {header.file_name!r} has more than {MAX_NAME_BYTES} bytes")
+    fixed = _HEADER.pack(
+        MAGIC,
+        WIRE_VERSION,
+        HEADER_BYTES,
+        header.capacity_bytes,
+        header.created_ns,
+        header.pid,
+        header.rank,
+        name,
+        0,
+    )[: -_CRC.size]
+    return (fixed + _CRC.pack(zlib.crc32(fixed))).ljust(HEADER_BYTES, b"\0")
+
+
+def parse_segment_header(page: bytes, file_name: str, file_bytes: int) -> SegmentHeader:
+    """Check the unchanging part of a header page.
+
+    Args:
+        page: at least the first `HEADER_BYTES` of the file.
+        file_name: of the segment, as found on disk.
+        file_bytes: size of the file.
+
+    Raises:
+        LayoutMismatch: another wire version.
+        SegmentRefused: not a segment, damaged, or not the one its name says.
+    """
+    refused = f"segment {file_name!r} refused:"
+    if len(page) < HEADER_BYTES:
+        raise SegmentRefused(f"{refused} {file_bytes} bytes are too few for a header page")
+    magic, version = _VERSION.unpack_from(page)
+    if magic != MAGIC:
+        raise SegmentRefused(f"{refused} magic is {magic!r}, expected {MAGIC!r}")
+    if version != WIRE_VERSION:
+        raise LayoutMismatch(
+            f"{refused} wire version {version}, this side reads {WIRE_VERSION}; "
+            "upgrade the older of trainer and daemon"
+        )
+    _, _, header_bytes, capacity, created_ns, pid, rank, raw_name, crc = _HEADER.unpack_from(page)
+    if crc != zlib.crc32(page[: _HEADER.size - _CRC.size]):
+        raise SegmentRefused(f"{refused} its header does not match its checksum")
+    name = raw_name.rstrip(b"\0").decode(errors="replace")
+    if name != file_name:
+        raise SegmentRefused(f"{refused} it was written as {name!r}")
+    is_sane = MIN_CAPACITY_BYTES <= capacity <= MAX_CAPACITY_BYTES and capacity % ALIGNMENT == 0
+    if header_bytes != HEADER_BYTES or not is_sane:
+        raise SegmentRefused(f"{refused} header of {header_bytes}, ring of {capacity} bytes")
+    if file_bytes != HEADER_BYTES + capacity:
+        raise SegmentRefused(
+            f"{refused} file has {file_bytes} bytes, its header says {HEADER_BYTES + capacity}"
+        )
+    return SegmentHeader(name, capacity, created_ns, pid, rank)
+
+
+def pack_record_header(header: RecordHeader, metadata: bytes) -> bytes:
+    """Build the 64 bytes in front of ``metadata``."""
+    fixed = _RECORD.pack(
+        RECORD_MAGIC,
+        header.kind,
+        0,
+        header.sequence,
+        header.start,
+        header.step,
+        header.time_ns,
+        header.payload_bytes,
+        header.metadata_bytes,
+        header.payload_digest,
+        0,
+    )
+    return fixed + _CRC.pack(zlib.crc32(metadata, zlib.crc32(fixed)))
+
+
+def parse_record_header(ring: memoryview, start: int, limit: int) -> RecordHeader | None:
+    """Read the record header at cursor ``start``, trusting nothing.
+
+    Args:
+        ring: the bytes of the ring, without the header page.
+        start: an aligned cursor.
+        limit: the write cursor: no record ends beyond it.
+
+    Returns:
+        The header, or None where its bytes are not those of an intact header and metadata.
+    """
+    capacity = len(ring)
+    offset = start % capacity
+    fixed = bytes(ring[offset : offset + _RECORD.size])
+    magic, kind, _, sequence, own_start, step, time_ns, payload, metadata, digest, _ = (
+        _RECORD.unpack(fixed)
+    )
+    if magic != RECORD_MAGIC or own_start != start:
+        return None
+    header = RecordHeader(kind, sequence, start, step, time_ns, payload, metadata, digest)
+    if header.end > limit or offset + header.end - start > capacity:
+        return None
+    metadata_at = offset + RECORD_HEADER_BYTES
+    crc = zlib.crc32(ring[metadata_at : metadata_at + metadata], zlib.crc32(fixed))
+    (stored,) = _CRC.unpack_from(ring, offset + _RECORD.size)
+    return header if stored == crc else None
+
+
+class PayloadDigest:
+    """CRC-32 over a folded payload, computed at the speed of memory.
+
+    The payload is cut into blocks of `DIGEST_BLOCK_BYTES`. In each block the whole rows of
+    `DIGEST_LANES` little-endian u64 words are added modulo 2^64, word by word; the CRC runs over
+    the sums, then over the bytes of the block behind its last whole row. One changed byte always
+    changes the digest. Why not a plain CRC: ``docs/adr/0001-payload-checksum.md``.
+    """
+
+    __slots__ = ("_crc", "_done", "_payload", "_words")
+
+    def __init__(self, payload: memoryview) -> None:
+        self._payload = payload
+        whole_rows = len(payload) // DIGEST_ROW_BYTES * DIGEST_ROW_BYTES
+        self._words = np.frombuffer(payload[:whole_rows], dtype="<u8").reshape(-1, DIGEST_LANES)
+        self._done = 0
+        self._crc = 0
+
+    def advance(self, written: int) -> None:
+        """Take in the whole blocks among the first ``written`` bytes."""
+        while self._done + DIGEST_BLOCK_BYTES <= written:
+            self._add_block(self._done + DIGEST_BLOCK_BYTES)
+
+    def finish(self) -> int:
+        """Take in what is left and return the digest."""
+        self.advance(len(self._payload))
+        if self._done < len(self._payload):
+            self._add_block(len(self._payload))
+        return self._crc
+
+    def _add_block(self, end: int) -> None:
+        first, last = self._done // DIGEST_ROW_BYTES, end // DIGEST_ROW_BYTES
+        if last > first:
+            sums = np.add.reduce(self._words[first:last], axis=0)
+            self._crc = zlib.crc32(sums, self._crc)
+        rest = last * DIGEST_ROW_BYTES
+        if rest < end:
+            self._crc = zlib.crc32(self._payload[rest:end], self._crc)
+        self._done = end
+
+
+def _keep_order() -> None:
+    """Do nothing: x86-64 keeps stores in order among stores, and loads among loads."""
+
+
+# Elsewhere a fence stands between a record's bytes and the cursor that announces them. Entering
+# the kernel's scheduler is a full memory barrier (smp_mb__after_spinlock in __schedule), and the
+# only one that Python reaches without a compiler.
+fence: Callable[[], None] = (
+    _keep_order if platform.machine() in {"x86_64", "AMD64"} else os.sched_yield
+)
