@@ -14,8 +14,6 @@ offset size field
 12     4    bytes of the header page
 16     8    capacity of the ring in bytes
 24     8    creation time, Unix nanoseconds
-32     4    process id of the writer, as the writer sees it
-36     4    rank
 64     184  file name, UTF-8, zero padded
 252    4    CRC-32 of bytes 0 to 251
 256    8    write cursor (writer)
@@ -32,16 +30,16 @@ offset size field
 ====== ==== ======================================================================
 0      4    magic, ``TSRC``
 4      2    kind: 0 pad, else `RecordKind`
-6      2    flags, zero
+6      2    zero
 8      8    sequence number, from 1; a pad carries that of the record after it
 16     8    the record's own start cursor
 24     8    optimizer step
 32     8    time of publishing, Unix nanoseconds
 40     8    payload bytes (of a pad: bytes after its header)
 48     4    metadata bytes
-52     4    digest of the payload, see `PayloadDigest`
-56     4    zero
-60     4    CRC-32 of header bytes 0 to 59 and the metadata
+52     4    digest of the payload, see `trackside.wire.payload`
+56     4    CRC-32 of the metadata
+60     4    CRC-32 of bytes 0 to 59
 ====== ==== ======================================================================
 """
 
@@ -52,8 +50,6 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-
-import numpy as np
 
 from trackside.errors import LayoutMismatch, SegmentRefused
 
@@ -79,12 +75,8 @@ STATE_WORD = 272 // 8
 DROPS_WORD = 384 // 8
 READ_CURSOR_WORD = 640 // 8
 
-DIGEST_LANES = 512  # u64 words in a row; 4 KiB of sums cost the CRC 1.6 us
-DIGEST_ROW_BYTES = 8 * DIGEST_LANES
-DIGEST_BLOCK_BYTES = 1 << 18  # fits the second-level cache, so the second pass reads from there
-
 MAX_NAME_BYTES = 184
-_HEADER = struct.Struct("<8sIIQQII24x184s4xI")
+_HEADER = struct.Struct("<8sIIQQ32x184s4xI")
 _RECORD = struct.Struct("<IHHQQQQQIII")  # without the CRC
 _CRC = struct.Struct("<I")
 _VERSION = struct.Struct("<8sI")
@@ -120,8 +112,6 @@ class SegmentHeader:
     file_name: str
     capacity_bytes: int
     created_ns: int
-    pid: int
-    rank: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +126,7 @@ class RecordHeader:
     payload_bytes: int
     metadata_bytes: int
     payload_digest: int
+    metadata_crc: int
 
     @property
     def metadata_start(self) -> int:
@@ -169,8 +160,6 @@ def pack_segment_header(header: SegmentHeader) -> bytes:
         HEADER_BYTES,
         header.capacity_bytes,
         header.created_ns,
-        header.pid,
-        header.rank,
         name,
         0,
     )[: -_CRC.size]
@@ -200,7 +189,7 @@ def parse_segment_header(page: bytes, file_name: str, file_bytes: int) -> Segmen
             f"{refused} wire version {version}, this side reads {WIRE_VERSION}; "
             "upgrade the older of trainer and daemon"
         )
-    _, _, header_bytes, capacity, created_ns, pid, rank, raw_name, crc = _HEADER.unpack_from(page)
+    _, _, header_bytes, capacity, created_ns, raw_name, crc = _HEADER.unpack_from(page)
     if crc != zlib.crc32(page[: _HEADER.size - _CRC.size]):
         raise SegmentRefused(f"{refused} its header does not match its checksum")
     name = raw_name.rstrip(b"\0").decode(errors="replace")
@@ -213,11 +202,11 @@ def parse_segment_header(page: bytes, file_name: str, file_bytes: int) -> Segmen
         raise SegmentRefused(
             f"{refused} file has {file_bytes} bytes, its header says {HEADER_BYTES + capacity}"
         )
-    return SegmentHeader(name, capacity, created_ns, pid, rank)
+    return SegmentHeader(name, capacity, created_ns)
 
 
-def pack_record_header(header: RecordHeader, metadata: bytes) -> bytes:
-    """Build the 64 bytes in front of ``metadata``."""
+def pack_record_header(header: RecordHeader) -> bytes:
+    """Build the 64 bytes in front of a record's metadata."""
     fixed = _RECORD.pack(
         RECORD_MAGIC,
         header.kind,
@@ -229,9 +218,9 @@ def pack_record_header(header: RecordHeader, metadata: bytes) -> bytes:
         header.payload_bytes,
         header.metadata_bytes,
         header.payload_digest,
-        0,
+        header.metadata_crc,
     )
-    return fixed + _CRC.pack(zlib.crc32(metadata, zlib.crc32(fixed)))
+    return fixed + _CRC.pack(zlib.crc32(fixed))
 
 
 def parse_record_header(ring: memoryview, start: int, limit: int) -> RecordHeader | None:
@@ -243,64 +232,27 @@ def parse_record_header(ring: memoryview, start: int, limit: int) -> RecordHeade
         limit: the write cursor: no record ends beyond it.
 
     Returns:
-        The header, or None where its bytes are not those of an intact header and metadata.
+        The header of a record that lies wholly inside the ring, or None where there is none.
     """
-    capacity = len(ring)
-    offset = start % capacity
+    offset = start % len(ring)
     fixed = bytes(ring[offset : offset + _RECORD.size])
-    magic, kind, _, sequence, own_start, step, time_ns, payload, metadata, digest, _ = (
+    magic, kind, _, sequence, own_start, step, time_ns, payload, metadata, digest, metadata_crc = (
         _RECORD.unpack(fixed)
     )
-    if magic != RECORD_MAGIC or own_start != start:
+    (crc,) = _CRC.unpack_from(ring, offset + _RECORD.size)
+    if magic != RECORD_MAGIC or own_start != start or crc != zlib.crc32(fixed):
         return None
-    header = RecordHeader(kind, sequence, start, step, time_ns, payload, metadata, digest)
-    if header.end > limit or offset + header.end - start > capacity:
-        return None
-    metadata_at = offset + RECORD_HEADER_BYTES
-    crc = zlib.crc32(ring[metadata_at : metadata_at + metadata], zlib.crc32(fixed))
-    (stored,) = _CRC.unpack_from(ring, offset + _RECORD.size)
-    return header if stored == crc else None
+    header = RecordHeader(
+        kind, sequence, start, step, time_ns, payload, metadata, digest, metadata_crc
+    )
+    is_inside = header.end <= limit and offset + header.end - start <= len(ring)
+    return header if is_inside else None
 
 
-class PayloadDigest:
-    """CRC-32 over a folded payload, computed at the speed of memory.
-
-    The payload is cut into blocks of `DIGEST_BLOCK_BYTES`. In each block the whole rows of
-    `DIGEST_LANES` little-endian u64 words are added modulo 2^64, word by word; the CRC runs over
-    the sums, then over the bytes of the block behind its last whole row. One changed byte always
-    changes the digest. Why not a plain CRC: ``docs/adr/0001-payload-checksum.md``.
-    """
-
-    __slots__ = ("_crc", "_done", "_payload", "_words")
-
-    def __init__(self, payload: memoryview) -> None:
-        self._payload = payload
-        whole_rows = len(payload) // DIGEST_ROW_BYTES * DIGEST_ROW_BYTES
-        self._words = np.frombuffer(payload[:whole_rows], dtype="<u8").reshape(-1, DIGEST_LANES)
-        self._done = 0
-        self._crc = 0
-
-    def advance(self, written: int) -> None:
-        """Take in the whole blocks among the first ``written`` bytes."""
-        while self._done + DIGEST_BLOCK_BYTES <= written:
-            self._add_block(self._done + DIGEST_BLOCK_BYTES)
-
-    def finish(self) -> int:
-        """Take in what is left and return the digest."""
-        self.advance(len(self._payload))
-        if self._done < len(self._payload):
-            self._add_block(len(self._payload))
-        return self._crc
-
-    def _add_block(self, end: int) -> None:
-        first, last = self._done // DIGEST_ROW_BYTES, end // DIGEST_ROW_BYTES
-        if last > first:
-            sums = np.add.reduce(self._words[first:last], axis=0)
-            self._crc = zlib.crc32(sums, self._crc)
-        rest = last * DIGEST_ROW_BYTES
-        if rest < end:
-            self._crc = zlib.crc32(self._payload[rest:end], self._crc)
-        self._done = end
+def read_drops(words: memoryview) -> dict[str, int]:
+    """Return the nonzero drop counters by label, from the header page as 8-byte words."""
+    counts = ((cause.label, words[DROPS_WORD + cause]) for cause in DropCause)
+    return {label: count for label, count in counts if count}
 
 
 def _keep_order() -> None:

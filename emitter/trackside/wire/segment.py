@@ -150,6 +150,8 @@ def create(directory: Path, header: SegmentHeader) -> tuple[mmap.mmap, "AliveLoc
     path = directory / header.file_name
     unfinished = path.with_name(path.name + UNFINISHED_SUFFIX)
     try:
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, "a segment of this name exists", str(path))
         lock = AliveLock.acquire(path)
         try:
             memory = _allocate(unfinished, HEADER_BYTES + capacity)
@@ -254,6 +256,8 @@ class AliveLock:
     def acquire(cls, ring_path: Path) -> "AliveLock":
         """Create and lock the file beside ``ring_path``; raises OSError."""
         path = ring_path.with_suffix(ALIVE_SUFFIX)
+        if path.exists() and _is_held_here(path):
+            raise FileExistsError(errno.EEXIST, "this process holds the lock already", str(path))
         for _ in range(_LOCK_ATTEMPTS):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _SAFE_OPEN, 0o600)
             try:

@@ -1,0 +1,196 @@
+"""The consumer's end of a ring."""
+
+import mmap
+from pathlib import Path
+
+from trackside.errors import RecordCorrupt, SegmentRefused
+from trackside.wire import segment
+from trackside.wire.layout import (
+    ALIGNMENT,
+    HEADER_BYTES,
+    READ_CURSOR_WORD,
+    RESERVED_CURSOR_WORD,
+    STATE_CLOSED,
+    STATE_WORD,
+    WRITE_CURSOR_WORD,
+    SegmentHeader,
+    fence,
+    read_drops,
+)
+from trackside.wire.scanner import Record, RecordScanner, read_record
+from trackside.wire.segment import SegmentName
+
+
+class RingReader:
+    """The consumer's end. One thread at a time.
+
+    The in-memory position runs ahead of the durable read cursor: `poll` moves the first,
+    `commit` the second. A reader opened again starts at the durable cursor.
+    """
+
+    def __init__(
+        self, path: Path, memory: mmap.mmap, header: SegmentHeader, *, read_only: bool
+    ) -> None:
+        self.path = path
+        self.header = header
+        self._memory = memory
+        self._is_read_only = read_only
+        self._words = memoryview(memory)[:HEADER_BYTES].cast("Q")
+        self._ring = memoryview(memory)[HEADER_BYTES:].toreadonly()
+        self._committed = self._words[READ_CURSOR_WORD]
+        self._last_write = self._committed
+        self._scanner = RecordScanner(self._ring, self._committed)
+        self._skipped: dict[int, int] = {}  # start to end of what no record's commit covers
+
+    @classmethod
+    def open(cls, path: Path, *, read_only: bool = False) -> "RingReader":
+        """Map a segment.
+
+        ``read_only`` is for a second process: it may poll and `read_at`, and moves no cursor.
+
+        Raises:
+            LayoutMismatch: the segment has another wire version.
+            SegmentRefused: it is not a segment that we may read, or contradicts itself.
+        """
+        memory, header = segment.open_existing(path, read_only=read_only)
+        reader = cls(path, memory, header, read_only=read_only)
+        try:
+            reader._check_cursors()
+        except SegmentRefused:
+            reader.close()
+            raise
+        return reader
+
+    @property
+    def name(self) -> SegmentName:
+        """Who writes the segment, by its file name."""
+        name = SegmentName.parse(self.path.name)
+        assert name is not None  # noqa: S101 - a segment of another name is not opened
+        return name
+
+    def poll(self) -> Record | None:
+        """Return the next intact record, or None when there is none yet.
+
+        Raises:
+            SegmentRefused: the cursors contradict each other; nothing more can be read.
+        """
+        record = self._scanner.next(self._check_cursors())
+        if self._scanner.skipped:
+            self._skipped.update(self._scanner.skipped)
+            self._scanner.skipped.clear()
+            self._move_read_cursor(self._committed)
+        return record
+
+    def read_at(self, start: int) -> Record:
+        """Return the record at a cursor that `poll` of another reader gave.
+
+        Raises:
+            RecordCorrupt: there is no intact record.
+            SegmentRefused: the cursors contradict each other.
+        """
+        limit = self._check_cursors()
+        lowest = self._read_cursor()
+        if start % ALIGNMENT or not lowest <= start < limit:
+            raise RecordCorrupt(
+                f"segment {self.path.name!r}: no record at cursor {start}, "
+                f"records lie between {lowest} and {limit}"
+            )
+        try:
+            return read_record(self._ring, start, limit)
+        except RecordCorrupt as error:
+            raise RecordCorrupt(f"segment {self.path.name!r}: {error}") from error
+
+    def commit(self, cursor: int) -> None:
+        """Tell the writer that everything before ``cursor`` is durable; never moves back.
+
+        Raises:
+            ValueError: the cursor is not one that a polled record ends at, or the segment was
+                opened read-only.
+        """
+        if self._is_read_only:
+            raise ValueError(f"segment {self.path.name!r} was opened read-only")
+        if cursor % ALIGNMENT or cursor > self._scanner.position:
+            raise ValueError(
+                f"cursor {cursor} is beyond {self._scanner.position}, or not a multiple of "
+                f"{ALIGNMENT}"
+            )
+        self._move_read_cursor(max(cursor, self._committed))
+
+    @property
+    def lag_bytes(self) -> int:
+        """Published and not committed."""
+        return self._check_cursors() - self._read_cursor()
+
+    @property
+    def corrupt_records(self) -> int:
+        """Committed records that were skipped because their bytes were damaged, at least."""
+        return self._scanner.corrupt_records
+
+    @property
+    def torn_records(self) -> int:
+        """1 if the writer died in the middle of a record, else 0."""
+        if self.is_writer_alive():
+            return 0
+        fence()
+        return int(self._words[RESERVED_CURSOR_WORD] != self._words[WRITE_CURSOR_WORD])
+
+    @property
+    def drops(self) -> dict[str, int]:
+        """Drops by cause as the writer counted them, without the causes that did not occur."""
+        return read_drops(self._words)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the writer ended in order; a killed one never does."""
+        return self._words[STATE_WORD] == STATE_CLOSED
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether `poll` has passed everything published so far."""
+        return self._scanner.position >= self._check_cursors()
+
+    def is_writer_alive(self) -> bool:
+        """Whether the writer still runs; False for one that closed in order."""
+        return segment.is_writer_alive(self.path)
+
+    def close(self) -> None:
+        """Let go of the segment; views given out stay valid until they are dropped."""
+        self._words.release()
+        try:
+            self._ring.release()
+            self._memory.close()
+        except BufferError:
+            return  # the map goes with the last view of it
+
+    def remove(self) -> None:
+        """Unlink the segment and its lock file."""
+        segment.remove(self.path)
+
+    def _read_cursor(self) -> int:
+        """Return the durable cursor: our own word, or that of the reader beside us."""
+        return self._words[READ_CURSOR_WORD] if self._is_read_only else self._committed
+
+    def _check_cursors(self) -> int:
+        """Return the write cursor, after checking it against everything known."""
+        write = self._words[WRITE_CURSOR_WORD]
+        fence()
+        read = self._read_cursor()
+        lowest, highest = max(self._last_write, read), read + self.header.capacity_bytes
+        if self._is_read_only:
+            lowest = self._last_write  # the other reader may have gone on since we looked
+        if write % ALIGNMENT or read % ALIGNMENT or not lowest <= write <= highest:
+            raise SegmentRefused(
+                f"segment {self.path.name!r} refused: read cursor {read} and write cursor {write} "
+                f"contradict each other in a ring of {self.header.capacity_bytes} bytes"
+            )
+        self._last_write = write
+        return write
+
+    def _move_read_cursor(self, cursor: int) -> None:
+        """Store the read cursor, past everything behind it that no commit will cover."""
+        while cursor in self._skipped:
+            cursor = self._skipped.pop(cursor)
+        if cursor != self._committed and not self._is_read_only:
+            fence()
+            self._words[READ_CURSOR_WORD] = cursor
+            self._committed = cursor
