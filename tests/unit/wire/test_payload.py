@@ -1,0 +1,121 @@
+"""The digest of payloads, against a plain loop."""
+
+import itertools
+import random
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trackside.wire.payload import Payload, digest_of
+
+BLOCK = 256 * 1024
+ROW = 4096
+SIZES = [0, 1, 7, 8, ROW - 1, ROW, ROW + 1, 3 * ROW + 5, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 9]
+
+
+def naive_digest(payload: bytes) -> int:
+    """Follow docs/wire-format.md word by word."""
+    crc = 0
+    for block_start in range(0, len(payload), BLOCK):
+        block = payload[block_start : block_start + BLOCK]
+        rows = [block[i : i + ROW] for i in range(0, len(block), ROW)]
+        whole = [row for row in rows if len(row) == ROW]
+        if whole:
+            sums = b""
+            for lane in range(0, ROW, 8):
+                total = sum(int.from_bytes(row[lane : lane + 8], "little") for row in whole)
+                sums += (total % 2**64).to_bytes(8, "little")
+            crc = zlib.crc32(sums, crc)
+        if len(rows) > len(whole):
+            crc = zlib.crc32(rows[-1], crc)
+    return crc
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_digest_is_what_the_format_says(size: int) -> None:
+    payload = random.Random(size).randbytes(size)
+
+    assert digest_of(memoryview(payload)) == naive_digest(payload)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("pieces", [1, 2, 5])
+def test_copy_digests_what_it_wrote(size: int, pieces: int) -> None:
+    source = random.Random(size).randbytes(size)
+    cuts = [size * i // pieces for i in range(pieces + 1)]
+    arrays = [(a, memoryview(source)[a:b]) for a, b in itertools.pairwise(cuts)]
+    target = bytearray(b"\xff" * size)
+
+    digest = Payload.check(arrays, size).copy_into(memoryview(target))
+
+    assert target == source
+    assert digest == naive_digest(source)
+
+
+def test_gaps_read_as_zeros() -> None:
+    target = bytearray(b"\xff" * 9000)
+
+    Payload.check([(10, memoryview(b"ab")), (8000, memoryview(b"cd"))], 9000).copy_into(
+        memoryview(target)
+    )
+
+    assert target == bytes(10) + b"ab" + bytes(7988) + b"cd" + bytes(998)
+
+
+def test_arrays_of_any_shape_are_copied_row_major() -> None:
+    array = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    target = bytearray(96)
+
+    Payload.check([(0, memoryview(array))], 96).copy_into(memoryview(target))
+
+    assert target == array.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("arrays", "nbytes"),
+    [
+        ([(0, b"abcd"), (3, b"x")], 8),
+        ([(4, b"abcd"), (0, b"x")], 8),
+        ([(5, b"abcd")], 8),
+        ([(-1, b"a")], 8),
+        ([(9, b"")], 8),
+    ],
+)
+def test_impossible_places_are_refused(arrays: list[tuple[int, bytes]], nbytes: int) -> None:
+    with pytest.raises(ValueError, match="does not fit between"):
+        Payload.check([(offset, memoryview(part)) for offset, part in arrays], nbytes)
+
+
+def test_strided_array_is_refused() -> None:
+    strided = memoryview(np.zeros((4, 4), dtype=np.int32)[:, ::2])
+
+    with pytest.raises(TypeError):
+        Payload.check([(0, strided)], 64)
+
+
+@given(
+    size=st.integers(1, 3 * ROW),
+    seed=st.integers(0, 1000),
+    place=st.floats(0, 1, exclude_max=True),
+    flip=st.integers(1, 255),
+)
+def test_one_changed_byte_changes_the_digest(size: int, seed: int, place: float, flip: int) -> None:
+    payload = bytearray(random.Random(seed).randbytes(size))
+    before = digest_of(memoryview(payload))
+
+    payload[int(place * size)] ^= flip
+
+    assert digest_of(memoryview(payload)) != before
+
+
+def test_swapped_blocks_and_lanes_change_the_digest() -> None:
+    payload = random.Random(1).randbytes(2 * BLOCK)
+    swapped_blocks = payload[BLOCK:] + payload[:BLOCK]
+    swapped_words = payload[8:16] + payload[:8] + payload[16:]
+
+    digests = {digest_of(memoryview(p)) for p in (payload, swapped_blocks, swapped_words)}
+
+    assert len(digests) == 3
