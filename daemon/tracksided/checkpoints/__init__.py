@@ -1,0 +1,1 @@
+"""Checkpoint averaging: find, check, average and publish, without torch and without unpickling."""

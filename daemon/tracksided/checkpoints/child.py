@@ -1,0 +1,93 @@
+"""The averaging process: ``python -m tracksided.checkpoints.child``.
+
+Reads one JSON request from standard input. Writes JSON lines to standard output:
+``{"progress": [done, total]}`` as a sign of life, then one result with ``status``
+``averaged``, ``unchanged``, ``waiting`` (too few checkpoints yet) or ``failed``.
+"""
+
+import json
+import signal
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+
+from tracksided.checkpoints.job import AverageRequest, TooFewCheckpoints, run_average
+from tracksided.checkpoints.priority import become_idle, die_with
+from tracksided.errors import TracksidedError
+
+SIGN_OF_LIFE_S = 0.5  # often enough for a progress display, rare enough to cost nothing
+
+
+def main() -> int:
+    """Serve one request and return the exit code."""
+    signal.signal(signal.SIGTERM, _end)
+    fields = json.load(sys.stdin)
+    become_idle()
+    die_with(fields["parent"])
+    request = AverageRequest(
+        directory=Path(fields["directory"]),
+        count=fields["last"],
+        minimum=fields["min_checkpoints"],
+        num_threads=fields["num_threads"],
+        keep_current=True,
+    )
+    try:
+        result = _average_any(request, fields["patterns"])
+    except TracksidedError as error:
+        result = {"status": "failed", "error": str(error)}
+    _say(result)
+    return 0
+
+
+def _average_any(request: AverageRequest, patterns: list[str]) -> dict[str, object]:
+    """Average the files of the first pattern that has enough of them."""
+    progress = _SignsOfLife()
+    waiting: dict[str, object] = {"status": "waiting", "skipped": []}
+    for pattern in patterns:
+        try:
+            provenance = run_average(replace(request, patterns=(pattern,)), progress)
+        except TooFewCheckpoints as error:
+            skipped = [[entry.name, entry.reason] for entry in error.skipped]
+            waiting = {"status": "waiting", "skipped": skipped}
+            continue
+        if provenance is None:
+            return {"status": "unchanged"}
+        return {
+            "status": "averaged",
+            "output": provenance.output,
+            "step": provenance.step,
+            "sources": [source.name for source in provenance.sources],
+            "seconds": provenance.seconds,
+            "skipped": [[entry.name, entry.reason] for entry in provenance.skipped],
+        }
+    return waiting
+
+
+class _SignsOfLife:
+    """Reports progress, but not at every chunk."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + SIGN_OF_LIFE_S
+            _say({"progress": [done, total]})
+
+
+def _say(message: dict[str, object]) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
+def _end(signal_number: int, frame: FrameType | None) -> None:
+    """End by an exception, so that the temporary file is removed on the way out."""
+    del frame
+    raise SystemExit(128 + signal_number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""One file per checkpoint format; `tracksided.checkpoints.formats.catalog` lists them."""

@@ -1,0 +1,276 @@
+"""Checkpoints that torch.save writes: a zip of one pickle and one record per storage."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from isal import isal_zlib
+
+from tracksided.checkpoints.dtypes import DTYPES
+from tracksided.checkpoints.formats.base import Checkpoint, OutputLayout, Record, TensorEntry
+from tracksided.checkpoints.formats.inert_pickle import (
+    MAX_PICKLE_BYTES,
+    InertPickle,
+    read_pickle,
+)
+from tracksided.checkpoints.formats.pickle_nodes import CallNode, DictNode, Node, mapping_pairs
+from tracksided.checkpoints.formats.pickle_writer import write_pickle
+from tracksided.checkpoints.formats.torch_tensors import (
+    ModelPart,
+    TensorView,
+    find_model,
+    is_tensor,
+    is_training_state,
+    model_tensors,
+    step_of,
+    storages_below,
+)
+from tracksided.checkpoints.formats.zip_container import (
+    PlacedRecord,
+    ZipRecord,
+    directory,
+    local_header,
+    place_records,
+    read_directory,
+)
+from tracksided.checkpoints.source import SourceFile
+from tracksided.errors import CheckpointRefused
+
+MAX_SMALL_RECORD_BYTES = 1 << 20  # version, byteorder and their like have a few bytes
+
+# Hyper-parameters and buffers that a loader needs are small; an EMA copy or optimizer is not.
+MAX_CARRIED_BYTES = 1 << 20
+
+_ROOT_PICKLE = "data.pkl"
+
+
+@dataclass(frozen=True, slots=True)
+class _Template:
+    """What an output keeps of a torch zip."""
+
+    prefix: str
+    """The archive's name with its slash, in front of every record."""
+
+    small_records: tuple[tuple[str, bytes], ...]
+    """(name without prefix, bytes) of everything but the pickle and the storages."""
+
+    pickle: InertPickle
+    part: ModelPart
+    storages: Mapping[str, ZipRecord]
+    source: SourceFile
+
+
+class TorchZip:
+    """`.pt`, `.pth` and `.ckpt` of torch 1.6 and later."""
+
+    name = "torch"
+    suffixes = (".pt", ".pth", ".ckpt")
+
+    def describe(self, source: SourceFile) -> Checkpoint:
+        """Read the zip directory and the pickle; see `CheckpointFormat.describe`."""
+        _require_zip(source)
+        archive = _split_prefix(source, read_directory(source))
+        try:
+            return _describe(source, archive)
+        except CheckpointRefused as error:
+            if str(error).startswith(source.name):
+                raise
+            raise CheckpointRefused(f"{source.name}: {error}") from error
+
+    def layout(self, template: Checkpoint) -> OutputLayout:
+        """Lay out an archive like the template's, without the optimizer's state."""
+        plan = _plan(template)
+        literals = [
+            (record.offset, plan.literal_bytes[record.name])
+            for record in plan.placed
+            if record.name in plan.literal_bytes
+        ]
+        offsets = {record.name: record.offset for record in plan.placed}
+        end = plan.directory_at + len(directory(plan.placed, (0,) * len(plan.placed), 0))
+        return OutputLayout(
+            nbytes=end,
+            literals=tuple(literals),
+            records={key: offsets[name] for key, name in plan.averaged.items()},
+            dropped=plan.dropped,
+        )
+
+    def seal(self, template: Checkpoint, crcs: Mapping[str, int]) -> tuple[tuple[int, bytes], ...]:
+        """Write all headers and the directory, now that the CRCs are known."""
+        plan = _plan(template)
+        by_name = {name: isal_zlib.crc32(body) for name, body in plan.literal_bytes.items()}
+        by_name |= {name: crcs[key] for key, name in plan.averaged.items()}
+        ordered = tuple(by_name[record.name] for record in plan.placed)
+        headers = [
+            (record.header_at, local_header(record, crc))
+            for record, crc in zip(plan.placed, ordered, strict=True)
+        ]
+        end = directory(plan.placed, ordered, plan.directory_at)
+        return (*headers, (plan.directory_at, end))
+
+
+def _require_zip(source: SourceFile) -> None:
+    head = source.read(0, min(8, source.nbytes))
+    if head.startswith(b"PK\x03\x04"):
+        return
+    if not head:
+        raise CheckpointRefused(f"{source.name}: empty")
+    if head.startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
+        raise CheckpointRefused(
+            f"{source.name}: a legacy pickle without zip; load it and save it again with "
+            "torch.save of torch 1.6 or later"
+        )
+    raise CheckpointRefused(f"{source.name}: not a zip file of torch.save")
+
+
+def _split_prefix(
+    source: SourceFile, records: tuple[ZipRecord, ...]
+) -> tuple[str, dict[str, ZipRecord]]:
+    prefix = records[0].name.partition("/")[0] + "/" if records else ""
+    if any(not record.name.startswith(prefix) for record in records):
+        raise CheckpointRefused(f"{source.name}: its records lie in more than one folder")
+    archive = {record.name.removeprefix(prefix): record for record in records}
+    if "constants.pkl" in archive or any(name.startswith("code/") for name in archive):
+        raise CheckpointRefused(f"{source.name}: a TorchScript archive, not a state dict")
+    if _ROOT_PICKLE not in archive:
+        raise CheckpointRefused(f"{source.name}: a zip file without {_ROOT_PICKLE}")
+    return prefix, archive
+
+
+def _describe(source: SourceFile, archive: tuple[str, dict[str, ZipRecord]]) -> Checkpoint:
+    prefix, records = archive
+    # set_crc32_options(False) stores zero everywhere; then there is nothing to check.
+    has_crcs = any(record.crc32 for record in records.values())
+    small = tuple(
+        (name, _read_checked(source, record, MAX_SMALL_RECORD_BYTES, has_crcs=has_crcs))
+        for name, record in records.items()
+        if name != _ROOT_PICKLE and not name.startswith("data/")
+    )
+    if dict(small).get("byteorder", b"little") != b"little":
+        raise CheckpointRefused("it was written on a big-endian machine")
+    pickled = _read_checked(source, records[_ROOT_PICKLE], MAX_PICKLE_BYTES, has_crcs=has_crcs)
+    pickle = read_pickle(pickled)
+    part = find_model(pickle.root)
+    views = model_tensors(part)
+    storages = _storage_records(pickle.root, records)
+    used = {view.storage.key for view in views.values()}
+    return Checkpoint(
+        source=source,
+        format=TorchZip.name,
+        tensors={name: _entry(view) for name, view in views.items()},
+        records={
+            key: Record(source, found.offset, found.nbytes, found.crc32 if has_crcs else None)
+            for key, found in storages.items()
+            if key in used
+        },
+        step=step_of(pickle.root),
+        template=_Template(prefix, small, pickle, part, storages, source),
+    )
+
+
+def _read_checked(source: SourceFile, record: ZipRecord, limit: int, *, has_crcs: bool) -> bytes:
+    if record.nbytes > limit:
+        raise CheckpointRefused(
+            f"record {record.name!r} has {record.nbytes} bytes, more than the {limit} read here"
+        )
+    body = source.read(record.offset, record.nbytes)
+    if has_crcs and isal_zlib.crc32(body) != record.crc32:
+        raise CheckpointRefused(f"record {record.name!r} is corrupt: its CRC-32 does not match")
+    return body
+
+
+def _storage_records(root: Node, records: Mapping[str, ZipRecord]) -> dict[str, ZipRecord]:
+    """Match every storage of the pickle with its record."""
+    found: dict[str, ZipRecord] = {}
+    for key, storage in storages_below(root).items():
+        record = records.get(f"data/{key}")
+        if record is None or record.nbytes != storage.nbytes:
+            size = "none" if record is None else f"one of {record.nbytes}"
+            raise CheckpointRefused(f"storage {key} needs {storage.nbytes} bytes, found {size}")
+        found[key] = record
+    return found
+
+
+def _entry(view: TensorView) -> TensorEntry:
+    itemsize = DTYPES[view.dtype].itemsize
+    return TensorEntry(
+        dtype=view.dtype,
+        shape=view.shape,
+        strides=view.strides,
+        record=view.storage.key,
+        start=view.offset * itemsize,
+        span=view.span * itemsize,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """The archive to be written; names carry the prefix."""
+
+    placed: tuple[PlacedRecord, ...]
+    directory_at: int
+    literal_bytes: Mapping[str, bytes]
+    averaged: Mapping[str, str]
+    """Key of each averaged storage to the name of its record."""
+
+    dropped: tuple[str, ...]
+
+
+def _plan(checkpoint: Checkpoint) -> _Plan:
+    template = checkpoint.template
+    if not isinstance(template, _Template):
+        raise TypeError("the template of another format")
+    root, dropped = _without_training_state(template)
+    kept = storages_below(root)
+    bodies: dict[str, bytes] = {_ROOT_PICKLE: write_pickle(root, template.pickle.protocol)}
+    sizes = [(_ROOT_PICKLE, len(bodies[_ROOT_PICKLE]))]
+    for key in template.storages:
+        if key in checkpoint.records:
+            sizes.append((f"data/{key}", checkpoint.records[key].nbytes))
+        elif key in kept:
+            record = template.storages[key]
+            bodies[f"data/{key}"] = template.source.read(record.offset, record.nbytes)
+            sizes.append((f"data/{key}", record.nbytes))
+    for name, body in template.small_records:
+        bodies[name] = body
+        sizes.append((name, len(body)))
+    prefix = template.prefix
+    placed, directory_at = place_records(tuple((prefix + name, size) for name, size in sizes))
+    return _Plan(
+        placed,
+        directory_at,
+        {prefix + name: body for name, body in bodies.items()},
+        {key: f"{prefix}data/{key}" for key in checkpoint.records},
+        dropped,
+    )
+
+
+def _without_training_state(template: _Template) -> tuple[Node, tuple[str, ...]]:
+    """Return the root without entries that belong to the newest checkpoint's training only."""
+    root, part = template.pickle.root, template.part
+    pairs = mapping_pairs(root) or []
+    model_storages = storages_below(part.node).keys() if part.key is not None else frozenset()
+    kept: list[tuple[Node, Node]] = []
+    dropped: list[str] = []
+    for key, value in pairs:
+        is_model = key == part.key if part.key is not None else is_tensor(value)
+        if not is_model and _is_moment(key, value, model_storages, part):
+            dropped.append(str(key))
+        else:
+            kept.append((key, value))
+    if not dropped:
+        return root, ()
+    if not isinstance(root, CallNode):
+        return DictNode(kept), tuple(dropped)
+    copy = CallNode(root.function, root.arguments, root.keywords, root.is_new, root.items, kept)
+    copy.state, copy.has_state = root.state, root.has_state
+    return copy, tuple(dropped)
+
+
+def _is_moment(key: Node, value: Node, model_storages: Collection[str], part: ModelPart) -> bool:
+    """Whether an entry beside the model is state that only the newest checkpoint can have."""
+    if is_training_state(key):
+        return value is not None and not isinstance(value, bool | int | float | str | bytes)
+    if part.key is None:
+        return False
+    below = storages_below(value).items()
+    extra = sum(storage.nbytes for name, storage in below if name not in model_storages)
+    return extra > MAX_CARRIED_BYTES

@@ -1,0 +1,256 @@
+"""The subset of zip that torch.save writes: stored records, zip64, nothing compressed.
+
+End of file, from the back:
+
+| bytes | what |
+|---|---|
+| 22 | end of central directory; no comment |
+| 20 | zip64 locator (optional in small files) |
+| 56 | zip64 end of central directory (optional in small files) |
+| | central directory: 46 bytes + name + extra per record |
+| | records: 30 bytes + name + extra, then the stored bytes |
+"""
+
+import struct
+from dataclasses import dataclass
+
+from tracksided.checkpoints.source import SourceFile
+from tracksided.errors import CheckpointRefused
+
+ALIGNMENT_BYTES = 64  # torch aligns what it writes, so that a mapped load is aligned
+MAX_DIRECTORY_BYTES = 256 << 20  # 100,000 records need about 10 MB
+
+_END = struct.Struct("<4s4H2IH")
+_LOCATOR = struct.Struct("<4sIQI")
+_END64 = struct.Struct("<4sQ2H2I4Q")
+_CENTRAL = struct.Struct("<4s6H3I5H2I")
+_LOCAL = struct.Struct("<4s5H3I2H")
+_EXTRA = struct.Struct("<2H")
+_ZIP64_EXTRA = 0x0001
+_PADDING_EXTRA = 0x4246  # the id that torch's own padding carries
+_FULL_16, _FULL_32 = 0xFFFF, 0xFFFFFFFF
+_ENCRYPTED_FLAG = 0x0001
+_UTF8_FLAG = 0x0800
+_VERSION_ZIP64 = 45
+
+
+@dataclass(frozen=True, slots=True)
+class ZipRecord:
+    """One stored record: its name without the archive's prefix is up to the reader."""
+
+    name: str
+    offset: int
+    """Of its bytes, behind the local header."""
+
+    nbytes: int
+    crc32: int
+
+
+def read_directory(source: SourceFile) -> tuple[ZipRecord, ...]:
+    """List all records, in the order of the directory, and prove that they are inside the file.
+
+    Raises:
+        CheckpointRefused: no zip file, truncated, compressed, encrypted, or contradictory.
+    """
+    try:
+        start, nbytes, count = _find_directory(source)
+        entries = _parse_directory(source.read(start, nbytes), count)
+        records = tuple(_locate(source, *entry) for entry in entries)
+    except (struct.error, UnicodeDecodeError, ValueError) as error:
+        raise CheckpointRefused(f"{source.name}: its zip directory is damaged: {error}") from error
+    _require_disjoint(source, records, start)
+    return records
+
+
+def _find_directory(source: SourceFile) -> tuple[int, int, int]:
+    if source.nbytes < _END.size:
+        raise CheckpointRefused(f"{source.name}: {source.nbytes} bytes are no checkpoint")
+    end_at = source.nbytes - _END.size
+    end = _END.unpack(source.read(end_at, _END.size))
+    if end[0] != b"PK\x05\x06" or end[7] != 0:
+        raise CheckpointRefused(
+            f"{source.name}: no zip directory at its end: incomplete, truncated, "
+            "or written before torch 1.6 (legacy pickle)"
+        )
+    count, nbytes, start, limit = end[4], end[5], end[6], end_at
+    locator_at = end_at - _LOCATOR.size
+    if locator_at >= _END64.size:
+        locator = _LOCATOR.unpack(source.read(locator_at, _LOCATOR.size))
+        if locator[0] == b"PK\x06\x07":
+            if locator[2] + _END64.size > locator_at:
+                raise ValueError("the zip64 end lies outside the file")
+            end64 = _END64.unpack(source.read(locator[2], _END64.size))
+            if end64[0] != b"PK\x06\x06":
+                raise ValueError("the zip64 end has another signature")
+            count, nbytes, start, limit = end64[7], end64[8], end64[9], locator[2]
+    if start + nbytes != limit:
+        raise ValueError("the directory does not end where the file says")
+    if nbytes > MAX_DIRECTORY_BYTES:
+        raise ValueError(f"a directory of {nbytes} bytes is not read")
+    return start, nbytes, count
+
+
+def _parse_directory(directory: bytes, count: int) -> list[tuple[str, int, int, int]]:
+    """Return (name, local header offset, bytes, CRC-32) per record."""
+    entries: list[tuple[str, int, int, int]] = []
+    position = 0
+    while position < len(directory):
+        fields = _CENTRAL.unpack_from(directory, position)
+        if fields[0] != b"PK\x01\x02":
+            raise ValueError("an entry has another signature")
+        flags, method, crc = fields[3], fields[4], fields[7]
+        packed, nbytes, name_bytes, extra_bytes, comment_bytes = fields[8:13]
+        name_at = position + _CENTRAL.size
+        extra_at = name_at + name_bytes
+        position = extra_at + extra_bytes + comment_bytes
+        if position > len(directory):
+            raise ValueError("an entry passes the directory's end")
+        name = directory[name_at:extra_at].decode("utf-8")
+        if method != 0 or flags & _ENCRYPTED_FLAG:
+            raise ValueError(f"record {name!r} is compressed or encrypted")
+        wide = _zip64_fields(directory[extra_at : extra_at + extra_bytes])
+        nbytes = wide.pop(0) if nbytes == _FULL_32 else nbytes
+        packed = wide.pop(0) if packed == _FULL_32 else packed
+        offset = wide.pop(0) if fields[16] == _FULL_32 else fields[16]
+        if packed != nbytes:
+            raise ValueError(f"record {name!r} has two sizes")
+        entries.append((name, offset, nbytes, crc))
+    if len(entries) != count:
+        raise ValueError(f"{len(entries)} entries, {count} announced")
+    if len({entry[0] for entry in entries}) != count:
+        raise ValueError("two records share a name")
+    return entries
+
+
+def _zip64_fields(extra: bytes) -> list[int]:
+    """Return the 8-byte values of the zip64 extra field, padded so that `pop` shows a lack."""
+    position = 0
+    while position + _EXTRA.size <= len(extra):
+        kind, nbytes = _EXTRA.unpack_from(extra, position)
+        position += _EXTRA.size
+        if kind == _ZIP64_EXTRA:
+            body = extra[position : position + nbytes]
+            return [value for (value,) in struct.iter_unpack("<Q", body[: len(body) // 8 * 8])]
+        position += nbytes
+    return []
+
+
+def _locate(source: SourceFile, name: str, header_at: int, nbytes: int, crc: int) -> ZipRecord:
+    if header_at + _LOCAL.size > source.nbytes:
+        raise ValueError(f"record {name!r} lies outside the file")
+    fields = _LOCAL.unpack(source.read(header_at, _LOCAL.size))
+    if fields[0] != b"PK\x03\x04" or fields[9] != len(name.encode()):
+        raise ValueError(f"record {name!r} is not where the directory says")
+    offset = header_at + _LOCAL.size + fields[9] + fields[10]
+    if source.read(header_at + _LOCAL.size, fields[9]) != name.encode():
+        raise ValueError(f"record {name!r} has another name in its header")
+    return ZipRecord(name, offset, nbytes, crc)
+
+
+def _require_disjoint(source: SourceFile, records: tuple[ZipRecord, ...], limit: int) -> None:
+    end = 0
+    for record in sorted(records, key=lambda record: (record.offset, record.nbytes)):
+        if record.offset < end or record.offset + record.nbytes > limit:
+            raise CheckpointRefused(
+                f"{source.name}: record {record.name!r} overlaps another or passes the file's end"
+            )
+        end = record.offset + record.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedRecord:
+    """A record of an archive to be written."""
+
+    name: str
+    header_at: int
+    offset: int
+    nbytes: int
+
+
+def place_records(sizes: tuple[tuple[str, int], ...]) -> tuple[tuple[PlacedRecord, ...], int]:
+    """Lay records out one after the other, aligned; return them and where the directory starts."""
+    placed: list[PlacedRecord] = []
+    position = 0
+    for name, nbytes in sizes:
+        fixed = _LOCAL.size + len(name.encode()) + len(_wide_sizes(nbytes)) + _EXTRA.size
+        offset = -(-(position + fixed) // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+        placed.append(PlacedRecord(name, position, offset, nbytes))
+        position = offset + nbytes
+    return tuple(placed), position
+
+
+def local_header(record: PlacedRecord, crc: int) -> bytes:
+    """Write a record's header and the padding up to its bytes."""
+    name = record.name.encode()
+    wide = _wide_sizes(record.nbytes)
+    size = _FULL_32 if wide else record.nbytes
+    fixed = _LOCAL.size + len(name) + len(wide) + _EXTRA.size
+    padding = record.offset - record.header_at - fixed
+    header = _LOCAL.pack(
+        b"PK\x03\x04",
+        _VERSION_ZIP64 if wide else 0,
+        _UTF8_FLAG,
+        *(0, 0, 0),  # stored; no time, no date: equal inputs make equal outputs
+        *(crc, size, size),
+        *(len(name), len(wide) + _EXTRA.size + padding),
+    )
+    return header + name + wide + _EXTRA.pack(_PADDING_EXTRA, padding) + b"Z" * padding
+
+
+def directory(records: tuple[PlacedRecord, ...], crcs: tuple[int, ...], start: int) -> bytes:
+    """Write the central directory and the end of the file."""
+    entries = b"".join(
+        _central_entry(record, crc) for record, crc in zip(records, crcs, strict=True)
+    )
+    count, nbytes = len(records), len(entries)
+    version = _VERSION_ZIP64
+    end64 = _END64.pack(
+        b"PK\x06\x06", _END64.size - 12, version, version, 0, 0, count, count, nbytes, start
+    )
+    locator = _LOCATOR.pack(b"PK\x06\x07", 0, start + nbytes, 1)
+    short = min(count, _FULL_16)
+    end = _END.pack(
+        b"PK\x05\x06", 0, 0, short, short, min(nbytes, _FULL_32), min(start, _FULL_32), 0
+    )
+    return entries + end64 + locator + end
+
+
+def _central_entry(record: PlacedRecord, crc: int) -> bytes:
+    name = record.name.encode()
+    wide = b""
+    size, offset = record.nbytes, record.header_at
+    if size >= _FULL_32:
+        wide += struct.pack("<2Q", size, size)
+        size = _FULL_32
+    if offset >= _FULL_32:
+        wide += struct.pack("<Q", offset)
+        offset = _FULL_32
+    if wide:
+        wide = _EXTRA.pack(_ZIP64_EXTRA, len(wide)) + wide
+    version = _VERSION_ZIP64 if wide else 0
+    entry = _CENTRAL.pack(
+        b"PK\x01\x02",
+        version,
+        version,
+        _UTF8_FLAG,
+        0,
+        0,
+        0,
+        crc,
+        size,
+        size,
+        len(name),
+        len(wide),
+        0,
+        0,
+        0,
+        0,
+        offset,
+    )  # fmt: skip - one line per group of the layout
+    return entry + name + wide
+
+
+def _wide_sizes(nbytes: int) -> bytes:
+    if nbytes < _FULL_32:
+        return b""
+    return _EXTRA.pack(_ZIP64_EXTRA, 16) + struct.pack("<2Q", nbytes, nbytes)

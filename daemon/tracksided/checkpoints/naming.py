@@ -1,0 +1,46 @@
+"""Steps in file names, and the names that averaging itself uses."""
+
+import re
+import secrets
+from pathlib import PurePath
+
+TEMPORARY_SUFFIX = ".trackside-tmp"
+
+_STEP = re.compile(
+    r"(?<![a-z])(?:global_?step|steps?|iter(?:ation)?s?|updates?)[-_=]?(\d+)", re.IGNORECASE
+)
+_EPOCH = re.compile(r"(?<![a-z])epochs?[-_=]?(\d+)", re.IGNORECASE)
+_NUMBER = re.compile(r"(?<![\d.])\d+(?!\.?\d)")  # whole: 0.25 in val_loss=0.25 is no step
+_MAX_DIGITS = 18
+
+
+def step_in_name(name: str) -> int | None:
+    """Return the number that a name calls a step, or None."""
+    return _last(_STEP, PurePath(name).stem)
+
+
+def number_in_name(name: str) -> int | None:
+    """Return the number that orders names without a step: the epoch, else the last whole one."""
+    stem = PurePath(name).stem
+    epoch = _last(_EPOCH, stem)
+    return _last(_NUMBER, stem) if epoch is None else epoch
+
+
+def provenance_name(output_name: str) -> str:
+    """Name of the JSON file beside an average."""
+    return PurePath(output_name).stem + ".json"
+
+
+def temporary_name(output_name: str) -> str:
+    """Return a new hidden name that no pattern for checkpoints matches."""
+    return f".{output_name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}"
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a name is one that `temporary_name` makes."""
+    return name.startswith(".") and name.endswith(TEMPORARY_SUFFIX)
+
+
+def _last(pattern: re.Pattern[str], stem: str) -> int | None:
+    found = [match.group(match.lastindex or 0) for match in pattern.finditer(stem)]
+    return int(found[-1]) if found and len(found[-1]) <= _MAX_DIGITS else None

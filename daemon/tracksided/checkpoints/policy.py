@@ -1,0 +1,105 @@
+"""Which checkpoints are averaged: order, range and what fits together. No I/O, no clock."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tracksided.checkpoints.formats.base import Checkpoint, TensorEntry
+from tracksided.checkpoints.naming import number_in_name, step_in_name
+
+MAX_NAMED = 3  # keys listed in a message
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A file that may be a checkpoint."""
+
+    path: Path
+    mtime_ns: int
+    content_step: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRange:
+    """Which steps are wanted."""
+
+    first: int | None = None
+    last: int | None = None
+    every: int | None = None
+
+    @property
+    def is_all(self) -> bool:
+        """Whether nothing is left out."""
+        return self.first is None and self.last is None and self.every is None
+
+    def holds(self, step: int | None) -> bool:
+        """Whether a checkpoint of this step is wanted; one without step only if all are."""
+        if self.is_all or step is None:
+            return self.is_all
+        return (
+            (self.first is None or step >= self.first)
+            and (self.last is None or step <= self.last)
+            and (self.every is None or step % self.every == 0)
+        )
+
+
+def step_of(candidate: Candidate) -> int | None:
+    """Return the step: named as such, else from the content, else the number in the name."""
+    name = candidate.path.name
+    for step in (step_in_name(name), candidate.content_step, number_in_name(name)):
+        if step is not None:
+            return step
+    return None
+
+
+def newest_first(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Sort by step, then by time of writing.
+
+    A file without any step (``last.pt``) ranks with the steps that were written before it.
+    """
+    by_time = sorted(candidates, key=lambda candidate: candidate.mtime_ns)
+    ranks: list[tuple[int, int, str, Candidate]] = []
+    reached = -1
+    for candidate in by_time:
+        step = step_of(candidate)
+        reached = reached if step is None else max(reached, step)
+        rank = reached if step is None else step
+        ranks.append((rank, candidate.mtime_ns, candidate.path.name, candidate))
+    ranks.sort(key=lambda rank: rank[:3], reverse=True)
+    return [rank[3] for rank in ranks]
+
+
+def mismatch(reference: Checkpoint, other: Checkpoint) -> str | None:
+    """Say why two checkpoints cannot be averaged, or return None where they can."""
+    if reference.format != other.format:
+        return f"is {other.format}, {reference.name} is {reference.format}"
+    missing = [name for name in reference.tensors if name not in other.tensors]
+    added = [name for name in other.tensors if name not in reference.tensors]
+    if missing or added:
+        parts = [f"lacks {_some(missing)}"] if missing else []
+        parts += [f"has {_some(added)} too"] if added else []
+        return f"keys differ from {reference.name}: it {' and '.join(parts)}"
+    for name, expected in reference.tensors.items():
+        found = other.tensors[name]
+        if found.shape != expected.shape:
+            return (
+                f"shape of {name!r} is {list(found.shape)}, {list(expected.shape)} "
+                f"in {reference.name}"
+            )
+        if found.dtype != expected.dtype:
+            return f"dtype of {name!r} is {found.dtype}, {expected.dtype} in {reference.name}"
+        if found.span != expected.span or (found.span and _layout(found) != _layout(expected)):
+            return f"memory layout of {name!r} differs from {reference.name}"
+    return None
+
+
+def _layout(entry: TensorEntry) -> tuple[int, ...]:
+    """Strides of the dimensions that have more than one element; the others mean nothing."""
+    pairs = zip(entry.shape, entry.strides, strict=True)
+    return tuple(stride for size, stride in pairs if size > 1)
+
+
+def _some(names: Sequence[str]) -> str:
+    listed = ", ".join(repr(name) for name in names[:MAX_NAMED])
+    rest = len(names) - MAX_NAMED
+    return f"{listed} and {rest} more" if rest > 0 else listed

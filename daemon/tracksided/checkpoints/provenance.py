@@ -1,0 +1,105 @@
+"""The JSON file beside an average: what it was made of."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tracksided.checkpoints.naming import provenance_name
+
+MAX_BYTES = 16 << 20  # far above any that is written here
+KIND = "trackside checkpoint average"
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRecord:
+    """One checkpoint that went into an average."""
+
+    name: str
+    step: int | None
+    bytes: int
+    mtime_ns: int
+    digest: str
+    verified: bool
+    """Whether the file stated checksums that were checked."""
+
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A file that was not used, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """Everything about one average. Sources are listed from oldest to newest."""
+
+    output: str
+    output_bytes: int
+    output_digest: str
+    format: str
+    method: str
+    step: int | None
+    """Of the newest source."""
+
+    sources: tuple[SourceRecord, ...]
+    skipped: tuple[Skipped, ...]
+    dropped: tuple[str, ...]
+    """Entries of the newest checkpoint that the average leaves out."""
+
+    seconds: float
+    created: str
+    """UTC, ISO 8601."""
+
+    version: str
+
+    def to_json(self) -> dict[str, object]:
+        """Return what is written to disk."""
+        return {"kind": KIND, "schema": SCHEMA, **asdict(self)}
+
+
+def read_provenance(output: Path) -> Mapping[str, object] | None:
+    """Return the provenance beside an output; None where there is none that can be read."""
+    path = output.with_name(provenance_name(output.name))
+    try:
+        with path.open("rb") as file:
+            parsed = json.loads(file.read(MAX_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(parsed, dict) or parsed.get("kind") != KIND:
+        return None
+    return parsed
+
+
+def is_own_output(path: Path) -> bool:
+    """Whether a file is an average that was published with provenance."""
+    provenance = read_provenance(path)
+    return provenance is not None and provenance.get("output") == path.name
+
+
+def describes(
+    provenance: Mapping[str, object],
+    output: Path,
+    method: str,
+    sources: Sequence[tuple[str, int, int]],
+) -> bool:
+    """Whether the output at hand is already made of exactly these (name, bytes, mtime_ns)."""
+    listed = provenance.get("sources")
+    if not isinstance(listed, list) or provenance.get("method") != method:
+        return False
+    known = [
+        (entry.get("name"), entry.get("bytes"), entry.get("mtime_ns"))
+        for entry in listed
+        if isinstance(entry, dict)
+    ]
+    try:
+        nbytes = output.stat().st_size
+    except OSError:
+        return False
+    is_intact = provenance.get("output") == output.name and provenance.get("output_bytes") == nbytes
+    return is_intact and known == list(sources)

@@ -1,0 +1,145 @@
+"""Write a file so that others see it whole or not at all."""
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tracksided.checkpoints.naming import is_temporary, temporary_name
+from tracksided.errors import OutputError
+
+logger = logging.getLogger(__name__)
+
+_MODE_BITS = 0o777  # no set-user-id bits
+
+
+class Publication:
+    """A file under a temporary name, locked by its writer, until `commit` renames it.
+
+    Leaving the context without `commit` removes it. A writer that is killed leaves an unlocked
+    temporary file behind, which `sweep` removes.
+    """
+
+    def __init__(self, path: Path, nbytes: int, like: os.stat_result) -> None:
+        """Allocate all space at once, with the owner and mode of ``like``.
+
+        Raises:
+            OutputError: the directory is not writable, or the disk is full.
+        """
+        self.path = path
+        self.temporary = path.with_name(temporary_name(path.name))
+        self._is_committed = False
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            self.descriptor = os.open(self.temporary, flags, 0o600)
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+        try:
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take_owner_and_mode(self.descriptor, like)
+            if nbytes:
+                os.posix_fallocate(self.descriptor, 0, nbytes)
+        except OSError as error:
+            self._remove()
+            raise OutputError(
+                f"{path}: no room for {nbytes} bytes: {error.strerror}; the previous file stays"
+            ) from error
+
+    def write(self, offset: int, content: bytes) -> None:
+        """Write all of ``content``."""
+        written = 0
+        while written < len(content):
+            written += os.pwrite(self.descriptor, content[written:], offset + written)
+
+    def sync(self) -> None:
+        """Wait until everything written is on disk."""
+        os.fsync(self.descriptor)
+
+    def commit(self) -> None:
+        """Sync, and give the file its name."""
+        self.sync()
+        self.temporary.replace(self.path)
+        self._is_committed = True
+        _sync_directory(self.path.parent)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._is_committed:
+            os.close(self.descriptor)
+        else:
+            self._remove()
+        if isinstance(error, OSError):
+            raise OutputError(
+                f"{self.path}: writing failed: {error.strerror}; the previous file stays"
+            ) from error
+
+    def _remove(self) -> None:
+        self.temporary.unlink(missing_ok=True)
+        os.close(self.descriptor)
+
+
+def publish_json(path: Path, content: Mapping[str, object], like: os.stat_result) -> None:
+    """Write a JSON file whole.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    encoded = json.dumps(content, indent=2).encode() + b"\n"
+    with Publication(path, len(encoded), like) as publication:
+        publication.write(0, encoded)
+        publication.commit()
+
+
+def sweep(directory: Path) -> int:
+    """Remove temporary files whose writer is gone; return how many."""
+    removed = 0
+    with contextlib.suppress(FileNotFoundError):
+        names = [entry.name for entry in os.scandir(directory) if is_temporary(entry.name)]
+        removed = sum(_remove_if_abandoned(directory / name) for name in names)
+    if removed:
+        logger.info("removed %d abandoned temporary files from %s", removed, directory)
+    return removed
+
+
+def _remove_if_abandoned(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False  # gone already, or not ours
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+    except OSError:
+        return False  # its writer lives, or it is not ours to remove
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _take_owner_and_mode(descriptor: int, like: os.stat_result) -> None:
+    own = os.fstat(descriptor)
+    if (own.st_uid, own.st_gid) != (like.st_uid, like.st_gid):
+        # Only root may give files away; others write as who they are.
+        with contextlib.suppress(PermissionError):
+            os.fchown(descriptor, like.st_uid, like.st_gid)
+    os.fchmod(descriptor, like.st_mode & _MODE_BITS)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,286 @@
+"""Watch directories for the daemon, and average what is newest in a child process."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tracksided.checkpoints.job import DEFAULT_COUNT, DEFAULT_OUTPUT
+from tracksided.checkpoints.process import COMMAND, ChildProcess
+from tracksided.checkpoints.publish import sweep
+from tracksided.checkpoints.watcher import Look, Settling, look
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_MINIMUM = 3
+HANG_S = 600.0  # without a sign of life; a block takes seconds even on a starved machine
+RETRY_S = 60.0  # after a crash: memory may be free again
+MAX_CRASHES = 3  # of one set of checkpoints, then it waits for another set
+
+
+@dataclass(frozen=True, slots=True)
+class AverageEvent:
+    """One averaging that ended: published, or failed with ``error``."""
+
+    directory: Path
+    run: str | None
+    output: Path
+    step: int | None
+    """Of the newest source."""
+
+    sources: tuple[str, ...]
+    """File names, from oldest to newest."""
+
+    seconds: float
+    error: str | None
+
+
+@dataclass(slots=True)
+class _Watched:
+    directory: Path
+    run: str | None
+    settling: Settling = field(default_factory=Settling)
+    seen: Look = field(default_factory=lambda: Look(frozenset()))
+    is_due: bool = False
+    is_urgent: bool = False
+    crashes: int = 0
+    retry_at: float | None = None
+    last: AverageEvent | None = None
+    warned: set[tuple[str, str]] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class _Running:
+    watched: _Watched
+    child: ChildProcess
+    started: float
+    num_bytes_said: int
+    last_sign: float
+
+
+class CheckpointService:
+    """Averages checkpoints as they appear. One thread calls it; no call waits for a child.
+
+    States of a directory: unchanged -> changed -> settled (due) -> averaging -> unchanged.
+    """
+
+    def __init__(
+        self,
+        *,
+        last: int = DEFAULT_COUNT,
+        min_checkpoints: int = DEFAULT_MINIMUM,
+        poll_seconds: float = 5.0,
+        num_threads: int = 2,
+        hang_seconds: float = HANG_S,
+        command: Sequence[str] = COMMAND,
+    ) -> None:
+        self._request = {
+            "last": last,
+            "min_checkpoints": min_checkpoints,
+            "num_threads": num_threads,
+        }
+        self._minimum = min(min_checkpoints, last)
+        self._poll_seconds = poll_seconds
+        self._hang_seconds = hang_seconds
+        self._command = tuple(command)
+        self._watched: dict[Path, _Watched] = {}
+        self._running: _Running | None = None
+        self._next_look: float | None = None
+
+    def watch(self, directory: Path, *, run: str | None) -> None:
+        """Watch a directory, which may not exist yet; again is allowed and renames the run."""
+        key = directory.absolute()
+        if key in self._watched:
+            self._watched[key].run = run
+            return
+        self._watched[key] = _Watched(key, run)
+        self._next_look = None
+        logger.info("watching checkpoints in %s", key)
+
+    def poll(self, now: float) -> tuple[AverageEvent, ...]:
+        """Look where it is time, start or collect a child, and return what ended.
+
+        Args:
+            now: monotonic seconds.
+        """
+        event = self._collect(now)
+        if self._next_look is None or now >= self._next_look:
+            self._next_look = now + self._poll_seconds
+            for watched in self._watched.values():
+                self._look(watched, now)
+        if self._running is None:
+            due = next((watched for watched in self._watched.values() if watched.is_due), None)
+            if due is not None:
+                self._start(due, now)
+        return () if event is None else (event,)
+
+    def is_busy(self) -> bool:
+        """Whether an averaging runs or is about to."""
+        return self._running is not None or any(
+            watched.is_due or watched.is_urgent for watched in self._watched.values()
+        )
+
+    def flush(self, *directories: Path) -> None:
+        """Average what is newest at the next poll, without waiting for it to settle.
+
+        For the end of a run. Poll until `is_busy` is false. Without arguments: all directories.
+        """
+        keys = [directory.absolute() for directory in directories] or list(self._watched)
+        for key in keys:
+            if key in self._watched:
+                self._watched[key].is_urgent = True
+        self._next_look = None
+
+    def status(self) -> dict[str, object]:
+        """Return what `trackside status` shows."""
+        return {"directories": [self._status_of(entry) for entry in self._watched.values()]}
+
+    def close(self) -> None:
+        """End a running child and remove what it was writing."""
+        if self._running is not None:
+            running, self._running = self._running, None
+            running.child.end()
+            sweep(running.watched.directory)
+
+    def _look(self, watched: _Watched, now: float) -> None:
+        if watched.retry_at is not None and now >= watched.retry_at:
+            watched.retry_at = None
+            watched.settling.forget()
+        seen = look(watched.directory)
+        is_new = watched.settling.observe(seen, is_urgent=watched.is_urgent)
+        if seen != watched.seen:
+            watched.crashes, watched.retry_at = 0, None
+        watched.seen = seen
+        watched.is_due = is_new and seen.most_of_one_kind >= self._minimum
+        watched.is_urgent = False
+
+    def _start(self, watched: _Watched, now: float) -> None:
+        watched.is_due = False
+        watched.settling.handled(watched.seen)
+        request: dict[str, object] = {
+            **self._request,
+            "directory": str(watched.directory),
+            "patterns": watched.seen.patterns,
+        }
+        try:
+            child = ChildProcess(request, self._command)
+        except OSError as error:
+            logger.error("averaging in %s cannot start: %s", watched.directory, error)  # noqa: TRY400 - no traceback for the user
+            watched.retry_at = now + RETRY_S
+            return
+        self._running = _Running(watched, child, now, 0, now)
+
+    def _collect(self, now: float) -> AverageEvent | None:
+        running = self._running
+        if running is None:
+            return None
+        if running.child.is_running():
+            said = running.child.num_bytes_said()
+            if said != running.num_bytes_said:
+                running.num_bytes_said, running.last_sign = said, now
+            if now - running.last_sign < self._hang_seconds:
+                return None
+            self._running = None
+            running.child.end()
+            reason = f"the averaging process gave no sign of life for {self._hang_seconds:g} s"
+            return self._crashed(running, reason, now)
+        self._running = None
+        message = running.child.last_message()
+        reason = running.child.failure()
+        running.child.end()
+        if "status" not in message:
+            return self._crashed(running, reason, now)
+        return self._ended(running, message, now)
+
+    def _ended(
+        self, running: _Running, message: Mapping[str, object], now: float
+    ) -> AverageEvent | None:
+        watched = running.watched
+        self._warn_of_skipped(watched, message.get("skipped"))
+        match message:
+            case {
+                "status": "averaged",
+                "output": str(output),
+                "step": int() | None as step,
+                "sources": list(sources),
+                "seconds": int() | float() as seconds,
+            }:
+                event = AverageEvent(
+                    watched.directory,
+                    watched.run,
+                    watched.directory / output,
+                    step,
+                    tuple(str(name) for name in sources),
+                    float(seconds),
+                    None,
+                )
+                logger.info(
+                    "averaged %d checkpoints up to step %s into %s in %.1f s",
+                    len(event.sources),
+                    step,
+                    event.output,
+                    seconds,
+                )  # fmt: skip - arguments on one line
+                watched.last = event
+                return event
+            case {"status": "failed", "error": str(error)}:
+                return self._failed(running, error, now)
+            case _:  # unchanged, or waiting for more checkpoints
+                return None
+
+    def _crashed(self, running: _Running, reason: str, now: float) -> AverageEvent:
+        watched = running.watched
+        sweep(watched.directory)
+        watched.crashes += 1
+        if watched.crashes < MAX_CRASHES:
+            watched.retry_at = now + RETRY_S
+        return self._failed(running, reason, now)
+
+    def _failed(self, running: _Running, reason: str, now: float) -> AverageEvent:
+        watched = running.watched
+        logger.error("averaging in %s failed: %s", watched.directory, reason)
+        event = AverageEvent(
+            watched.directory,
+            watched.run,
+            watched.directory / DEFAULT_OUTPUT,
+            None,
+            (),
+            now - running.started,
+            reason,
+        )
+        watched.last = event
+        return event
+
+    def _warn_of_skipped(self, watched: _Watched, skipped: object) -> None:
+        """Log each reason once per file."""
+        for entry in skipped if isinstance(skipped, list) else ():
+            match entry:
+                case [str(name), str(reason)] if (name, reason) not in watched.warned:
+                    watched.warned.add((name, reason))
+                    logger.warning("not averaged: %s: %s", watched.directory / name, reason)
+                case _:
+                    continue
+
+    def _status_of(self, watched: _Watched) -> dict[str, object]:
+        last = watched.last
+        state = "due" if watched.is_due or watched.is_urgent else "idle"
+        progress: object = None
+        if self._running is not None and self._running.watched is watched:
+            state = "averaging"
+            progress = self._running.child.last_message().get("progress")
+        return {
+            "directory": str(watched.directory),
+            "run": watched.run,
+            "state": state,
+            "progress": progress,
+            "num_files": len(watched.seen.signature),
+            "last": None
+            if last is None
+            else {
+                "output": str(last.output),
+                "step": last.step,
+                "sources": list(last.sources),
+                "seconds": last.seconds,
+                "error": last.error,
+            },
+        }

@@ -1,0 +1,205 @@
+"""`trackside average`: average checkpoints into one, by hand."""
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from tracksided.checkpoints.averaging import Progress as Report
+from tracksided.checkpoints.job import (
+    DEFAULT_COUNT,
+    DEFAULT_OUTPUT,
+    AverageRequest,
+    Plan,
+    candidates_of,
+    plan_average,
+    run_average,
+)
+from tracksided.checkpoints.policy import StepRange
+from tracksided.checkpoints.provenance import Provenance, Skipped
+from tracksided.checkpoints.weights import DEFAULT_DECAY, METHODS
+from tracksided.errors import SettingsError, TracksidedError
+
+DEFAULT_PATTERN = "*.pt"
+# Tried in turn where no pattern is given and nothing matches the default.
+OTHER_PATTERNS = ("*.safetensors", "*.ckpt", "*.pth")
+
+
+@click.command(name="average", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("directory", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--checkpoint-dir",
+    "--checkpoint_dir",
+    default=Path("checkpoints"),
+    type=click.Path(path_type=Path),
+    show_default="./checkpoints",
+    help="Directory that holds the checkpoints; the same as DIRECTORY.",
+)
+@click.option(
+    "--num-checkpoints",
+    "--num_checkpoints",
+    default=DEFAULT_COUNT,
+    type=click.IntRange(min=1),
+    show_default=True,
+    help="How many of the newest.",
+)
+@click.option(
+    "--output-name",
+    "--output_name",
+    default=DEFAULT_OUTPUT,
+    show_default=True,
+    help="File to write, in the same directory. Its suffix follows the format.",
+)
+@click.option(
+    "--pattern", default=None, show_default=DEFAULT_PATTERN, help="Names of the checkpoints."
+)
+@click.option("--method", type=click.Choice(METHODS), default="uniform", show_default=True)
+@click.option(
+    "--decay",
+    type=float,
+    default=DEFAULT_DECAY,
+    show_default=True,
+    help="Of --method ema, per mean gap between checkpoints.",
+)
+@click.option("--from-step", "--from_step", type=int, help="Leave out earlier steps.")
+@click.option("--to-step", "--to_step", type=int, help="Leave out later steps.")
+@click.option("--every", type=click.IntRange(min=1), help="Only steps that are multiples of this.")
+@click.option("--best", metavar="METRIC", help="The best by a metric instead of the newest.")
+@click.option("--mode", type=click.Choice(["min", "max"]), help="Of --best.")
+@click.option("--dry-run", "--dry_run", is_flag=True, help="Say what would be averaged, and stop.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def command(  # noqa: PLR0917 - click passes everything by keyword
+    directory: Path | None,
+    checkpoint_dir: Path,
+    num_checkpoints: int,
+    output_name: str,
+    pattern: str | None,
+    method: str,
+    decay: float,
+    from_step: int | None,
+    to_step: int | None,
+    every: int | None,
+    best: str | None,
+    mode: str | None,
+    dry_run: bool,  # noqa: FBT001 - click passes everything by keyword
+    as_json: bool,  # noqa: FBT001 - click passes everything by keyword
+) -> None:
+    """Average the newest checkpoints of DIRECTORY into one file.
+
+    Reads .pt, .pth and .ckpt of torch.save and .safetensors. Nothing is unpickled. The average
+    appears whole, with a JSON file beside it that names its sources.
+    """
+    if best is not None or mode is not None:
+        _fail("--best and --mode are not available yet; use --from-step, --to-step and --every")
+    request = AverageRequest(
+        directory=checkpoint_dir if directory is None else directory,
+        output_name=output_name,
+        patterns=(pattern,) if pattern else (DEFAULT_PATTERN, *OTHER_PATTERNS),
+        count=num_checkpoints,
+        method=method,
+        decay=decay,
+        steps=StepRange(first=from_step, last=to_step, every=every),
+    )
+    try:
+        _say_pattern(request)
+        if dry_run:
+            _show_plan(plan_average(request), as_json=as_json)
+        else:
+            _show_result(_run_with_progress(request), request, as_json=as_json)
+    except TracksidedError as error:
+        _fail(str(error))
+
+
+def _fail(message: str) -> None:
+    click.echo(f"trackside average: {message}", err=True)
+    sys.exit(1)
+
+
+def _say_pattern(request: AverageRequest) -> None:
+    """Say so where the default pattern matched nothing and another one did."""
+    found = candidates_of(request)
+    suffix = found[0].path.suffix if found else ""
+    if len(request.patterns) > 1 and suffix not in {"", ".pt"}:
+        click.echo(f"no {DEFAULT_PATTERN} in {request.directory}; using *{suffix}", err=True)
+
+
+def _run_with_progress(request: AverageRequest) -> Provenance:
+    with _progress_bar() as report:
+        provenance = run_average(request, report)
+    if provenance is None:
+        raise SettingsError("nothing was averaged")
+    return provenance
+
+
+@contextlib.contextmanager
+def _progress_bar() -> Iterator[Report | None]:
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    columns = (
+        TextColumn("averaging"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("averaging")
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _show_plan(plan: Plan, *, as_json: bool) -> None:
+    if as_json:
+        names = ("name", "step", "bytes", "weight")
+        content = {
+            "output": str(plan.output),
+            "method": plan.method,
+            "sources": [dict(zip(names, source, strict=True)) for source in plan.sources],
+            "skipped": [asdict(entry) for entry in plan.skipped],
+        }
+        click.echo(json.dumps(content, indent=2))
+        return
+    _show_skipped(plan.skipped)
+    click.echo(f"would average {len(plan.sources)} checkpoints into {plan.output}:")
+    for name, step, nbytes, weight in plan.sources:
+        click.echo(f"  {weight:.4f}  {_step(step)}{name}  ({nbytes / 1e6:.1f} MB)")
+
+
+def _show_result(provenance: Provenance, request: AverageRequest, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(provenance.to_json(), indent=2))
+        return
+    _show_skipped(provenance.skipped)
+    output = request.directory / Path(request.output_name).with_name(provenance.output)
+    click.echo(
+        f"averaged {len(provenance.sources)} checkpoints ({provenance.method}) into {output} "
+        f"in {provenance.seconds:.1f} s:"
+    )
+    for source in provenance.sources:
+        unverified = "" if source.verified else "  (no checksums in this file)"
+        click.echo(f"  {source.weight:.4f}  {_step(source.step)}{source.name}{unverified}")
+    if provenance.dropped:
+        click.echo(f"left out, because it belongs to one step: {', '.join(provenance.dropped)}")
+
+
+def _show_skipped(skipped: tuple[Skipped, ...]) -> None:
+    for entry in skipped:
+        click.echo(f"skipped {entry.name}: {entry.reason}", err=True)
+
+
+def _step(step: int | None) -> str:
+    return "" if step is None else f"step {step}  "
