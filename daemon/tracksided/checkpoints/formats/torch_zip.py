@@ -130,6 +130,9 @@ def _split_prefix(
     archive = {record.name.removeprefix(prefix): record for record in records}
     if "constants.pkl" in archive or any(name.startswith("code/") for name in archive):
         raise CheckpointRefused(f"{source.name}: a TorchScript archive, not a state dict")
+    packed = next((record.name for record in records if not record.is_stored), None)
+    if packed is not None:
+        raise CheckpointRefused(f"{source.name}: record {packed!r} is compressed or encrypted")
     if _ROOT_PICKLE not in archive:
         raise CheckpointRefused(f"{source.name}: a zip file without {_ROOT_PICKLE}")
     return prefix, archive

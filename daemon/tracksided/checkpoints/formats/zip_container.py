@@ -44,18 +44,31 @@ class ZipRecord:
 
     nbytes: int
     crc32: int
+    is_stored: bool
+    """Neither compressed nor encrypted."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """What the central directory says of a record."""
+
+    name: str
+    header_at: int
+    nbytes: int
+    crc32: int
+    is_stored: bool
 
 
 def read_directory(source: SourceFile) -> tuple[ZipRecord, ...]:
     """List all records, in the order of the directory, and prove that they are inside the file.
 
     Raises:
-        CheckpointRefused: no zip file, truncated, compressed, encrypted, or contradictory.
+        CheckpointRefused: no zip file, truncated, or contradictory.
     """
     try:
         start, nbytes, count = _find_directory(source)
         entries = _parse_directory(source.read(start, nbytes), count)
-        records = tuple(_locate(source, *entry) for entry in entries)
+        records = tuple(_locate(source, entry) for entry in entries)
     except (struct.error, UnicodeDecodeError, ValueError) as error:
         raise CheckpointRefused(f"{source.name}: its zip directory is damaged: {error}") from error
     _require_disjoint(source, records, start)
@@ -90,9 +103,8 @@ def _find_directory(source: SourceFile) -> tuple[int, int, int]:
     return start, nbytes, count
 
 
-def _parse_directory(directory: bytes, count: int) -> list[tuple[str, int, int, int]]:
-    """Return (name, local header offset, bytes, CRC-32) per record."""
-    entries: list[tuple[str, int, int, int]] = []
+def _parse_directory(directory: bytes, count: int) -> list[_Entry]:
+    entries: list[_Entry] = []
     position = 0
     while position < len(directory):
         fields = _CENTRAL.unpack_from(directory, position)
@@ -106,18 +118,17 @@ def _parse_directory(directory: bytes, count: int) -> list[tuple[str, int, int, 
         if position > len(directory):
             raise ValueError("an entry passes the directory's end")
         name = directory[name_at:extra_at].decode("utf-8")
-        if method != 0 or flags & _ENCRYPTED_FLAG:
-            raise ValueError(f"record {name!r} is compressed or encrypted")
+        is_stored = method == 0 and not flags & _ENCRYPTED_FLAG
         wide = _zip64_fields(directory[extra_at : extra_at + extra_bytes])
         nbytes = wide.pop(0) if nbytes == _FULL_32 else nbytes
         packed = wide.pop(0) if packed == _FULL_32 else packed
         offset = wide.pop(0) if fields[16] == _FULL_32 else fields[16]
-        if packed != nbytes:
+        if is_stored and packed != nbytes:
             raise ValueError(f"record {name!r} has two sizes")
-        entries.append((name, offset, nbytes, crc))
+        entries.append(_Entry(name, offset, packed, crc, is_stored))
     if len(entries) != count:
         raise ValueError(f"{len(entries)} entries, {count} announced")
-    if len({entry[0] for entry in entries}) != count:
+    if len({entry.name for entry in entries}) != count:
         raise ValueError("two records share a name")
     return entries
 
@@ -135,16 +146,17 @@ def _zip64_fields(extra: bytes) -> list[int]:
     return []
 
 
-def _locate(source: SourceFile, name: str, header_at: int, nbytes: int, crc: int) -> ZipRecord:
-    if header_at + _LOCAL.size > source.nbytes:
-        raise ValueError(f"record {name!r} lies outside the file")
-    fields = _LOCAL.unpack(source.read(header_at, _LOCAL.size))
-    if fields[0] != b"PK\x03\x04" or fields[9] != len(name.encode()):
-        raise ValueError(f"record {name!r} is not where the directory says")
-    offset = header_at + _LOCAL.size + fields[9] + fields[10]
-    if source.read(header_at + _LOCAL.size, fields[9]) != name.encode():
-        raise ValueError(f"record {name!r} has another name in its header")
-    return ZipRecord(name, offset, nbytes, crc)
+def _locate(source: SourceFile, entry: _Entry) -> ZipRecord:
+    name = entry.name.encode()
+    if entry.header_at + _LOCAL.size > source.nbytes:
+        raise ValueError(f"record {entry.name!r} lies outside the file")
+    fields = _LOCAL.unpack(source.read(entry.header_at, _LOCAL.size))
+    if fields[0] != b"PK\x03\x04" or fields[9] != len(name):
+        raise ValueError(f"record {entry.name!r} is not where the directory says")
+    if source.read(entry.header_at + _LOCAL.size, len(name)) != name:
+        raise ValueError(f"record {entry.name!r} has another name in its header")
+    offset = entry.header_at + _LOCAL.size + fields[9] + fields[10]
+    return ZipRecord(entry.name, offset, entry.nbytes, entry.crc32, entry.is_stored)
 
 
 def _require_disjoint(source: SourceFile, records: tuple[ZipRecord, ...], limit: int) -> None:

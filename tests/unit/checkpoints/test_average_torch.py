@@ -1,0 +1,369 @@
+"""The average of `.pt` files against numpy and torch."""
+
+import json
+import os
+import pickle  # noqa: TID251 - makes what is refused
+from argparse import Namespace
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from tracksided.checkpoints import averaging
+from tracksided.checkpoints.job import AverageRequest, TooFewCheckpoints, plan_average, run_average
+from tracksided.checkpoints.policy import StepRange
+from tracksided.errors import CheckpointError
+
+Save = Callable[..., list[dict[str, torch.Tensor]]]
+AVERAGED = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64)
+KEPT = (torch.bool, torch.uint8, torch.int32, torch.int64)
+
+
+def load(directory: Path, **options: Any) -> Any:
+    return torch.load(directory / "averaged_model.pt", **{"weights_only": True, **options})
+
+
+def mean(tensors: list[torch.Tensor]) -> torch.Tensor:
+    """The mean by numpy in double precision, rounded once to the tensors' dtype."""
+    wide = torch.complex128 if tensors[0].is_complex() else torch.float64
+    total = tensors[0].to(wide).numpy()
+    for tensor in tensors[1:]:
+        total = total + tensor.to(wide).numpy()
+    return torch.from_numpy(np.asarray(total / len(tensors))).to(tensors[0].dtype)
+
+
+def test_the_newest_five_by_step_are_averaged(tmp_path: Path, save_steps: Save) -> None:
+    states = save_steps(200, 1000, 90, 1200, 400, 600)
+
+    provenance = run_average(AverageRequest(directory=tmp_path))
+
+    assert provenance is not None
+    assert [source.step for source in provenance.sources] == [200, 400, 600, 1000, 1200]
+    by_step = {int(state["counter"]): state for state in states}
+    chosen = [by_step[step] for step in (200, 400, 600, 1000, 1200)]
+    averaged = load(tmp_path)
+    assert torch.equal(averaged["weight"], mean([state["weight"] for state in chosen]))
+    assert torch.equal(averaged["bias"], mean([state["bias"] for state in chosen]))
+    assert averaged["counter"] == 1200
+
+
+def random_tensor(seed: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    if dtype.is_floating_point or dtype.is_complex:
+        return torch.randn(shape, generator=generator, dtype=torch.float32).to(dtype)
+    return torch.randint(0, 2, shape, generator=generator).to(dtype)
+
+
+def as_stored(tensor: torch.Tensor, layout: str) -> torch.Tensor:
+    """The same values in another place of another storage."""
+    if layout == "transposed":
+        return tensor.t().contiguous().t() if tensor.dim() == 2 else tensor
+    if layout == "view":
+        padded = torch.cat([tensor.new_zeros(3), tensor.reshape(-1), tensor.new_zeros(2)])
+        return padded[3 : 3 + tensor.numel()].view(tensor.shape)
+    if layout == "strided" and tensor.dim():
+        wide = torch.stack([tensor, torch.zeros_like(tensor)], dim=-1)
+        return wide[..., 0]
+    if layout == "parameter" and tensor.is_floating_point():
+        return nn.Parameter(tensor)
+    return tensor
+
+
+SPECS = st.dictionaries(
+    st.text("abc.", min_size=1, max_size=5),
+    st.tuples(
+        st.lists(st.integers(0, 4), max_size=3).map(tuple),
+        st.sampled_from(AVERAGED + KEPT),
+        st.sampled_from(["plain", "transposed", "view", "strided", "parameter", "tied"]),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(specs=SPECS, count=st.integers(2, 4), wrapper=st.sampled_from([None, "model", "state_dict"]))
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_any_tree_of_tensors_averages_like_numpy(
+    tmp_path_factory: pytest.TempPathFactory, specs: Any, count: int, wrapper: str | None
+) -> None:
+    directory = tmp_path_factory.mktemp("tree")
+    states = []
+    for seed in range(count):
+        state: dict[str, torch.Tensor] = OrderedDict()
+        for index, (name, (shape, dtype, layout)) in enumerate(specs.items()):
+            state[name] = as_stored(random_tensor(100 * seed + index, shape, dtype), layout)
+            if layout == "tied":
+                state[name + "!tied"] = state[name]
+        states.append(state)
+        extra = {"marker": torch.full((1,), float(seed))}  # no two files are copies
+        content = {**state, **extra}
+        saved = content if wrapper is None else {wrapper: content, "optimizer": {"m": extra}}
+        torch.save(saved, directory / f"step_{seed}.pt")
+
+    run_average(AverageRequest(directory=directory))
+
+    averaged = load(directory)
+    averaged = averaged if wrapper is None else averaged[wrapper]
+    assert list(averaged) == [*states[0], "marker"]
+    for name, newest in states[-1].items():
+        found = averaged[name]
+        dtype = newest.dtype
+        rounded = mean([state[name].detach() for state in states]) if dtype in AVERAGED else newest
+        assert found.dtype == dtype
+        assert found.stride() == newest.stride()
+        assert isinstance(found, nn.Parameter) == isinstance(newest, nn.Parameter)
+        assert torch.equal(found, rounded)
+        if name.endswith("!tied"):
+            tied_to = averaged[name.removesuffix("!tied")]
+            assert tied_to.data_ptr() == found.data_ptr()
+
+
+def test_a_wrapper_keeps_its_settings_and_loses_the_optimizer(tmp_path: Path) -> None:
+    big = 1 << 20
+    for step in (10, 20):
+        model = nn.Linear(4, 3)
+        optimizer = torch.optim.AdamW(model.parameters())
+        model(torch.ones(2, 4)).sum().backward()
+        optimizer.step()
+        content = {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "lr_scheduler": {"last": step},
+            "rng_state": torch.get_rng_state(),
+            "rng_seed": 1234,
+            "ema": {"weight": torch.zeros(big)},
+            "class_weights": torch.ones(3),
+            "step": step,
+            "args": Namespace(lr=0.1),
+        }
+        torch.save(content, tmp_path / f"checkpoint_{step}.pt")
+
+    provenance = run_average(AverageRequest(directory=tmp_path))
+
+    assert provenance is not None
+    assert provenance.dropped == ("optimizer", "lr_scheduler", "rng_state", "ema")
+    averaged = load(tmp_path, weights_only=False)
+    assert list(averaged) == ["model", "rng_seed", "class_weights", "step", "args"]
+    assert averaged["args"] == Namespace(lr=0.1)
+    assert averaged["step"] == 20
+    assert torch.equal(averaged["class_weights"], torch.ones(3))
+    assert averaged["model"]._metadata == nn.Linear(4, 3).state_dict()._metadata
+    assert (tmp_path / "averaged_model.pt").stat().st_size < big
+    nn.Linear(4, 3).load_state_dict(averaged["model"])
+
+
+def test_the_optimizer_is_not_even_read(tmp_path: Path) -> None:
+    for step in (1, 2):
+        content = {"model": {"w": torch.full((4,), float(step))}, "optimizer": torch.ones(5000)}
+        path = tmp_path / f"step_{step}.pt"
+        torch.save(content, path)
+        damaged = path.read_bytes().replace(torch.ones(5000).numpy().tobytes(), b"\xff" * 20_000)
+        path.write_bytes(damaged)
+
+    run_average(AverageRequest(directory=tmp_path))
+
+    assert torch.equal(load(tmp_path)["model"]["w"], torch.full((4,), 1.5))
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 3])
+def test_the_result_does_not_depend_on_blocks_chunks_or_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_threads: int
+) -> None:
+    monkeypatch.setattr(averaging, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(averaging, "CHUNK_BYTES", 192)
+    states = []
+    for step in (1, 2, 3):
+        flat = torch.randn(500, generator=torch.Generator().manual_seed(step))
+        state = {"a": flat[:123], "b": flat[130:400].view(27, 10), "n": torch.arange(99) * step}
+        torch.save(state, tmp_path / f"step_{step}.pt")
+        states.append(state)
+
+    run_average(AverageRequest(directory=tmp_path, num_threads=num_threads))
+
+    averaged = load(tmp_path)
+    assert torch.equal(averaged["a"], mean([state["a"] for state in states]))
+    assert torch.equal(averaged["b"], mean([state["b"] for state in states]))
+    assert torch.equal(averaged["n"], states[-1]["n"])
+
+
+def test_tensors_may_lie_elsewhere_in_each_checkpoint(tmp_path: Path) -> None:
+    one, two = torch.arange(6.0), torch.arange(6.0) * 3
+    torch.save({"a": one, "b": one + 1, "c": one + 2}, tmp_path / "step_1.pt")
+    flat = torch.cat([two + 2, torch.zeros(5), two, two + 1])
+    torch.save({"c": flat[:6], "b": flat[17:], "a": flat[11:17]}, tmp_path / "step_2.pt")
+
+    run_average(AverageRequest(directory=tmp_path))
+
+    averaged = load(tmp_path)
+    assert torch.equal(averaged["a"], (one + two) / 2)
+    assert torch.equal(averaged["b"], (one + two) / 2 + 1)
+    assert torch.equal(averaged["c"], (one + two) / 2 + 2)
+
+
+def test_tensors_tied_only_in_the_newest_are_refused(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(3), "b": torch.ones(3)}, tmp_path / "step_1.pt")
+    tied = torch.ones(3) * 5
+    torch.save({"a": tied, "b": tied}, tmp_path / "step_2.pt")
+
+    with pytest.raises(CheckpointError, match="share memory"):
+        run_average(AverageRequest(directory=tmp_path))
+
+
+def test_methods_and_ranges_choose_weights_and_steps(tmp_path: Path, save_steps: Save) -> None:
+    states = save_steps(100, 150, 200, 300, 400)
+    steps = StepRange(first=200, last=300, every=100)
+
+    provenance = run_average(
+        AverageRequest(directory=tmp_path, method="ema", decay=0.5, steps=steps)
+    )
+
+    assert provenance is not None
+    assert [source.step for source in provenance.sources] == [200, 300]
+    expected = (states[2]["weight"].double() + 2 * states[3]["weight"].double()) / 3
+    assert torch.allclose(load(tmp_path)["weight"].double(), expected, rtol=0, atol=1e-7)
+
+
+def test_links_copies_and_own_outputs_count_once(tmp_path: Path, save_steps: Save) -> None:
+    save_steps(1, 2)
+    (tmp_path / "last.pt").symlink_to("step_2.pt")
+    os.link(tmp_path / "step_2.pt", tmp_path / "best.pt")
+    (tmp_path / "copy_2.pt").write_bytes((tmp_path / "step_2.pt").read_bytes())
+    run_average(AverageRequest(directory=tmp_path, output_name="mine.pt"))
+    (tmp_path / "latest.pt").symlink_to("averaged_model.pt")
+
+    first = run_average(AverageRequest(directory=tmp_path))
+    again = run_average(AverageRequest(directory=tmp_path))
+
+    assert first is not None
+    assert again is not None
+    assert len(again.sources) == 2
+    assert first.output_digest == again.output_digest
+
+
+def test_checkpoints_without_checksums_are_averaged_and_said_to_be_unverified(
+    tmp_path: Path, save_steps: Save
+) -> None:
+    torch.serialization.set_crc32_options(compute_crc32=False)
+    try:
+        states = save_steps(1, 2)
+    finally:
+        torch.serialization.set_crc32_options(compute_crc32=True)
+
+    provenance = run_average(AverageRequest(directory=tmp_path))
+
+    assert provenance is not None
+    assert [source.verified for source in provenance.sources] == [False, False]
+    assert torch.equal(load(tmp_path)["bias"], mean([state["bias"] for state in states]))
+
+
+def test_the_provenance_names_sources_weights_and_digests(tmp_path: Path, save_steps: Save) -> None:
+    save_steps(1, 2, 3)
+
+    run_average(AverageRequest(directory=tmp_path))
+
+    described = json.loads((tmp_path / "averaged_model.json").read_text())
+    assert described["output_bytes"] == (tmp_path / "averaged_model.pt").stat().st_size
+    assert [source["name"] for source in described["sources"]] == [
+        "step_1.pt",
+        "step_2.pt",
+        "step_3.pt",
+    ]
+    assert [source["bytes"] for source in described["sources"]] == [
+        (tmp_path / f"step_{step}.pt").stat().st_size for step in (1, 2, 3)
+    ]
+    assert len({source["digest"] for source in described["sources"]}) == 3
+    assert all(source["verified"] for source in described["sources"])
+    assert described["method"] == "uniform"
+
+
+def test_the_output_takes_the_mode_of_the_newest(tmp_path: Path, save_steps: Save) -> None:
+    save_steps(1, 2)
+    (tmp_path / "step_2.pt").chmod(0o640)
+
+    run_average(AverageRequest(directory=tmp_path))
+
+    assert (tmp_path / "averaged_model.pt").stat().st_mode & 0o7777 == 0o640
+    assert (tmp_path / "averaged_model.json").stat().st_mode & 0o7777 == 0o640
+
+
+def test_an_evil_checkpoint_runs_nothing_and_is_refused(tmp_path: Path, save_steps: Save) -> None:
+    marker = tmp_path / "executed"
+
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.system, (f"touch {marker}",)
+
+    states = save_steps(1, 2)
+    other = {name: tensor + 1 for name, tensor in states[0].items()}
+    torch.save(Evil(), tmp_path / "step_9.pt")
+    torch.save({"weight": Evil(), "bias": Evil(), "counter": Evil()}, tmp_path / "step_8.pt")
+    torch.save({"model": other, "extra": Evil()}, tmp_path / "step_0.pt")
+
+    provenance = run_average(AverageRequest(directory=tmp_path))
+
+    assert provenance is not None
+    assert not marker.exists()
+    assert [source.name for source in provenance.sources] == ["step_0.pt", "step_1.pt", "step_2.pt"]
+    assert {entry.name for entry in provenance.skipped} == {"step_8.pt", "step_9.pt"}
+
+
+def test_other_kinds_of_files_are_refused_by_name(tmp_path: Path) -> None:
+    state = {"w": torch.ones(2)}
+    torch.save(state, tmp_path / "step_1.pt", _use_new_zipfile_serialization=False)
+    with pytest.warns(DeprecationWarning, match="torch.jit"):
+        torch.jit.script(nn.Linear(2, 2)).save(str(tmp_path / "step_2.pt"))
+    (tmp_path / "step_3.pt").write_bytes(b"")
+    (tmp_path / "step_4.pt").write_bytes(b"no checkpoint at all")
+    (tmp_path / "step_5.pt").write_bytes(pickle.dumps([1]))
+    os.mkfifo(tmp_path / "step_6.pt")
+    torch.save({"epoch": 3, "net": {"w": torch.ones(1)}}, tmp_path / "step_7.pt")
+    torch.save([torch.ones(1)], tmp_path / "step_8.pt")
+    torch.save({"w": torch.ones(2).to_sparse()}, tmp_path / "step_9.pt")
+
+    with pytest.raises(TooFewCheckpoints) as caught:
+        run_average(AverageRequest(directory=tmp_path))
+
+    reasons = {entry.name: entry.reason for entry in caught.value.skipped}
+    assert "legacy pickle" in reasons["step_1.pt"]
+    assert "TorchScript" in reasons["step_2.pt"]
+    assert "empty" in reasons["step_3.pt"]
+    assert "not a zip file" in reasons["step_4.pt"]
+    assert "legacy pickle" in reasons["step_5.pt"]
+    assert "not a regular file" in reasons["step_6.pt"]
+    assert "'net'" in reasons["step_7.pt"]
+    assert "does not hold a dict" in reasons["step_8.pt"]
+    assert "sparse" in reasons["step_9.pt"]
+
+
+def test_big_endian_files_are_refused(tmp_path: Path, save_steps: Save) -> None:
+    torch.serialization.set_crc32_options(compute_crc32=False)
+    try:
+        save_steps(1, 2)
+    finally:
+        torch.serialization.set_crc32_options(compute_crc32=True)
+    path = tmp_path / "step_2.pt"
+    path.write_bytes(path.read_bytes().replace(b"little", b"bigbig"))
+
+    with pytest.raises(TooFewCheckpoints, match="big-endian"):
+        plan_average(AverageRequest(directory=tmp_path))
+
+
+def test_one_checkpoint_is_averaged_only_where_one_was_asked_for(
+    tmp_path: Path, save_steps: Save
+) -> None:
+    states = save_steps(1)
+
+    with pytest.raises(TooFewCheckpoints, match="2 are needed"):
+        run_average(AverageRequest(directory=tmp_path))
+    run_average(AverageRequest(directory=tmp_path, count=1))
+
+    assert torch.equal(load(tmp_path)["weight"], states[0]["weight"])

@@ -1,0 +1,188 @@
+import collections
+import enum
+import io
+import os
+import pickle  # noqa: TID251 - the second source: it makes what the inert reader reads
+from argparse import Namespace
+from collections import OrderedDict, defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tracksided.checkpoints.formats.inert_pickle import MAX_NODES, read_pickle
+from tracksided.checkpoints.formats.pickle_nodes import (
+    CallNode,
+    DictNode,
+    Global,
+    ListNode,
+    TupleNode,
+)
+from tracksided.checkpoints.formats.pickle_writer import write_pickle
+from tracksided.errors import CheckpointRefused
+
+ATOMS = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(1 << 80), 1 << 80)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=20)
+    | st.binary(max_size=20)
+)
+VALUES = st.recursive(
+    ATOMS,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(max_size=5), inner, max_size=4)
+        | st.tuples(inner, inner)
+        | st.tuples()
+        | st.dictionaries(st.text(max_size=3), inner, max_size=3).map(OrderedDict)
+        | st.frozensets(st.integers(), max_size=3)
+        | st.sets(st.text(max_size=3), max_size=3)
+    ),
+    max_leaves=20,
+)
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+def round_trip(value: Any, protocol: int) -> Any:
+    inert = read_pickle(pickle.dumps(value, protocol))
+    return pickle.loads(write_pickle(inert.root, inert.protocol))  # noqa: S301 - made above
+
+
+@given(VALUES, st.sampled_from([2, 3, 4, 5]))
+def test_what_is_read_and_written_again_unpickles_to_the_same(value: Any, protocol: int) -> None:
+    assert round_trip(value, protocol) == value
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_common_classes_survive(protocol: int) -> None:
+    value = {
+        "namespace": Namespace(lr=0.1, layers=[1, 2]),
+        "counts": collections.Counter("abca"),
+        "default": defaultdict(list, {"a": [1]}),
+        "colour": Colour.RED,
+        "path": Path("a/b"),
+        "complex": 1 + 2j,
+        "bytes": bytearray(b"xy"),
+    }
+
+    copy = round_trip(value, protocol)
+
+    assert copy == value
+    assert isinstance(copy["default"], defaultdict)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_shared_and_circular_references_stay_shared(protocol: int) -> None:
+    shared: list[Any] = [1]
+    value: dict[str, Any] = {"a": shared, "b": shared, "long": list(range(300))}
+    value["self"] = value
+    value["many"] = [shared, *[[i] for i in range(300)]]
+
+    copy = round_trip(value, protocol)
+
+    assert copy["self"] is copy
+    assert copy["a"] is copy["b"] is copy["many"][0]
+    assert copy["long"] == list(range(300))
+
+
+def test_nothing_is_executed_or_imported(tmp_path: Path) -> None:
+    marker = tmp_path / "executed"
+
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.system, (f"touch {marker}",)
+
+    inert = read_pickle(pickle.dumps({"evil": Evil()}))
+
+    assert not marker.exists()
+    assert isinstance(inert.root, DictNode)
+    call = inert.root.pairs[0][1]
+    assert isinstance(call, CallNode)
+    assert isinstance(call.function, Global)
+    assert call.function.path == "posix.system"
+    assert isinstance(call.arguments, TupleNode)
+
+
+def test_deep_nesting_does_not_exhaust_the_stack_of_python() -> None:
+    depth = 5000
+    nested = b"\x80\x02" + b"]" * depth + b"a" * (depth - 1) + b"."
+
+    inert = read_pickle(nested)
+
+    node, found = read_pickle(write_pickle(inert.root, 2)).root, 0
+    while isinstance(node, ListNode):
+        node, found = node.items[0] if node.items else None, found + 1
+    assert found == depth
+
+
+def test_a_tuple_that_contains_itself_is_refused() -> None:
+    inner: list[Any] = []
+    value = (inner,)
+    inner.append(value)
+    inert = read_pickle(pickle.dumps(value, 2))
+
+    with pytest.raises(CheckpointRefused, match="contains itself"):
+        write_pickle(inert.root, 2)
+
+
+@pytest.mark.parametrize(
+    ("pickled", "reason"),
+    [
+        (b"", "ends too early"),
+        (b"\x80\x02", "ends too early"),
+        (b"\x80\x02a.", "malformed"),
+        (b"\x80\x02h\x05.", "malformed"),
+        (b"\x80\x02]]u.", "malformed"),
+        (b"\x80\x02(K\x01.", "left on the stack"),
+        (b"\x80\x02(.", "mark"),
+        (b"\x80\x02X\xff\xff\xff\x7fabc.", "ends too early"),
+        (b"\x80\x09N.", "protocol 9"),
+        (b"\x80\x02\x82\x01.", "opcode 0x82"),
+        (b"\x80\x02}K\x01K\x02b.", "state"),
+        (b"\x80\x02]K\x01K\x02s.", "not a dict"),
+        (b"\x80\x02X\x01\x00\x00\x00\xff.", "malformed"),
+        (b"cos" + b"x" * 2000, "malformed"),
+    ],
+)
+def test_malformed_pickles_are_refused(pickled: bytes, reason: str) -> None:
+    with pytest.raises(CheckpointRefused, match=reason):
+        read_pickle(pickled)
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_end_in_a_value_or_a_refusal(noise: bytes) -> None:
+    try:
+        inert = read_pickle(b"\x80\x02" + noise)
+        write_pickle(inert.root, 2)
+    except CheckpointRefused:
+        pass
+
+
+@given(VALUES, st.data())
+def test_damaged_pickles_end_in_a_value_or_a_refusal(value: Any, data: st.DataObject) -> None:
+    damaged = bytearray(pickle.dumps(value, 2))
+    at = data.draw(st.integers(0, len(damaged) - 1))
+    damaged[at] = data.draw(st.integers(0, 255))
+
+    try:
+        inert = read_pickle(bytes(damaged))
+        write_pickle(inert.root, 2)
+    except CheckpointRefused:
+        pass
+
+
+@pytest.mark.integration
+def test_a_pickle_of_millions_of_objects_is_refused() -> None:
+    bomb = io.BytesIO()
+    bomb.write(b"\x80\x02")
+    bomb.write(b"]" * (MAX_NODES + 1))
+
+    with pytest.raises(CheckpointRefused, match="more than"):
+        read_pickle(bomb.getvalue())

@@ -1,0 +1,146 @@
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from tracksided.checkpoints.formats.safetensors import Safetensors
+from tracksided.checkpoints.job import AverageRequest, run_average
+from tracksided.checkpoints.source import SourceFile
+from tracksided.errors import CheckpointError, CheckpointRefused
+
+
+def save(directory: Path, *steps: int) -> list[dict[str, torch.Tensor]]:
+    states = []
+    for step in steps:
+        generator = torch.Generator().manual_seed(step)
+        state = {
+            "a": torch.randn(40, 3, generator=generator),
+            "b": torch.randn(9, generator=generator).bfloat16(),
+            "h": torch.randn(3, generator=generator).half(),
+            "ids": torch.arange(4) + step,
+            "none": torch.empty(0, 5),
+            "scalar": torch.randn((), generator=generator).double(),
+        }
+        save_file(state, directory / f"step_{step}.safetensors", metadata={"format": "pt"})
+        states.append(state)
+    return states
+
+
+def request(directory: Path) -> AverageRequest:
+    return AverageRequest(directory=directory, patterns=("*.safetensors",))
+
+
+def describe(path: Path) -> None:
+    source = SourceFile(path)
+    try:
+        Safetensors().describe(source)
+    finally:
+        source.close()
+
+
+def test_the_average_keeps_keys_dtypes_and_metadata(tmp_path: Path) -> None:
+    states = save(tmp_path, 1, 2, 3)
+
+    provenance = run_average(request(tmp_path))
+
+    assert provenance is not None
+    assert provenance.output == "averaged_model.safetensors"
+    assert not any(source.verified for source in provenance.sources)
+    averaged = load_file(tmp_path / "averaged_model.safetensors")
+    assert averaged.keys() == states[0].keys()
+    for name in ("a", "b", "h", "scalar"):
+        mean = np.mean([state[name].double().numpy() for state in states], axis=0)
+        assert torch.equal(
+            averaged[name], torch.from_numpy(np.asarray(mean)).to(averaged[name].dtype)
+        )
+    assert torch.equal(averaged["ids"], states[-1]["ids"])
+    assert averaged["none"].shape == (0, 5)
+    with safe_open(tmp_path / "averaged_model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+
+
+def test_every_truncation_is_refused(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    whole = (tmp_path / "step_1.safetensors").read_bytes()
+    cut = tmp_path / "cut.safetensors"
+
+    for nbytes in range(0, len(whole), 7):
+        cut.write_bytes(whole[:nbytes])
+        with pytest.raises(CheckpointRefused, match=r"cut\.safetensors"):
+            describe(cut)
+
+
+def test_bytes_behind_the_tensors_are_refused(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    path = tmp_path / "step_1.safetensors"
+    path.write_bytes(path.read_bytes() + b"x")
+
+    with pytest.raises(CheckpointRefused, match="announces"):
+        describe(path)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"[]",
+        b"{",
+        b"[" * 100_000,
+        b'{"a": 1}',
+        b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, "a": {}}',
+        b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}',
+        b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}',
+        b'{"a": {"dtype": "F3", "shape": [1], "data_offsets": [0, 4]}}',
+        b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}',
+        b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, -4]}}',
+        b'{"a": {"dtype": "F32", "shape": [true], "data_offsets": [0, 4]}}',
+        b"{}",
+    ],
+)
+def test_hostile_headers_are_refused(tmp_path: Path, header: bytes) -> None:
+    path = tmp_path / "evil.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+
+    with pytest.raises(CheckpointRefused, match=r"evil\.safetensors"):
+        describe(path)
+
+
+def test_copies_count_once_although_the_format_has_no_checksums(tmp_path: Path) -> None:
+    save(tmp_path, 1, 2)
+    (tmp_path / "step_3.safetensors").write_bytes((tmp_path / "step_2.safetensors").read_bytes())
+
+    provenance = run_average(request(tmp_path))
+
+    assert provenance is not None
+    assert [source.name for source in provenance.sources] == [
+        "step_1.safetensors",
+        "step_3.safetensors",
+    ]
+    assert provenance.skipped[0].reason == "is a copy of step_3.safetensors"
+
+
+def test_float8_is_refused_by_name(tmp_path: Path) -> None:
+    for step in (1, 2):
+        tensor = torch.full((4,), float(step)).to(torch.float8_e4m3fn)
+        save_file({"w": tensor}, tmp_path / f"step_{step}.safetensors")
+
+    with pytest.raises(CheckpointError, match=r"'w' has dtype float8_e4m3fn"):
+        run_average(request(tmp_path))
+    assert not (tmp_path / "averaged_model.safetensors").exists()
+
+
+def test_the_step_may_stand_in_the_metadata(tmp_path: Path) -> None:
+    for step, name in ((30, "a"), (7, "b")):
+        tensors = {"w": torch.full((2,), float(step))}
+        save_file(tensors, tmp_path / f"{name}.safetensors", metadata={"step": str(step)})
+
+    provenance = run_average(request(tmp_path))
+
+    assert provenance is not None
+    assert [source.step for source in provenance.sources] == [7, 30]
+    described = json.loads((tmp_path / "averaged_model.json").read_text())
+    assert described["step"] == 30
