@@ -1,0 +1,133 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from safetensors.torch import load_file, save_file
+
+from tracksided.cli.average import command
+
+Save = Callable[..., list[dict[str, torch.Tensor]]]
+
+
+def run(*arguments: str | Path) -> Result:
+    result = CliRunner().invoke(command, [str(argument) for argument in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return result
+
+
+@pytest.mark.parametrize("dash", ["-", "_"])
+def test_options_take_dashes_and_underscores(tmp_path: Path, save_steps: Save, dash: str) -> None:
+    states = save_steps(1, 2, 3, name="model_{step}.pth")
+
+    result = run(
+        f"--checkpoint{dash}dir",
+        tmp_path,
+        f"--num{dash}checkpoints",
+        "2",
+        f"--output{dash}name",
+        "mine.pth",
+        "--pattern",
+        "*.pth",
+    )  # fmt: skip - one line per group
+
+    assert result.exit_code == 0
+    averaged = torch.load(tmp_path / "mine.pth", weights_only=True)
+    expected = (states[1]["bias"].double() + states[2]["bias"].double()) / 2
+    assert torch.equal(averaged["bias"], expected.float())
+    assert (tmp_path / "mine.json").exists()
+    assert "averaged 2 checkpoints" in result.stdout
+    assert f"{tmp_path}/mine.pth" in result.stdout
+
+
+def test_the_default_directory_is_checkpoints(
+    tmp_path: Path, save_steps: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_steps(1, 2)
+    directory = tmp_path.parent / "checkpoints"
+    directory.symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path.parent)
+
+    result = run()
+    directory.unlink()
+
+    assert result.exit_code == 0
+    assert (tmp_path / "averaged_model.pt").exists()
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path, save_steps: Save) -> None:
+    save_steps(100, 20, 3)
+
+    result = run(tmp_path, "--dry-run", "--json", "--method", "wsm-linear", "--to-step", "50")
+
+    plan = json.loads(result.stdout)
+    assert [source["step"] for source in plan["sources"]] == [3, 20]
+    assert [source["weight"] for source in plan["sources"]] == [0.5, 0.5]
+    assert plan["output"] == str(tmp_path / "averaged_model.pt")
+    assert not (tmp_path / "averaged_model.pt").exists()
+    assert run(tmp_path, "--dry-run").stdout.count("step_") == 3
+
+
+def test_json_is_what_lies_beside_the_average(tmp_path: Path, save_steps: Save) -> None:
+    save_steps(1, 2)
+
+    result = run(tmp_path, "--json")
+
+    assert json.loads(result.stdout) == json.loads((tmp_path / "averaged_model.json").read_text())
+
+
+def test_safetensors_are_found_without_a_pattern_and_it_says_so(tmp_path: Path) -> None:
+    for step in (1, 3):
+        tensors = {"w": torch.full((3,), float(step))}
+        save_file(tensors, tmp_path / f"step_{step}.safetensors")
+
+    result = run(tmp_path)
+
+    assert "using *.safetensors" in result.stderr
+    averaged = load_file(tmp_path / "averaged_model.safetensors")
+    assert torch.equal(averaged["w"], torch.full((3,), 2.0))
+    assert "no checksums" in result.stdout
+
+
+def test_a_skipped_file_is_named_on_standard_error(tmp_path: Path, save_steps: Save) -> None:
+    save_steps(1, 2)
+    (tmp_path / "step_3.pt").write_bytes(b"PK\x03\x04 half")
+
+    result = run(tmp_path)
+
+    assert result.exit_code == 0
+    assert "skipped step_3.pt: " in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nowhere",), "cannot be read"),
+        ((), "0 usable checkpoints match *.pt"),
+        (("--best", "loss"), "not available yet"),
+        (("--method", "ema", "--decay", "2"), "decay is 2.0"),
+    ],
+)
+def test_an_error_is_one_line_and_exit_code_one(
+    tmp_path: Path, save_steps: Save, arguments: tuple[str, ...], message: str
+) -> None:
+    directory = tmp_path
+    if arguments[:1] == ("nowhere",):
+        directory, arguments = tmp_path / "nowhere", ()
+    elif arguments:
+        save_steps(1, 2)
+
+    result = run(directory, *arguments)
+
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert result.stderr.startswith("trackside average: ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_what_belongs_to_one_step_is_said_to_be_left_out(tmp_path: Path, save_steps: Save) -> None:
+    save_steps(1, 2, wrap=lambda step, state: {"model": state, "optimizer": {"step": step}})
+
+    assert "belongs to one step: optimizer" in run(tmp_path).stdout

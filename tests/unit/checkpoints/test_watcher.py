@@ -1,0 +1,61 @@
+import os
+from pathlib import Path
+
+from tracksided.checkpoints.watcher import Look, Settling, look
+
+
+def put(directory: Path, name: str, content: bytes = b"x", mtime: int = 1) -> None:
+    (directory / name).write_bytes(content)
+    os.utime(directory / name, (mtime, mtime))
+
+
+def test_a_look_sees_checkpoints_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("step_1.pt", "a.ckpt", "averaged_model.pt", "notes.txt", ".hidden.pt"):
+        put(tmp_path, name)
+
+    seen = look(tmp_path)
+
+    assert {name for name, _, _, _ in seen.signature} == {"step_1.pt", "a.ckpt"}
+
+
+def test_a_missing_directory_holds_nothing(tmp_path: Path) -> None:
+    assert look(tmp_path / "later") == Look(frozenset())
+
+
+def test_the_pattern_of_the_file_written_last_comes_first(tmp_path: Path) -> None:
+    put(tmp_path, "a.pt", mtime=1)
+    put(tmp_path, "b.pt", mtime=2)
+    put(tmp_path, "c.safetensors", mtime=3)
+
+    seen = look(tmp_path)
+
+    assert seen.patterns == ("*.safetensors", "*.pt")
+    assert seen.most_of_one_kind == 2
+
+
+def test_a_change_is_new_once_after_it_has_settled(tmp_path: Path) -> None:
+    settling = Settling()
+    put(tmp_path, "a.pt")
+    first = look(tmp_path)
+    assert not settling.observe(first, is_urgent=False)
+    assert settling.observe(look(tmp_path), is_urgent=False)
+    settling.handled(first)
+    assert not settling.observe(look(tmp_path), is_urgent=False)
+
+    put(tmp_path, "a.pt", b"grown")
+    assert not settling.observe(look(tmp_path), is_urgent=False)
+    put(tmp_path, "a.pt", b"grown more")
+    assert not settling.observe(look(tmp_path), is_urgent=False)
+    assert settling.observe(look(tmp_path), is_urgent=False)
+
+
+def test_an_urgent_change_need_not_settle_but_must_be_new(tmp_path: Path) -> None:
+    settling = Settling()
+    put(tmp_path, "a.pt")
+    seen = look(tmp_path)
+
+    assert settling.observe(seen, is_urgent=True)
+    settling.handled(seen)
+    assert not settling.observe(look(tmp_path), is_urgent=True)
+    settling.forget()
+    assert settling.observe(look(tmp_path), is_urgent=True)
