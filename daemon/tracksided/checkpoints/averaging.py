@@ -16,6 +16,7 @@ from tracksided.checkpoints.arithmetic import BLOCK_BYTES, BlockSum
 from tracksided.checkpoints.formats.base import Checkpoint, Record
 from tracksided.checkpoints.planning import Piece, RecordJob, plan_records
 from tracksided.checkpoints.source import SourceRefused
+from tracksided.checkpoints.writeback import begin_writeback
 from tracksided.errors import CheckpointRefused
 
 CHUNK_BYTES = 32 * BLOCK_BYTES  # unit of work of a thread: a large embedding is many
@@ -171,6 +172,7 @@ class _Kernel:
                 out = self._newest(piece, start, stop, block_sum)
             output_crc = isal_zlib.crc32(out, output_crc)
             _write(self._descriptor, out, offset + start)
+        begin_writeback(self._descriptor, offset + chunk.start, chunk.stop - chunk.start)
         return _ChunkCrcs(output_crc, tuple(source_crcs))
 
     def _sum(

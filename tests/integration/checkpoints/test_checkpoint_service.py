@@ -261,18 +261,14 @@ def test_closing_ends_the_child_without_debris(
 
 def test_a_child_dies_with_its_daemon(tmp_path: Path) -> None:
     slow_checkpoints(tmp_path)
-    daemon = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import sys, time; from pathlib import Path\n"
-            "from tracksided.checkpoints.service import CheckpointService\n"
-            "service = CheckpointService(poll_seconds=0.01)\n"
-            "service.watch(Path(sys.argv[1]), run=None)\n"
-            "while True: service.poll(time.monotonic()); time.sleep(0.01)\n",
-            str(tmp_path),
-        ]
+    code = (
+        "import sys, time; from pathlib import Path\n"
+        "from tracksided.checkpoints.service import CheckpointService\n"
+        "service = CheckpointService(poll_seconds=0.01, num_threads=1)\n"
+        "service.watch(Path(sys.argv[1]), run=None)\n"
+        "while True: service.poll(time.monotonic()); time.sleep(0.01)\n"
     )
+    daemon = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
     pid = child_of(tmp_path)
 
     daemon.kill()
