@@ -31,12 +31,12 @@ run_average(AverageRequest(directory=Path(sys.argv[1])))
 TORCH = """
 import sys, torch; from pathlib import Path
 paths = sorted(Path(sys.argv[1]).glob("step_*.pt"))
-total = {k: v.double() for k, v in torch.load(paths[0], weights_only=True).items()}
-for path in paths[1:]:
-    for key, value in torch.load(path, weights_only=True).items():
-        total[key] += value
-mean = {k: (v / len(paths)).float() for k, v in total.items()}
-torch.save(mean, Path(sys.argv[1]) / "averaged_torch.pt")
+total = {}
+for path in paths:
+    for key, value in torch.load(path, weights_only=True)["model"].items():
+        total[key] = total[key] + value if key in total else value.double()
+mean = {key: (value / len(paths)).float() for key, value in total.items()}
+torch.save({"model": mean}, Path(sys.argv[1]) / "averaged_torch.pt")
 """
 LIMIT = f"""
 import os, sys; from pathlib import Path
@@ -57,10 +57,9 @@ MAKE = f"""
 import sys, torch
 for step in range({NUM_CHECKPOINTS}):
     torch.manual_seed(step)
-    state = {{
-        f"layers.{{layer}}.weight": torch.randn({4 * ROW}, {ROW}) for layer in range(int(sys.argv[2]))
-    }}
-    torch.save(state, f"{{sys.argv[1]}}/step_{{step}}.pt")
+    names = [f"layers.{{layer}}.weight" for layer in range(int(sys.argv[2]))]
+    state = {{name: torch.randn({4 * ROW}, {ROW}) for name in names}}
+    torch.save({{"model": state}}, f"{{sys.argv[1]}}/step_{{step}}.pt")
 """
 
 
@@ -69,7 +68,7 @@ def main() -> None:
     directory = Path(tempfile.mkdtemp(prefix="averaging-", dir=arguments.directory))
     try:
         make_checkpoints(directory, arguments.gigabytes)
-        results = measure(contestants(directory, arguments), arguments.rounds)
+        results = measure(directory, contestants(directory, arguments), arguments.rounds)
     finally:
         shutil.rmtree(directory)
     show(results)
@@ -128,11 +127,15 @@ def contestants(directory: Path, arguments: argparse.Namespace) -> dict[str, lis
     return commands
 
 
-def measure(commands: Mapping[str, list[str]], rounds: int) -> dict[str, dict[str, float]]:
+def measure(
+    directory: Path, commands: Mapping[str, list[str]], rounds: int
+) -> dict[str, dict[str, float]]:
     seconds: dict[str, list[float]] = {name: [] for name in commands}
     peak_mb: dict[str, float] = dict.fromkeys(commands, 0.0)
     for _ in range(rounds):
         for name, command in commands.items():
+            for output in directory.glob("averaged_*"):
+                output.unlink()
             elapsed, megabytes = run(command)
             seconds[name].append(elapsed)
             peak_mb[name] = max(peak_mb[name], megabytes)
