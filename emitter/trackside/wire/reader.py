@@ -132,17 +132,18 @@ class RingReader:
         if self.is_writer_alive():
             return 0
         fence()
-        return int(self._words[RESERVED_CURSOR_WORD] != self._words[WRITE_CURSOR_WORD])
+        return int(self._word(RESERVED_CURSOR_WORD) != self._word(WRITE_CURSOR_WORD))
 
     @property
     def drops(self) -> dict[str, int]:
         """Drops by cause as the writer counted them, without the causes that did not occur."""
+        self._check_size()
         return read_drops(self._words)
 
     @property
     def is_closed(self) -> bool:
         """Whether the writer ended in order; a killed one never does."""
-        return self._words[STATE_WORD] == STATE_CLOSED
+        return self._word(STATE_WORD) == STATE_CLOSED
 
     @property
     def is_drained(self) -> bool:
@@ -168,11 +169,24 @@ class RingReader:
 
     def _read_cursor(self) -> int:
         """Return the durable cursor: our own word, or that of the reader beside us."""
-        return self._words[READ_CURSOR_WORD] if self._is_read_only else self._committed
+        return self._word(READ_CURSOR_WORD) if self._is_read_only else self._committed
+
+    def _word(self, index: int) -> int:
+        self._check_size()
+        return self._words[index]
+
+    def _check_size(self) -> None:
+        """Refuse a file that was cut: to touch its missing pages would be a SIGBUS."""
+        expected = HEADER_BYTES + self.header.capacity_bytes
+        found = self._memory.size()
+        if found < expected:
+            raise SegmentRefused(
+                f"segment {self.path.name!r} refused: it was cut from {expected} to {found} bytes"
+            )
 
     def _check_cursors(self) -> int:
         """Return the write cursor, after checking it against everything known."""
-        write = self._words[WRITE_CURSOR_WORD]
+        write = self._word(WRITE_CURSOR_WORD)
         fence()
         read = self._read_cursor()
         lowest, highest = max(self._last_write, read), read + self.header.capacity_bytes
