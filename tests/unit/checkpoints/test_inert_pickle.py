@@ -1,6 +1,5 @@
 import collections
 import enum
-import io
 import os
 import pickle  # noqa: TID251 - the second source: it makes what the inert reader reads
 from argparse import Namespace
@@ -12,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracksided.checkpoints.formats.inert_pickle import MAX_NODES, read_pickle
+from tracksided.checkpoints.formats import inert_pickle
+from tracksided.checkpoints.formats.inert_pickle import read_pickle
 from tracksided.checkpoints.formats.pickle_nodes import (
     CallNode,
     DictNode,
@@ -178,11 +178,16 @@ def test_damaged_pickles_end_in_a_value_or_a_refusal(value: Any, data: st.DataOb
         pass
 
 
-@pytest.mark.integration
-def test_a_pickle_of_millions_of_objects_is_refused() -> None:
-    bomb = io.BytesIO()
-    bomb.write(b"\x80\x02")
-    bomb.write(b"]" * (MAX_NODES + 1))
+def test_a_pickle_of_too_many_objects_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inert_pickle, "MAX_NODES", 1000)
 
-    with pytest.raises(CheckpointRefused, match="more than"):
-        read_pickle(bomb.getvalue())
+    read_pickle(b"\x80\x02" + b"]" * 1000 + b"0" * 999 + b".")
+    with pytest.raises(CheckpointRefused, match="more than 1000 objects"):
+        read_pickle(b"\x80\x02" + b"]" * 1001 + b"0" * 1000 + b".")
+
+
+def test_a_pickle_of_too_many_bytes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inert_pickle, "MAX_PICKLE_BYTES", 10)
+
+    with pytest.raises(CheckpointRefused, match="has 11 bytes"):
+        read_pickle(b"\x80\x02" + b"N0" * 3 + b"NN.")
