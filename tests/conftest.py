@@ -18,6 +18,8 @@ def shm_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     path.mkdir(mode=0o700)
     monkeypatch.setenv("TRACKSIDE_SHM_DIR", str(path))
     yield path
-    left = sorted(entry.name for entry in path.iterdir() if entry.suffix in {".ring", ".alive", ".tmp"})
+    left = sorted(
+        entry.name for entry in path.iterdir() if entry.suffix in {".ring", ".alive", ".tmp"}
+    )
     shutil.rmtree(path)
     assert not left, f"left behind in shared memory: {left}"

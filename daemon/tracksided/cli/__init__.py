@@ -1,0 +1,1 @@
+"""The `trackside` command: one file per subcommand; the only place that prints."""

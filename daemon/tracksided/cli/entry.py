@@ -1,0 +1,33 @@
+"""Start the command line, or say which install line is missing."""
+
+import sys
+from importlib.metadata import requires
+
+INSTALL_LINE = "pip install 'trackside[daemon]'"
+
+
+def main() -> int:
+    """Run the `trackside` command and return its exit code."""
+    try:
+        from tracksided.cli.group import group  # noqa: PLC0415 - the extra may be missing
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in _extra_modules():
+            raise
+        sys.stderr.write(
+            f"trackside: the package {error.name!r} is missing; install the daemon side with\n"
+            f"    {INSTALL_LINE}\n"
+        )
+        return 1
+    group(prog_name="trackside")
+    return 0
+
+
+def _extra_modules() -> set[str]:
+    """Return import names of the daemon extra's distributions."""
+    renamed = {"nvidia-ml-py": "pynvml"}
+    names = {
+        line.split(";")[0].strip().split(">")[0].split("=")[0]
+        for line in requires("trackside") or ()
+        if "extra" in line
+    }
+    return {renamed.get(name, name).replace("-", "_") for name in names}

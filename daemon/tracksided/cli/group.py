@@ -1,0 +1,64 @@
+"""The command group: names the subcommands, imports one only when it is used."""
+
+import importlib
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from trackside.errors import TracksideError
+from tracksided.errors import TracksidedError
+
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "average": ("tracksided.cli.average", "Average checkpoints into one."),
+    "daemon": ("tracksided.cli.daemon", "Serve all runs of this user on this node."),
+    "demo": ("tracksided.cli.demo", "Train a small GPT and show everything trackside makes of it."),
+    "run": ("tracksided.cli.run", "Run a command with a daemon beside it."),
+    "service": ("tracksided.cli.service", "Install the daemon as a systemd service."),
+    "status": ("tracksided.cli.status", "Show the daemon, runs, ranks, lag and drops."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that lists its commands without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return all subcommands by name."""
+        del ctx
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return one subcommand, or None where there is none."""
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        module, _ = COMMANDS[cmd_name]
+        command: click.Command = importlib.import_module(module).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of subcommands from their one-line summaries."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name][1]) for name in sorted(COMMANDS)])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the subcommand; an error made for the user ends as one line and exit code 1."""
+        try:
+            return super().invoke(ctx)
+        except (TracksidedError, TracksideError) as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="trackside")
+@click.option("-v", "--verbose", is_flag=True, help="Log at DEBUG level.")
+def group(*, verbose: bool) -> None:
+    """Telemetry for PyTorch training that never slows the train."""
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    # Drawing a font for the first time is no news to the user.
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)

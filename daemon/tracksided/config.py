@@ -1,0 +1,156 @@
+"""TOML to typed settings; unknown keys are errors that name the nearest known key."""
+
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from tracksided.errors import SettingsError
+
+SYSTEM_CONFIG = Path("/etc/trackside/daemon.toml")
+USER_CONFIG = Path(".config/trackside/daemon.toml")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """Section ``[workers]``: the processes that analyse and draw."""
+
+    count: int = 1
+    """How many; each costs about 150 MB once it draws."""
+
+    job_seconds: float = 120.0
+    """A step that takes longer costs its worker, and is reported without pictures."""
+
+    memory_bytes: int = 4 << 30
+    """Address space limit of each worker."""
+
+    shed_pictures_at: int = 8
+    """Steps waiting at which pictures are left out."""
+
+    shed_statistics_at: int = 32
+    """Steps waiting at which attention statistics are left out too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointSettings:
+    """Section ``[checkpoints]``: the directories that are averaged."""
+
+    directories: tuple[str, ...] = ()
+    """Watched always; runs announce theirs by themselves."""
+
+    last: int = 5
+    min_checkpoints: int = 3
+    poll_seconds: float = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All settings of the daemon."""
+
+    poll_seconds: float = 1.0
+    """How often the node-local directory is looked at when no doorbell rings."""
+
+    join_grace_seconds: float = 20.0
+    """How long a step waits for a local rank that has not appeared yet."""
+
+    max_lag_seconds: float = 60.0
+    """How long a step waits for a live local rank that lags behind."""
+
+    workers: WorkerSettings = field(default_factory=WorkerSettings)
+    checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        positive = {
+            "poll_seconds": self.poll_seconds,
+            "workers.count": self.workers.count,
+            "workers.job_seconds": self.workers.job_seconds,
+            "workers.memory_bytes": self.workers.memory_bytes,
+            "checkpoints.last": self.checkpoints.last,
+            "checkpoints.min_checkpoints": self.checkpoints.min_checkpoints,
+            "checkpoints.poll_seconds": self.checkpoints.poll_seconds,
+        }
+        for name, value in positive.items():
+            if value <= 0:
+                raise SettingsError(f"{name} is {value}, expected a number above 0")
+        if self.checkpoints.min_checkpoints > self.checkpoints.last:
+            raise SettingsError(
+                f"checkpoints.min_checkpoints is {self.checkpoints.min_checkpoints}, more than "
+                f"checkpoints.last ({self.checkpoints.last}): nothing would ever be averaged"
+            )
+
+
+def default_config_paths(home: Path) -> tuple[Path, ...]:
+    """Return the places that are looked at when no file is named; later ones win."""
+    return (SYSTEM_CONFIG, home / USER_CONFIG)
+
+
+def load_settings(explicit: Path | None, home: Path) -> Settings:
+    """Read the named file, or the default ones that exist.
+
+    Raises:
+        SettingsError: a file cannot be read or holds a key or value that cannot be used.
+    """
+    if explicit is not None:
+        return parse_settings([(str(explicit), _read(explicit))])
+    found = [path for path in default_config_paths(home) if path.is_file()]
+    return parse_settings([(str(path), _read(path)) for path in found])
+
+
+def parse_settings(documents: Sequence[tuple[str, Mapping[str, Any]]]) -> Settings:
+    """Merge parsed TOML documents, the later over the earlier, into settings.
+
+    Raises:
+        SettingsError: a key is unknown, or a value has the wrong type or range.
+    """
+    merged: dict[str, Any] = {}
+    for name, document in documents:
+        _build(Settings, document, name)  # an error shall name the file that holds it
+        for key, value in document.items():
+            if isinstance(value, dict):
+                merged[key] = {**merged.get(key, {}), **value}
+            else:
+                merged[key] = value
+    return typing.cast("Settings", _build(Settings, merged, "settings"))
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not valid TOML: {error}") from error
+
+
+def _build(kind: type[Any], document: Mapping[str, Any], where: str) -> Any:
+    hints = typing.get_type_hints(kind)
+    known = [item.name for item in fields(kind)]
+    values: dict[str, Any] = {}
+    for key, value in document.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            raise SettingsError(f"{where}: unknown key {key!r}; {hint}")
+        values[key] = _convert(hints[key], value, f"{where}: {key}")
+    return kind(**values)
+
+
+def _convert(expected: Any, value: Any, where: str) -> Any:
+    if is_dataclass(expected):
+        if not isinstance(value, dict):
+            raise SettingsError(f"{where} is {value!r}, expected a table")
+        return _build(typing.cast("type[Any]", expected), value, where)
+    if isinstance(expected, types.GenericAlias):  # tuple[str, ...] is the only one
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise SettingsError(f"{where} is {value!r}, expected a list of strings")
+        return tuple(value)
+    if expected is float and type(value) is int:
+        return float(value)
+    if type(value) is not expected:
+        raise SettingsError(f"{where} is {value!r}, expected {expected.__name__}")
+    return value

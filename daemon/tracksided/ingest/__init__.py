@@ -1,0 +1,1 @@
+"""From segments in shared memory to all local ranks of a step."""

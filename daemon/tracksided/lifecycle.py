@@ -1,0 +1,110 @@
+"""One daemon per user and directory, signals, and the service manager's protocol."""
+
+import fcntl
+import os
+import signal
+import socket
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+
+from tracksided.errors import DaemonRunning
+
+LOCK_NAME = "daemon.lock"
+# struct flock of Linux on 64-bit machines: type, whence, start, len, pid.
+_FLOCK = struct.Struct("hhqqi4x")
+
+
+class DaemonLock:
+    """Exclusive POSIX lock on ``daemon.lock``: held as long as this process lives.
+
+    POSIX locks go when their process closes any descriptor of the file, so only this class
+    opens it in the daemon's process.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Take the lock.
+
+        Raises:
+            DaemonRunning: another process holds it.
+        """
+        path = directory / LOCK_NAME
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._fd)
+            raise DaemonRunning(
+                f"a daemon already serves {directory} (pid {daemon_pid(directory)}); "
+                f"see `trackside status`"
+            ) from error
+
+    def release(self) -> None:
+        """Let the next daemon in. The file stays: removing it would race with that daemon."""
+        os.close(self._fd)
+
+
+def daemon_pid(directory: Path) -> int | None:
+    """Return the pid of the daemon that holds the lock, 0 if it is in another PID namespace.
+
+    None where no daemon runs. Never call this in the daemon's own process.
+    """
+    try:
+        fd = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        query = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, query))
+    finally:
+        os.close(fd)
+    return None if kind == fcntl.F_UNLCK else max(pid, 0)
+
+
+class Signals:
+    """Turns SIGTERM, SIGINT and SIGHUP into flags that the main loop reads."""
+
+    def __init__(self) -> None:
+        """Install the handlers; only in the main thread."""
+        self.stop = False
+        self.reload = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_stop)
+        signal.signal(signal.SIGHUP, self._on_reload)
+
+    def _on_stop(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        self.stop = True
+
+    def _on_reload(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        self.reload = True
+
+
+class ServiceNotifier:
+    """Speaks sd_notify(3) where a service manager listens, and is silent elsewhere."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        """Read the manager's socket and watchdog period from the environment."""
+        address = environ.get("NOTIFY_SOCKET", "")
+        # A leading @ stands for the null byte of Linux's abstract namespace.
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        watchdog_us = environ.get("WATCHDOG_USEC", "")
+        self.watchdog_s = int(watchdog_us) / 1e6 if watchdog_us.isdigit() else None
+
+    def send(self, *assignments: str) -> None:
+        """Send assignments such as ``READY=1``; a manager that is gone is no error."""
+        if not self._address:
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+            try:
+                sender.sendto("\n".join(assignments).encode(), self._address)
+            except (ConnectionRefusedError, FileNotFoundError):
+                self._address = ""
+
+
+def lower_priority() -> None:
+    """Run only on cycles that nobody else wants (SCHED_IDLE and nice 19)."""
+    os.nice(19)
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
