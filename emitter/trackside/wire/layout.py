@@ -1,7 +1,8 @@
 """Offsets, magic numbers, versions and checksums of the bytes in a segment.
 
-A segment is one header page and one byte ring. All numbers are little-endian; a cursor is a
-count of bytes since the segment began, and ``cursor % capacity`` is its place in the ring.
+A segment is one header page, the writer's hello and one byte ring. All numbers are
+little-endian; a cursor is a count of bytes since the segment began, and ``cursor % capacity``
+is its place in the ring.
 ``docs/wire-format.md`` explains the rules; this file is the only one that knows the bytes.
 
 Header page, `HEADER_BYTES` long (unlisted bytes are zero):
@@ -14,6 +15,8 @@ offset size field
 12     4    bytes of the header page
 16     8    capacity of the ring in bytes
 24     8    creation time, Unix nanoseconds
+32     4    bytes of the hello, which begins behind the header page
+36     4    CRC-32 of the hello
 64     184  file name, UTF-8, zero padded
 252    4    CRC-32 of bytes 0 to 251
 256    8    write cursor (writer)
@@ -22,6 +25,8 @@ offset size field
 384    128  drop counters, one word per `DropCause` (writer)
 640    8    read cursor (reader)
 ====== ==== ======================================================================
+
+The ring begins at the first multiple of `PAGE_BYTES` behind the hello.
 
 Record header, `RECORD_HEADER_BYTES` long, at a multiple of `ALIGNMENT`:
 
@@ -55,7 +60,9 @@ from trackside.errors import LayoutMismatch, SegmentRefused
 
 MAGIC = b"TRKSRING"
 WIRE_VERSION = 1
-HEADER_BYTES = 4096  # one page: the ring behind it starts on a page of its own
+PAGE_BYTES = 4096
+HEADER_BYTES = PAGE_BYTES  # the ring starts on a page of its own
+MAX_HELLO_BYTES = 1 << 20  # settings of a run; a bound keeps a hostile length cheap to refuse
 ALIGNMENT = 64  # a cache line; also what numpy and CUDA copies like best
 MIN_CAPACITY_BYTES = 1024  # holds a record of a few fields; tests live with it
 MAX_CAPACITY_BYTES = 1 << 40  # 1 TiB: far above any machine, far below overflow
@@ -76,7 +83,7 @@ DROPS_WORD = 384 // 8
 READ_CURSOR_WORD = 640 // 8
 
 MAX_NAME_BYTES = 184
-_HEADER = struct.Struct("<8sIIQQ32x184s4xI")
+_HEADER = struct.Struct("<8sIIQQII24x184s4xI")
 _RECORD = struct.Struct("<IHHQQQQQIII")  # without the CRC
 _CRC = struct.Struct("<I")
 _VERSION = struct.Struct("<8sI")
@@ -112,6 +119,18 @@ class SegmentHeader:
     file_name: str
     capacity_bytes: int
     created_ns: int
+    hello_bytes: int = 0
+    hello_crc: int = 0
+
+    @property
+    def ring_start(self) -> int:
+        """Offset in the file of the ring's first byte."""
+        return HEADER_BYTES + -(-self.hello_bytes // PAGE_BYTES) * PAGE_BYTES
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of the whole file."""
+        return self.ring_start + self.capacity_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +179,8 @@ def pack_segment_header(header: SegmentHeader) -> bytes:
         HEADER_BYTES,
         header.capacity_bytes,
         header.created_ns,
+        header.hello_bytes,
+        header.hello_crc,
         name,
         0,
     )[: -_CRC.size]
@@ -189,20 +210,25 @@ def parse_segment_header(page: bytes, file_name: str, file_bytes: int) -> Segmen
             f"{refused} wire version {version}, this side reads {WIRE_VERSION}; "
             "upgrade the older of trainer and daemon"
         )
-    _, _, header_bytes, capacity, created_ns, raw_name, crc = _HEADER.unpack_from(page)
+    _, _, header_bytes, capacity, created_ns, hello_bytes, hello_crc, raw_name, crc = (
+        _HEADER.unpack_from(page)
+    )
     if crc != zlib.crc32(page[: _HEADER.size - _CRC.size]):
         raise SegmentRefused(f"{refused} its header does not match its checksum")
     name = raw_name.rstrip(b"\0").decode(errors="replace")
     if name != file_name:
         raise SegmentRefused(f"{refused} it was written as {name!r}")
+    header = SegmentHeader(name, capacity, created_ns, hello_bytes, hello_crc)
     is_sane = MIN_CAPACITY_BYTES <= capacity <= MAX_CAPACITY_BYTES and capacity % ALIGNMENT == 0
-    if header_bytes != HEADER_BYTES or not is_sane:
-        raise SegmentRefused(f"{refused} header of {header_bytes}, ring of {capacity} bytes")
-    if file_bytes != HEADER_BYTES + capacity:
+    if header_bytes != HEADER_BYTES or hello_bytes > MAX_HELLO_BYTES or not is_sane:
         raise SegmentRefused(
-            f"{refused} file has {file_bytes} bytes, its header says {HEADER_BYTES + capacity}"
+            f"{refused} header of {header_bytes}, hello of {hello_bytes}, ring of {capacity} bytes"
         )
-    return SegmentHeader(name, capacity, created_ns)
+    if file_bytes != header.file_bytes:
+        raise SegmentRefused(
+            f"{refused} file has {file_bytes} bytes, its header says {header.file_bytes}"
+        )
+    return header
 
 
 def pack_record_header(header: RecordHeader) -> bytes:

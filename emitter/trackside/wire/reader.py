@@ -1,6 +1,7 @@
 """The consumer's end of a ring."""
 
 import mmap
+import zlib
 from pathlib import Path
 
 from trackside.errors import RecordCorrupt, SegmentRefused
@@ -36,7 +37,7 @@ class RingReader:
         self._memory = memory
         self._is_read_only = read_only
         self._words = memoryview(memory)[:HEADER_BYTES].cast("Q")
-        self._ring = memoryview(memory)[HEADER_BYTES:].toreadonly()
+        self._ring = memoryview(memory)[header.ring_start :].toreadonly()
         self._committed = self._words[READ_CURSOR_WORD]
         self._last_write = self._committed
         self._scanner = RecordScanner(self._ring, self._committed)
@@ -67,6 +68,20 @@ class RingReader:
         name = SegmentName.parse(self.path.name)
         assert name is not None  # noqa: S101 - a segment of another name is not opened
         return name
+
+    def hello(self) -> bytes:
+        """Return what the writer says of itself, packed.
+
+        Raises:
+            SegmentRefused: it does not match its checksum.
+        """
+        self._check_size()
+        packed = self._memory[HEADER_BYTES : HEADER_BYTES + self.header.hello_bytes]
+        if zlib.crc32(packed) != self.header.hello_crc:
+            raise SegmentRefused(
+                f"segment {self.path.name!r} refused: its hello does not match its checksum"
+            )
+        return packed
 
     def poll(self) -> Record | None:
         """Return the next intact record, or None when there is none yet.
@@ -177,7 +192,7 @@ class RingReader:
 
     def _check_size(self) -> None:
         """Refuse a file that was cut: to touch its missing pages would be a SIGBUS."""
-        expected = HEADER_BYTES + self.header.capacity_bytes
+        expected = self.header.file_bytes
         found = self._memory.size()
         if found < expected:
             raise SegmentRefused(

@@ -42,13 +42,10 @@ MAX_METADATA_ITEMS = 1 << 20  # per msgpack container: bounds what decoding may 
 class RecordKind(IntEnum):
     """What a record holds."""
 
-    HELLO = 1
-    """First record of a segment: who speaks. Metadata is `Hello`."""
-
-    STEP = 2
+    STEP = 1
     """One sampled optimizer step of one rank. Metadata is `Step`."""
 
-    CLOSE = 3
+    CLOSE = 2
     """Last record of an orderly end. Metadata is `Close`."""
 
 
@@ -71,7 +68,10 @@ class ArraySpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hello:
-    """Who writes this segment, and what the daemon shall do with it."""
+    """Who writes this segment, and what the daemon shall do with it.
+
+    It lies in the segment in front of the ring, not in a record.
+    """
 
     run: str
     rank: int
@@ -249,11 +249,6 @@ class Close:
 
 
 Metadata = Hello | Step | Close
-METADATA_TYPES: Mapping[RecordKind, type[Hello | Step | Close]] = {
-    RecordKind.HELLO: Hello,
-    RecordKind.STEP: Step,
-    RecordKind.CLOSE: Close,
-}
 _Record = TypeVar("_Record", Hello, Step, Close)
 
 
@@ -287,11 +282,6 @@ def decode(expected: type[_Record], packed: bytes | memoryview) -> _Record:
     if isinstance(record, Step):
         _check_arrays(record)
     return typing.cast("_Record", record)
-
-
-def decode_kind(kind: RecordKind, packed: bytes | memoryview) -> Metadata:
-    """Decode the metadata type that belongs to ``kind``; raises `RecordCorrupt`."""
-    return decode(METADATA_TYPES[kind], packed)  # type: ignore[type-var]  # a union of the three
 
 
 def array_views(specs: Sequence[ArraySpec], payload: memoryview) -> dict[str, NDArray[Any]]:

@@ -135,7 +135,9 @@ def scan(directory: Path) -> tuple[Path, ...]:
     return _list(directory, RING_SUFFIX)
 
 
-def create(directory: Path, header: SegmentHeader) -> tuple[mmap.mmap, "AliveLock"]:
+def create(
+    directory: Path, header: SegmentHeader, hello: bytes = b""
+) -> tuple[mmap.mmap, "AliveLock"]:
     """Make a segment with all its memory, and take the lock that says its writer lives.
 
     The segment appears under its name only when it is complete. Nothing is left on failure.
@@ -154,8 +156,9 @@ def create(directory: Path, header: SegmentHeader) -> tuple[mmap.mmap, "AliveLoc
             raise FileExistsError(errno.EEXIST, "a segment of this name exists", str(path))
         lock = AliveLock.acquire(path)
         try:
-            memory = _allocate(unfinished, HEADER_BYTES + capacity)
+            memory = _allocate(unfinished, header.file_bytes)
             memory[:HEADER_BYTES] = pack_segment_header(header)
+            memory[HEADER_BYTES : HEADER_BYTES + len(hello)] = hello
             unfinished.rename(path)
         except BaseException:
             unfinished.unlink(missing_ok=True)

@@ -8,11 +8,13 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from pathlib import Path
 
+from trackside.errors import SegmentNotCreated
 from trackside.wire import segment
 from trackside.wire.layout import (
     ALIGNMENT,
     DROPS_WORD,
     HEADER_BYTES,
+    MAX_HELLO_BYTES,
     PAD_KIND,
     READ_CURSOR_WORD,
     RECORD_HEADER_BYTES,
@@ -51,16 +53,22 @@ class RingWriter:
     """The producer's end. One thread at a time; a forked child's calls do nothing."""
 
     def __init__(
-        self, path: Path, memory: mmap.mmap, lock: segment.AliveLock, clock: Callable[[], int]
+        self,
+        path: Path,
+        memory: mmap.mmap,
+        header: SegmentHeader,
+        lock: segment.AliveLock,
+        clock: Callable[[], int],
     ) -> None:
         self.path = path
-        self.capacity_bytes = len(memory) - HEADER_BYTES
+        self.capacity_bytes = header.capacity_bytes
+        self._ring_start = header.ring_start
         self._memory = memory
         self._lock = lock
         self._clock = clock
         self._owner_pid = os.getpid()
         self._words = memoryview(memory)[:HEADER_BYTES].cast("Q")
-        self._ring = memoryview(memory)[HEADER_BYTES:]
+        self._ring = memoryview(memory)[self._ring_start :]
         self._write = 0
         self._known_read = 0  # the reader's cursor as last seen; asked again only when it matters
         self._next_sequence = 1
@@ -73,16 +81,28 @@ class RingWriter:
         name: SegmentName,
         *,
         ring_bytes: int,
+        hello: bytes = b"",
         clock: Callable[[], int] = time.time_ns,
     ) -> "RingWriter":
         """Make a segment with a ring of ``ring_bytes``, rounded up to a multiple of 64.
 
+        ``hello`` says who writes, packed by `trackside.wire.records.encode`. It lies outside
+        the ring, so that a daemon that starts late or anew finds it whatever was consumed.
+
         Raises:
-            SegmentNotCreated: not enough shared memory, or the directory cannot be written.
+            SegmentNotCreated: not enough shared memory, the directory cannot be written, or the
+                hello has more than `MAX_HELLO_BYTES`.
         """
-        header = SegmentHeader(name.file_name, align(ring_bytes), clock())
-        memory, lock = segment.create(directory, header)
-        return cls(directory / name.file_name, memory, lock, clock)
+        if len(hello) > MAX_HELLO_BYTES:
+            raise SegmentNotCreated(
+                f"the settings of the run take {len(hello)} bytes packed, {MAX_HELLO_BYTES} are "
+                "allowed; pass a smaller config="
+            )
+        header = SegmentHeader(
+            name.file_name, align(ring_bytes), clock(), len(hello), zlib.crc32(hello)
+        )
+        memory, lock = segment.create(directory, header, hello)
+        return cls(directory / name.file_name, memory, header, lock, clock)
 
     @property
     def free_bytes(self) -> int:
@@ -246,7 +266,7 @@ class RingWriter:
         free_end = free_start + self.capacity_bytes - (self._write - self._known_read)
         wrapped_end = max(free_end - self.capacity_bytes, 0)
         for start, end in ((free_start, min(free_end, self.capacity_bytes)), (0, wrapped_end)):
-            first = -(-(HEADER_BYTES + start) // mmap.PAGESIZE) * mmap.PAGESIZE
-            last = (HEADER_BYTES + end) // mmap.PAGESIZE * mmap.PAGESIZE
+            first = -(-(self._ring_start + start) // mmap.PAGESIZE) * mmap.PAGESIZE
+            last = (self._ring_start + end) // mmap.PAGESIZE * mmap.PAGESIZE
             if last > first:
                 self._memory.madvise(mmap.MADV_REMOVE, first, last - first)

@@ -64,7 +64,7 @@ def test_segment_file_has_the_golden_bytes(shm_dir: Path) -> None:
     fixed = struct.pack(
         "<4sHHQQQQQIII",
         b"TSRC",
-        2,  # STEP
+        1,  # STEP
         0,
         1,  # sequence number
         0,  # start cursor
@@ -82,8 +82,8 @@ def test_segment_file_has_the_golden_bytes(shm_dir: Path) -> None:
     struct.pack_into("<Q", expected, 384 + 8 * 2, 7)
     assert found == expected
     assert found[4096:4160] == bytes.fromhex(
-        "54535243 0200 0000 0100000000000000 0000000000000000 2c01000000000000"
-        "0807060504030201 4800000000000000 04000000 69531499 3514f2d7 14b3e0a3"
+        "54535243 0100 0000 0100000000000000 0000000000000000 2c01000000000000"
+        "0807060504030201 4800000000000000 04000000 69531499 3514f2d7 6d875f85"
     )
 
 
@@ -153,3 +153,29 @@ def test_renamed_segment_is_refused() -> None:
 def test_short_file_is_refused() -> None:
     with pytest.raises(SegmentRefused, match="100 bytes are too few"):
         parse_segment_header(header_page()[:100], NAME, 100)
+
+
+def test_hello_lies_between_the_header_and_the_ring(shm_dir: Path) -> None:
+    name = SegmentName.parse(NAME)
+    assert name is not None
+    hello = bytes(range(256)) * 17  # 4352 bytes: one page and a little
+    writer = RingWriter.create(shm_dir, name, ring_bytes=CAPACITY, hello=hello)
+    writer.publish(RecordKind.STEP, 1, b"meta")
+    found = writer.path.read_bytes()
+    writer.close()
+    remove(writer.path)
+
+    assert struct.unpack_from("<II", found, 32) == (4352, binascii.crc32(hello))
+    assert found[4096 : 4096 + 4352] == hello
+    assert not any(found[4096 + 4352 : 3 * 4096])
+    assert found[3 * 4096 :][:4] == b"TSRC"
+    assert len(found) == 3 * 4096 + CAPACITY
+
+
+def test_hello_of_a_hostile_length_is_refused() -> None:
+    page = bytearray(header_page())
+    struct.pack_into("<I", page, 32, 0xFFFFFFFF)
+    struct.pack_into("<I", page, 252, binascii.crc32(page[:252]))
+
+    with pytest.raises(SegmentRefused, match="hello of 4294967295"):
+        parse_segment_header(bytes(page), NAME, 4096 + CAPACITY)

@@ -24,12 +24,12 @@ def test_record_comes_out_as_it_went_in(make_writer: MakeWriter) -> None:
     writer = make_writer(clock=lambda: 1234567)
     tensor = np.arange(6, dtype=np.float32).reshape(2, 3)
 
-    result = writer.publish(RecordKind.HELLO, 42, b"about", [(64, memoryview(tensor))], 100)
+    result = writer.publish(RecordKind.CLOSE, 42, b"about", [(64, memoryview(tensor))], 100)
 
     record = RingReader.open(writer.path).poll()
     assert result is PublishResult.PUBLISHED
     assert record is not None
-    assert (record.kind, record.step, record.sequence) == (RecordKind.HELLO, 42, 1)
+    assert (record.kind, record.step, record.sequence) == (RecordKind.CLOSE, 42, 1)
     assert record.time_ns == 1234567
     assert record.metadata == b"about"
     assert record.payload == bytes(64) + tensor.tobytes() + bytes(12)
