@@ -1,0 +1,1 @@
+"""What is taken from a training step: attention, gradients, scalars."""
