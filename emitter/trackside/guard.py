@@ -1,0 +1,63 @@
+"""The one guard around every hook: no exception leaves one, and three are the end.
+
+This is one of the two places where a broad ``except Exception`` stands.
+"""
+
+import logging
+import os
+from collections.abc import Callable
+from typing import ParamSpec
+
+logger = logging.getLogger("trackside")
+
+MAX_ERRORS = 3  # a hook that fails again and again costs more than its data is worth
+
+_P = ParamSpec("_P")
+
+
+class Guard:
+    """Runs hooks; logs an exception once per place, and gives up after `MAX_ERRORS`.
+
+    In a process forked from the owner, hooks do not run at all.
+    """
+
+    def __init__(self, on_error: Callable[[], None], on_give_up: Callable[[], None]) -> None:
+        """Call ``on_error`` after every exception and ``on_give_up`` once, after the last."""
+        self.errors = 0
+        self._owner_pid = os.getpid()
+        self._on_error = on_error
+        self._on_give_up = on_give_up
+        self._places: set[str] = set()
+
+    @property
+    def is_owner(self) -> bool:
+        """Whether this is the process that attached."""
+        return os.getpid() == self._owner_pid
+
+    def run(
+        self, place: str, hook: Callable[_P, None], *args: _P.args, **kwargs: _P.kwargs
+    ) -> None:
+        """Run a hook; whatever it raises ends here."""
+        if not self.is_owner or self.errors >= MAX_ERRORS:
+            return
+        try:
+            hook(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - the guard around every hook
+            self.report(place, error)
+
+    def report(self, place: str, error: BaseException) -> None:
+        """Count an exception that was caught elsewhere; the traceback goes to the first line."""
+        if place not in self._places:
+            self._places.add(place)
+            logger.warning(
+                "trackside: %s failed, training goes on: %s: %s",
+                place,
+                type(error).__name__,
+                error,
+                exc_info=(type(error), error, error.__traceback__),
+            )
+        self.errors += 1
+        self._on_error()
+        if self.errors == MAX_ERRORS:
+            logger.warning("trackside: detached after %d errors in its hooks", MAX_ERRORS)
+            self._on_give_up()

@@ -1,0 +1,82 @@
+"""Functions of torch that are wrapped while a session listens, and put back after.
+
+Two things happen without any hook of torch's own: ``backward`` on the loss, and clipping. Both
+functions are looked up in their module at every call, so replacing the attribute reaches early
+imports of ``Tensor.backward`` and ``clip_grad_norm_`` too.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from types import ModuleType
+
+import torch
+from torch.nn.utils import clip_grad
+
+Arguments = tuple[object, ...]
+Observer = Callable[[Arguments, Mapping[str, object]], None]
+_Function = Callable[..., object]
+
+
+class FunctionHook:
+    """Tells observers about calls of one function, before it runs. Observers must not raise.
+
+    The function is wrapped when the first observer comes and put back when the last one goes;
+    where somebody else has wrapped it in between, the wrapper stays and does nothing. Calls from
+    within a call (a checkpoint's recomputation) and calls being compiled are not told.
+    """
+
+    def __init__(self, places: tuple[tuple[ModuleType, str], ...]) -> None:
+        """Name every module attribute that holds the function; the first is wrapped."""
+        self._places = places
+        self._observers: tuple[Observer, ...] = ()
+        self._original: _Function | None = None
+        self._wrapper: _Function | None = None
+        self._depth = 0
+
+    def add(self, observer: Observer) -> None:
+        """Tell ``observer`` from now on."""
+        self._observers += (observer,)
+        if len(self._observers) == 1:
+            self._install()
+
+    def remove(self, observer: Observer) -> None:
+        """Tell ``observer`` no more; one that was never added is fine."""
+        self._observers = tuple(other for other in self._observers if other != observer)
+        if not self._observers:
+            self._restore()
+
+    def _install(self) -> None:
+        module, name = self._places[0]
+        if self._wrapper is None:
+            self._original = getattr(module, name)
+            self._wrapper = self._wrap(self._original)
+        for module, name in self._places:
+            if getattr(module, name, None) is self._original:
+                setattr(module, name, self._wrapper)
+
+    def _wrap(self, original: _Function) -> _Function:
+        @functools.wraps(original)
+        def wrapper(*args: object, **kwargs: object) -> object:
+            if self._depth or not self._observers or torch.compiler.is_compiling():
+                return original(*args, **kwargs)
+            for observer in self._observers:
+                observer(args, kwargs)
+            self._depth += 1
+            try:
+                return original(*args, **kwargs)
+            finally:
+                self._depth -= 1
+
+        return wrapper
+
+    def _restore(self) -> None:
+        for module, name in self._places:
+            if getattr(module, name, None) is self._wrapper:
+                setattr(module, name, self._original)
+
+
+# Patches of torch belong to the process, so these do too.
+backward_hook = FunctionHook(((torch.autograd, "backward"),))
+clip_hook = FunctionHook(
+    ((clip_grad, "_clip_grads_with_norm_"), (torch.nn.utils, "clip_grads_with_norm_"))
+)

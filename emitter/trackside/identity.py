@@ -1,0 +1,176 @@
+"""Who this process is among the ranks of a run: run id, rank, local rank, world size.
+
+Asked in this order: an initialized ``torch.distributed``, the launcher's environment
+(``torchrun`` and what speaks like it), SLURM, and at last a process alone.
+
+The default run id is equal on all ranks without a word between them. It comes from what they
+share: a name that somebody set, the job of the scheduler, or the process that started them all
+(its start time and pid). Several nodes without any of these share the address of the first
+node, and the id is a hash of it: give ``run=`` to tell two such runs apart.
+"""
+
+import hashlib
+import multiprocessing
+import os
+import re
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+MAX_RUN_CHARS = 100
+MAX_STEM_CHARS = 60  # leaves room for the time and the hash behind it
+_UNFIT = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a process stands among the others."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+    local_world_size: int
+    node_rank: int
+    attempt: int
+    """Restart count of the launcher, 0 for the first start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Everything that names this process in a run."""
+
+    run: str
+    place: Place
+    hostname: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessBirth:
+    """A process and the moment it was started; pids alone are used again."""
+
+    pid: int
+    started_at: float
+    """Unix time in seconds."""
+
+
+def identify(environ: Mapping[str, str], *, run: str | None = None) -> Identity:
+    """Find out who this process is; ``run`` is a run id that the user gave."""
+    place = find_place(environ)
+    if run is None:
+        script = sys.argv[0] if sys.argv else ""
+        is_spawned = multiprocessing.parent_process() is not None and "MASTER_PORT" in environ
+        is_one_of_many = place.world_size > 1 or "TORCHELASTIC_RUN_ID" in environ or is_spawned
+        birth = process_birth(os.getppid() if is_one_of_many else os.getpid())
+        run = derive_run_id(environ, place, script=script, birth=birth)
+    return Identity(run=run, place=place, hostname=socket.gethostname(), pid=os.getpid())
+
+
+def find_place(environ: Mapping[str, str]) -> Place:
+    """Find rank and sizes; a process alone is rank 0 of 1."""
+    is_slurm = "SLURM_PROCID" in environ and "RANK" not in environ
+    rank = _number(environ, "SLURM_PROCID" if is_slurm else "RANK", 0)
+    world = _number(environ, "SLURM_NTASKS" if is_slurm else "WORLD_SIZE", 1)
+    distributed = torch.distributed
+    if distributed.is_available() and distributed.is_initialized():
+        rank, world = distributed.get_rank(), distributed.get_world_size()
+    # Without word of the launcher (mp.spawn) all ranks are taken to be on this node.
+    local_rank = _number(environ, "SLURM_LOCALID" if is_slurm else "LOCAL_RANK", rank)
+    node_rank = _number(environ, "SLURM_NODEID" if is_slurm else "GROUP_RANK", 0)
+    attempt = _number(environ, "TORCHELASTIC_RESTART_COUNT", 0)
+    if is_slurm:
+        local_world = _slurm_tasks(environ.get("SLURM_TASKS_PER_NODE", ""), node_rank, world)
+    else:
+        local_world = _number(environ, "LOCAL_WORLD_SIZE", world)
+    return Place(
+        rank=rank,
+        local_rank=local_rank,
+        world_size=max(world, 1),
+        local_world_size=min(max(local_world, 1), max(world, 1)),
+        node_rank=node_rank,
+        attempt=max(attempt, _number(environ, "SLURM_RESTART_COUNT", 0)),
+    )
+
+
+def derive_run_id(
+    environ: Mapping[str, str], place: Place, *, script: str, birth: ProcessBirth
+) -> str:
+    """Make a run id that is equal on all ranks and tells runs apart.
+
+    ``<script>-<YYYYmmdd-HHMMSS>-<4 hex>`` where nobody gave a name.
+
+    Args:
+        environ: of the process.
+        place: of the process.
+        script: path of the training script.
+        birth: of the parent of all ranks, or of this process where it is alone.
+    """
+    launcher_run = environ.get("TORCHELASTIC_RUN_ID", "")
+    if launcher_run and launcher_run != "none":
+        return _fit(launcher_run)
+    job = environ.get("SLURM_JOB_ID", "")
+    if job:
+        step = environ.get("SLURM_STEP_ID", "")
+        return _fit(f"slurm-{job}.{step}" if step.isdigit() else f"slurm-{job}")
+    stem = _fit(Path(script).stem or "run")[:MAX_STEM_CHARS]
+    address = f"{environ.get('MASTER_ADDR', '')}:{environ.get('MASTER_PORT', '')}"
+    if place.world_size > place.local_world_size:
+        return f"{stem}-{_digest(address, 8)}"
+    moment = time.strftime("%Y%m%d-%H%M%S", time.localtime(birth.started_at))
+    return f"{stem}-{moment}-{_digest(f'{birth.pid}:{birth.started_at:.2f}:{address}', 4)}"
+
+
+def process_birth(pid: int) -> ProcessBirth:
+    """Ask /proc when a process started; now, where it does not tell.
+
+    The answer is the same in every process that asks: the kernel counts in ticks from boot.
+    """
+    try:
+        # The name in parentheses may hold spaces and parentheses itself.
+        rest = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        ticks = int(rest[_START_TIME_FIELD - _FIRST_FIELD_AFTER_NAME])
+        boot = _boot_time()
+    except (OSError, ValueError, IndexError):
+        return ProcessBirth(pid, time.time())
+    return ProcessBirth(pid, boot + ticks / os.sysconf("SC_CLK_TCK"))
+
+
+_START_TIME_FIELD = 22  # of /proc/<pid>/stat, counted from 1, see proc(5)
+_FIRST_FIELD_AFTER_NAME = 3
+
+
+def _boot_time() -> int:
+    for line in Path("/proc/stat").read_text().splitlines():
+        if line.startswith("btime "):
+            return int(line.split()[1])
+    raise ValueError("/proc/stat has no btime")
+
+
+def _number(environ: Mapping[str, str], name: str, default: int) -> int:
+    text = environ.get(name, "")
+    return int(text) if text.isdecimal() else default
+
+
+def _slurm_tasks(layout: str, node_rank: int, world_size: int) -> int:
+    """Read SLURM_TASKS_PER_NODE: ``8(x2),4`` is 8 tasks on two nodes and 4 on a third."""
+    nodes: list[int] = []
+    for tasks, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", layout):
+        nodes.extend([int(tasks)] * min(int(times or 1), world_size))
+    return nodes[node_rank] if node_rank < len(nodes) else world_size
+
+
+def _fit(text: str) -> str:
+    """Turn any text into a run id."""
+    fitted = _UNFIT.sub("_", text).strip("_.")
+    if len(fitted) > MAX_RUN_CHARS:
+        fitted = f"{fitted[: MAX_RUN_CHARS - 9]}-{_digest(text, 8)}"
+    return fitted or "run"
+
+
+def _digest(text: str, num_chars: int) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:num_chars]

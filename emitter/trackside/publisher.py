@@ -1,0 +1,130 @@
+"""Record, then doorbell; what cannot be published is counted by cause. Never raises."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Protocol
+
+from trackside.errors import WireError
+from trackside.staging import HostArray
+from trackside.wire.layout import DropCause, align
+from trackside.wire.records import ArraySpec, Close, Metadata, RecordKind, Step, encode
+from trackside.wire.ring import PublishResult, RingWriter
+
+logger = logging.getLogger(__name__)
+
+ATTENTION_PREFIX = "attention/"
+GRADIENTS_PREFIX = "gradients/"
+
+
+class Bell(Protocol):
+    """What rings after a record; `trackside.wire.doorbell.Doorbell` is the real one."""
+
+    def ring(self) -> None:
+        """Ask the daemon to look."""
+
+    def close(self) -> None:
+        """Stop."""
+
+
+class Publisher:
+    """Puts records into the ring and rings. One thread at a time.
+
+    Without a ring everything is counted as dropped; without a bell the daemon looks by itself.
+    """
+
+    def __init__(self, ring: RingWriter | None, bell: Bell | None) -> None:
+        self.published = 0
+        self._ring = ring
+        self._bell = bell
+        self._drops: dict[str, int] = {}  # what the ring cannot count: there is none, or no more
+
+    @property
+    def drops(self) -> dict[str, int]:
+        """Drops by cause since the session began, without the causes that did not occur."""
+        drops = dict(self._drops)
+        for cause, count in (self._ring.drops if self._ring else {}).items():
+            drops[cause] = drops.get(cause, 0) + count
+        return drops
+
+    def count_drop(self, cause: DropCause, count: int = 1) -> None:
+        """Count samples, or parts of one, that will not be published."""
+        if self._ring is not None:
+            self._ring.count_drop(cause, count)
+        else:
+            self._drops[cause.label] = self._drops.get(cause.label, 0) + count
+
+    def publish_step(self, step: Step, arrays: Mapping[str, HostArray]) -> bool:
+        """Publish a step, with as much of it as there is room for; True if anything went out.
+
+        Attention is shed first, then gradients, the scalars at last; each part counts as a drop.
+        ``step.arrays`` and ``step.dropped`` are filled in here.
+        """
+        while True:
+            result = self._publish(
+                RecordKind.STEP, step.step, replace(step, dropped=self.drops), arrays
+            )
+            if result not in {PublishResult.RING_FULL, PublishResult.TOO_LARGE}:
+                return result is PublishResult.PUBLISHED
+            if step.attention:
+                step, arrays = replace(step, attention=()), _without(arrays, ATTENTION_PREFIX)
+            elif step.gradients is not None:
+                step, arrays = replace(step, gradients=None), _without(arrays, GRADIENTS_PREFIX)
+            else:
+                return False
+
+    def publish_close(self, close: Close) -> bool:
+        """Publish the last record; ``published`` and ``dropped`` are filled in here."""
+        close = replace(close, published=self.published, dropped=self.drops)
+        return self._publish(RecordKind.CLOSE, 0, close, {}) is PublishResult.PUBLISHED
+
+    def close(self) -> None:
+        """End the segment and the bell; the counts stay readable. Twice is fine."""
+        self._drops = self.drops
+        ring, bell, self._ring, self._bell = self._ring, self._bell, None, None
+        if ring is not None:
+            ring.close()
+        if bell is not None:
+            bell.close()
+
+    def _publish(
+        self, kind: RecordKind, step: int, metadata: Metadata, arrays: Mapping[str, HostArray]
+    ) -> PublishResult:
+        if self._ring is None:
+            self.count_drop(DropCause.OTHER)
+            return PublishResult.INACTIVE
+        specs, payload_bytes = _lay_out(arrays)
+        if isinstance(metadata, Step):
+            metadata = replace(metadata, arrays=specs)
+        chunks = [(spec.offset, arrays[spec.name].raw) for spec in specs]
+        try:
+            packed = encode(metadata)
+            result = self._ring.publish(kind, step, packed, chunks, payload_bytes)
+        except (WireError, ValueError, TypeError) as error:
+            logger.warning("trackside: a record of step %d cannot be published: %s", step, error)
+            self.count_drop(DropCause.ERROR)
+            return PublishResult.INACTIVE
+        if result is PublishResult.PUBLISHED:
+            self.published += 1
+            if self._bell is not None:
+                self._bell.ring()
+        return result
+
+
+def _lay_out(arrays: Mapping[str, HostArray]) -> tuple[tuple[ArraySpec, ...], int]:
+    """Give every array its place; return the places and the size of the payload."""
+    specs: list[ArraySpec] = []
+    offset = 0
+    for name, array in arrays.items():
+        num_bytes = array.raw.nbytes
+        specs.append(
+            ArraySpec(
+                name=name, dtype=array.dtype, shape=array.shape, offset=offset, nbytes=num_bytes
+            )
+        )
+        offset += align(num_bytes)
+    return tuple(specs), offset
+
+
+def _without(arrays: Mapping[str, HostArray], prefix: str) -> dict[str, HostArray]:
+    return {name: array for name, array in arrays.items() if not name.startswith(prefix)}
