@@ -1,0 +1,176 @@
+"""`trackside service`: the daemon as a systemd service."""
+
+import os
+import pwd
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import click
+
+from tracksided.errors import SettingsError
+from tracksided.service_manager import ServiceManager, lingers, remove_units, write_units
+from tracksided.service_units import Scope, Service, system_service, user_service
+
+_HELP = {"help_option_names": ["-h", "--help"]}
+# Python starts in well under a second; a home on a sleepy network file system does not.
+_IMPORT_TIMEOUT_S = 60
+
+_Function = TypeVar("_Function", bound=Callable[..., object])
+
+
+def _whose(function: _Function) -> _Function:
+    """Add the options that say which service is meant."""
+    scope = click.option(
+        "--system/--user",
+        "system",
+        default=False,
+        help="The machine's systemd, or the user's own (default).",
+    )
+    account = click.option(
+        "--for", "account", metavar="USER", help="Who the daemon serves; needed with --system."
+    )
+    return scope(account(function))
+
+
+_read_write_option = click.option(
+    "--read-write",
+    "read_write",
+    metavar="DIR",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A directory outside the user's home that the daemon may write; repeatable.",
+)
+
+
+@click.group(name="service", context_settings=_HELP)
+def command() -> None:
+    """Run the daemon as a systemd service: from login on, or from the start of the machine."""
+
+
+@command.command(context_settings=_HELP)
+@_whose
+@_read_write_option
+@click.option("--start/--no-start", default=True, help="Start it now, or only from then on.")
+@click.option("--linger", is_flag=True, help="Also run `loginctl enable-linger` for the user.")
+def install(
+    *, system: bool, account: str | None, read_write: tuple[Path, ...], start: bool, linger: bool
+) -> None:
+    """Write the units, enable the service and start it."""
+    scope: Scope = "system" if system else "user"
+    entry = _account(scope, account)
+    service = _service(scope, entry, read_write)
+    manager = ServiceManager(scope, os.environ)
+    _check_rights(scope)
+    if scope == "system":
+        _check_interpreter(entry)
+    write_units(service.files)
+    for file in service.files:
+        click.echo(f"wrote {file.path}")
+    if linger:
+        manager.enable_linger(entry.pw_name)
+    manager.start(service, now=start)
+    click.echo(f"{service.name} is enabled" + (" and runs" if start else ""))
+    _say_limits(scope, entry, read_write)
+
+
+@command.command(context_settings=_HELP)
+@_whose
+def uninstall(*, system: bool, account: str | None) -> None:
+    """Stop the service and remove its units."""
+    scope: Scope = "system" if system else "user"
+    service = _service(scope, _account(scope, account), ())
+    manager = ServiceManager(scope, os.environ)
+    _check_rights(scope)
+    if not any(file.path.exists() for file in service.files if not file.shared):
+        raise SettingsError(f"{service.name} is not installed")
+    manager.stop(service)
+    for path in remove_units(service):
+        click.echo(f"removed {path}")
+    manager.reload()
+
+
+@command.command(context_settings=_HELP)
+@_whose
+@_read_write_option
+def show(*, system: bool, account: str | None, read_write: tuple[Path, ...]) -> None:
+    """Print the units that install would write; nothing is changed."""
+    scope: Scope = "system" if system else "user"
+    service = _service(scope, _account(scope, account), read_write)
+    click.echo("\n".join(f"# {file.path}\n{file.text}" for file in service.files), nl=False)
+
+
+def _account(scope: Scope, account: str | None) -> pwd.struct_passwd:
+    if scope == "user":
+        if account is not None:
+            raise SettingsError("--for belongs to --system; --user is always about yourself")
+        return pwd.getpwuid(os.getuid())
+    if account is None:
+        raise SettingsError("--system needs --for USER: whose trainings shall the daemon serve?")
+    try:
+        return pwd.getpwnam(account)
+    except KeyError:
+        raise SettingsError(f"there is no user {account!r} on this machine") from None
+
+
+def _service(scope: Scope, entry: pwd.struct_passwd, read_write: tuple[Path, ...]) -> Service:
+    python = Path(sys.executable)
+    moved = os.environ.get("TRACKSIDE_SHM_DIR")
+    shm_dir = Path(moved).absolute() if moved else None
+    if scope == "user":
+        if read_write:
+            raise SettingsError("--read-write belongs to --system; --user may write what you may")
+        return user_service(Path.home(), python, shm_dir)
+    writable = [path.expanduser().absolute() for path in read_write]
+    return system_service(entry.pw_name, Path(entry.pw_dir), python, writable, shm_dir)
+
+
+def _check_rights(scope: Scope) -> None:
+    if scope == "system" and os.geteuid() != 0:
+        raise SettingsError(
+            f"--system needs root: sudo {sys.executable} -m tracksided service ..., "
+            f"or leave it out for a service of your own"
+        )
+
+
+def _check_interpreter(entry: pwd.struct_passwd) -> None:
+    """Refuse an interpreter that the user cannot run, such as one in root's home."""
+    groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", "import tracksided"],
+            user=entry.pw_uid,
+            group=entry.pw_gid,
+            extra_groups=groups,
+            cwd="/",
+            capture_output=True,
+            check=False,
+            timeout=_IMPORT_TIMEOUT_S,
+        )
+        runs = done.returncode == 0
+    except (PermissionError, FileNotFoundError):
+        runs = False
+    if not runs:
+        raise SettingsError(
+            f"{entry.pw_name} cannot run {sys.executable} with trackside; install trackside where "
+            f"that user can read it, such as a virtual environment below {entry.pw_dir} or /opt"
+        )
+
+
+def _say_limits(scope: Scope, entry: pwd.struct_passwd, read_write: tuple[Path, ...]) -> None:
+    if scope == "system":
+        places = ", ".join([entry.pw_dir, *(str(path) for path in read_write)])
+        click.echo(
+            f"it may write {places} and /dev/shm; name other places of outputs and checkpoints "
+            f"with --read-write DIR"
+        )
+    if entry.pw_uid != 0 and not lingers(entry.pw_name):
+        click.echo(
+            f"note: when {entry.pw_name} logs out, systemd "
+            + ("stops this service and " if scope == "user" else "")
+            + "removes their files in /dev/shm, also of a running training (RemoveIPC); "
+            f"`loginctl enable-linger {entry.pw_name}` prevents it",
+            err=True,
+        )

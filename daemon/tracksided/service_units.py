@@ -1,0 +1,168 @@
+"""Render the systemd units of the daemon for one interpreter and one user; no file is touched."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tracksided.errors import SettingsError
+
+Scope = Literal["system", "user"]
+"""Whose service manager runs the daemon: the machine's, or the user's own."""
+
+SYSTEM_DIRECTORY = Path("/etc/systemd/system")
+USER_DIRECTORY = Path(".config/systemd/user")
+
+_SYSTEM_TEMPLATE = "trackside@.service"
+_SLICE = "trackside.slice"
+_USER_TEMPLATE = "user/trackside.service"
+_DROP_IN = "paths.conf"
+_EXEC_START = re.compile(r"^ExecStart=.*$", re.MULTILINE)
+# PrivateTmp puts empty directories here; what the daemon shall see is bound back in.
+_PRIVATE = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 - compared with, nothing is made there
+# What Linux and useradd allow, less what would change the name of the unit.
+_USER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class UnitFile:
+    """A file that systemd reads."""
+
+    path: Path
+    text: str
+    shared: bool = False
+    """True where the services of other users need it too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """The daemon as a service of one user."""
+
+    scope: Scope
+    name: str
+    """Name of the unit, such as ``trackside@ada.service``."""
+
+    files: tuple[UnitFile, ...]
+
+
+def units_directory() -> Path:
+    """Return where the unit templates lie: in an installed package, or in a checkout.
+
+    Raises:
+        SettingsError: in neither; the installation is not complete.
+    """
+    package = Path(__file__).resolve().parent
+    places = (package / "units", package.parents[1] / "systemd")
+    for place in places:
+        if (place / _SYSTEM_TEMPLATE).is_file():
+            return place
+    raise SettingsError(
+        f"the unit files are missing: neither in {places[0]} nor in {places[1]}; "
+        f"install trackside again"
+    )
+
+
+def system_service(
+    user: str, home: Path, python: Path, read_write: Sequence[Path], shm_dir: Path | None
+) -> Service:
+    """Render the instance of the machine's ``trackside@.service`` for one user.
+
+    Args:
+        user: name of the account that the daemon runs as.
+        home: their home, which the daemon may write.
+        python: interpreter that has trackside installed.
+        read_write: further directories that the daemon may write, absolute.
+        shm_dir: node-local directory, where it is not the default one.
+
+    Raises:
+        SettingsError: a name or path that cannot stand in a unit.
+    """
+    if not _USER_NAME.fullmatch(user):
+        raise SettingsError(f"user name {user!r} cannot be part of the name of a unit")
+    name = f"trackside@{user}.service"
+    lines = ["# What the daemon of this user may write, besides /dev/shm.", "[Service]"]
+    paths = (home, *read_write, *(() if shm_dir is None else (shm_dir,)))
+    lines.extend(_writable(path) for path in paths)
+    lines.extend(_environment(shm_dir))
+    templates = units_directory()
+    return Service(
+        scope="system",
+        name=name,
+        files=(
+            UnitFile(
+                SYSTEM_DIRECTORY / _SYSTEM_TEMPLATE,
+                _with_command(templates / _SYSTEM_TEMPLATE, python),
+                shared=True,
+            ),
+            UnitFile(
+                SYSTEM_DIRECTORY / _SLICE,
+                (templates / _SLICE).read_text(encoding="ascii"),
+                shared=True,
+            ),
+            UnitFile(SYSTEM_DIRECTORY / f"{name}.d" / _DROP_IN, "\n".join(lines) + "\n"),
+        ),
+    )
+
+
+def user_service(config_home: Path, python: Path, shm_dir: Path | None) -> Service:
+    """Render ``trackside.service`` for a user's own service manager.
+
+    Args:
+        config_home: the user's home; the unit goes to ``.config/systemd/user`` below it.
+        python: interpreter that has trackside installed.
+        shm_dir: node-local directory, where it is not the default one.
+
+    Raises:
+        SettingsError: a path that cannot stand in a unit.
+    """
+    directory = config_home / USER_DIRECTORY
+    name = "trackside.service"
+    text = _with_command(units_directory() / _USER_TEMPLATE, python)
+    files = [UnitFile(directory / name, text)]
+    environment = _environment(shm_dir)
+    if environment:
+        drop_in = "\n".join(("[Service]", *environment)) + "\n"
+        files.append(UnitFile(directory / f"{name}.d" / _DROP_IN, drop_in))
+    return Service(scope="user", name=name, files=tuple(files))
+
+
+def quoted(value: str) -> str:
+    """Quote a value for a unit file, so that systemd reads back exactly this.
+
+    Source: systemd.syntax(7), "Quoting", and systemd.unit(5), "Specifiers".
+
+    Raises:
+        SettingsError: the value holds a control character, which would end the line.
+    """
+    if any(ord(letter) < ord(" ") for letter in value):
+        raise SettingsError(f"{value!r} holds a control character and cannot stand in a unit")
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return f'"{escaped}"'
+
+
+def _with_command(template: Path, python: Path) -> str:
+    # The colon keeps systemd from replacing $NAMES in the path.
+    line = f"ExecStart=:{quoted(str(python))} -P -m tracksided daemon"
+    # A function as replacement: a backslash in it has no meaning of its own.
+    text, count = _EXEC_START.subn(lambda _: line, template.read_text(encoding="ascii"))
+    if count != 1:
+        raise SettingsError(f"{template} has {count} lines ExecStart=, expected 1")
+    return text
+
+
+def _writable(path: Path) -> str:
+    if not path.is_absolute():
+        raise SettingsError(f"{path} is not an absolute path")
+    if any(path.is_relative_to(private) for private in _PRIVATE):
+        if ":" in str(path) or path in _PRIVATE:
+            raise SettingsError(f"{path} cannot be opened to the service; use another directory")
+        return f"BindPaths={quoted(f'-{path}')}"
+    # The minus: a directory that is missing when the service starts is no error.
+    return f"ReadWritePaths={quoted(f'-{path}')}"
+
+
+def _environment(shm_dir: Path | None) -> tuple[str, ...]:
+    if shm_dir is None:
+        return ()
+    return (f"Environment={quoted(f'TRACKSIDE_SHM_DIR={shm_dir}')}",)
