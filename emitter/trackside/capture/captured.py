@@ -19,5 +19,5 @@ class CapturedAttention:
     """``query`` and ``key``, or ``logits``; ``mask`` and ``sinks`` where the call has them.
 
     Shapes as in `trackside.wire.records.Attention`. Detached and with a storage of their own, so
-    that nothing the model does later changes them; layers may share one ``mask`` tensor.
+    that nothing the model does later changes them.
     """

@@ -1,0 +1,104 @@
+"""Which module is running: its path in the model, found on the Python stack."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import nn
+from torch.utils.checkpoint import CheckpointFunction
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+# Parts of a path that wrappers put in: torch.compile, DDP and its like, FSDP, checkpoint_wrapper.
+WRAPPER_NAMES = frozenset(
+    {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+)
+
+# Every call of a module passes one of these. Only they are asked for their `self`: to ask a frame
+# of the user's for its locals would change what his own `locals()` returns (Python < 3.13).
+_CALL_CODES = frozenset({nn.Module._call_impl.__code__, nn.Module._wrapped_call_impl.__code__})  # noqa: SLF001 - see above
+_CHECKPOINT_CODE = CheckpointFunction.forward.__code__
+_ROOT_PATH = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ancestor:
+    """A module on the way from the root to the one that runs."""
+
+    name: str
+    """The last part of its path, an empty string for the root."""
+
+    module: nn.Module
+
+    @property
+    def class_name(self) -> str:
+        """Name of the module's class."""
+        return type(self.module).__name__
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in the model an attention call was made."""
+
+    lineage: tuple[Ancestor, ...]
+    """From the root to the module that made the call; at least the root."""
+
+    @property
+    def path(self) -> str:
+        """Full module path without wrappers, an empty string for the root."""
+        names = (ancestor.name for ancestor in self.lineage[1:])
+        return ".".join(name for name in names if name not in WRAPPER_NAMES)
+
+
+class ModuleIndex:
+    """The modules of a model by identity, as they are when it is built."""
+
+    def __init__(self, root: nn.Module) -> None:
+        self._modules = dict(root.named_modules())
+        self._paths = {id(module): path for path, module in self._modules.items()}
+
+    def __iter__(self) -> Iterator[Ancestor]:
+        """Yield every module with the last part of its path."""
+        for path, module in self._modules.items():
+            yield Ancestor(path.rpartition(".")[2], module)
+
+    def running(self) -> Place:
+        """Return the innermost module whose call is on this thread's stack.
+
+        A module of `torch.nn` that holds nothing, such as Softmax, stands for its parent.
+        """
+        frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - no public way to this frame
+        while frame is not None:
+            if frame.f_code in _CALL_CODES:
+                module = frame.f_locals["self"]
+                if id(module) in self._paths and not _is_bare_layer(module):
+                    return self._place(self._paths[id(module)])
+            frame = frame.f_back
+        return self._place(_ROOT_PATH)
+
+    def _place(self, path: str) -> Place:
+        lineage = [Ancestor(_ROOT_PATH, self._modules[_ROOT_PATH])]
+        parts = path.split(".") if path else []
+        for depth, part in enumerate(parts, 1):
+            lineage.append(Ancestor(part, self._modules[".".join(parts[:depth])]))
+        return Place(tuple(lineage))
+
+
+def is_in_reentrant_checkpoint() -> bool:
+    """Say whether this is the first forward of `checkpoint(use_reentrant=True)`.
+
+    It runs without gradients, which backward gets from a second forward.
+    """
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - no public way to this frame
+    while frame is not None:
+        if frame.f_code is _CHECKPOINT_CODE:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _is_bare_layer(module: nn.Module) -> bool:
+    is_of_torch = type(module).__module__.startswith("torch.nn.modules.")
+    return is_of_torch and not module._modules and not module._parameters  # noqa: SLF001 - cheap

@@ -1,0 +1,182 @@
+"""What one forward of the model keeps: the calls seen, cut down to slices of one sample."""
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+from torch._C._functorch import peek_interpreter_stack
+from torch.utils._python_dispatch import _disable_current_modes
+
+from trackside.capture.captured import CapturedAttention
+from trackside.capture.modules import ModuleIndex, is_in_reentrant_checkpoint
+from trackside.capture.naming import ModelTraits, classify
+from trackside.capture.rows import Rows
+from trackside.capture.sources.call import AttentionCall, Kept, Refusal
+from trackside.capture.sources.catalog import SOURCES
+from trackside.wire.records import Attention, AttentionType, Stack
+
+Heads = Literal["all", "average"] | tuple[int, ...]
+Group = tuple[Stack, AttentionType]
+"""Layers are counted in each group by itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TapSettings:
+    """What is kept of each forward."""
+
+    layers: tuple[int, ...] | None
+    """Per group, negative from its end; None is all."""
+
+    heads: Heads
+    """``average`` keeps all: the average is taken by the daemon."""
+
+    sample: int
+    max_queries: int
+
+
+class Recording:
+    """The calls of one forward. One thread only."""
+
+    def __init__(
+        self,
+        root: nn.Module,
+        settings: TapSettings,
+        expected: Mapping[Group, int],
+        note: Callable[[str], None],
+    ) -> None:
+        """Start empty.
+
+        Args:
+            root: the model.
+            settings: what to keep.
+            expected: number of layers in the last forward; layers that are not wanted by these
+                numbers are not copied. Empty: all are, until `finish`.
+            note: takes reasons why something is not captured, repeated ones too.
+        """
+        self._index = ModuleIndex(root)
+        self._traits = ModelTraits.of(self._index)
+        self._settings = settings
+        self._expected = expected
+        self._note = note
+        self._kept: list[tuple[Group, CapturedAttention]] = []
+        self.counts: Counter[Group] = Counter()
+        """Layers seen so far."""
+
+    def observe(self, func: object, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
+        """Keep slices of a call that has just returned, if it is attention and wanted."""
+        source = SOURCES.get(func)  # type: ignore[call-overload] # any function may come
+        if source is None or not (torch.is_grad_enabled() or is_in_reentrant_checkpoint()):
+            return
+        if peek_interpreter_stack() is not None:
+            self._note("attention inside a functional transform (torch.func, vmap)")
+            return
+        if args and _is_in_graph_capture(args[0]):
+            self._note("attention inside a CUDA graph capture")
+            return
+        with _invisible():
+            inspection = source(args, kwargs)
+            if isinstance(inspection, Refusal):
+                self._note(inspection.reason)
+            elif inspection is not None:
+                self._keep(inspection)
+
+    def finish(self) -> tuple[CapturedAttention, ...]:
+        """Return the wanted layers in order of execution, and forget everything."""
+        kept, self._kept = self._kept, []
+        layers = self._settings.layers
+        if layers is None:
+            return tuple(captured for _, captured in kept)
+        for (stack, kind), count in self.counts.items():
+            for layer in layers:
+                if not -count <= layer < count:
+                    self._note(f"no layer {layer} among {count} of {stack} {kind}")
+        return tuple(
+            captured
+            for group, captured in kept
+            if captured.call.layer in layers or captured.call.layer - self.counts[group] in layers
+        )
+
+    def _keep(self, call: AttentionCall) -> None:
+        place = self._index.running()
+        group = classify(call, place, self._traits)
+        layer = self.counts[group]
+        self.counts[group] += 1
+        if not self._may_be_wanted(group, layer):
+            return
+        heads = self._heads(call.num_heads)
+        if not heads:
+            return
+        heads_per_key = call.num_heads // call.num_key_heads
+        key_heads = tuple(sorted({head // heads_per_key for head in heads}))
+        rows = Rows.spread(call.num_queries, self._settings.max_queries)
+        tensors = call.read(Kept(self._sample(call.batch_size), heads, key_heads, rows))
+        metadata = Attention(
+            stack=group[0],
+            type=group[1],
+            layer=layer,
+            module=place.path,
+            scale=call.scale,
+            is_causal=call.is_causal,
+            heads=heads,
+            key_heads=tuple(key_heads.index(head // heads_per_key) for head in heads),
+            num_heads=call.num_heads,
+            num_queries=call.num_queries,
+            num_keys=call.num_keys,
+            query_rows=rows.indices,
+        )
+        own = {name: _own(tensor) for name, tensor in tensors.items()}
+        self._kept.append((group, CapturedAttention(metadata, own)))
+
+    def _may_be_wanted(self, group: Group, layer: int) -> bool:
+        layers = self._settings.layers
+        count = self._expected.get(group)
+        if layers is None or count is None or layer >= count:
+            return True
+        return layer in layers or layer - count in layers
+
+    def _heads(self, num_heads: int) -> tuple[int, ...]:
+        """Return the kept heads of a call, each once."""
+        wanted = self._settings.heads
+        if isinstance(wanted, str):
+            return tuple(range(num_heads))
+        for head in wanted:
+            if not -num_heads <= head < num_heads:
+                self._note(f"no head {head} among {num_heads}")
+        inside = (head % num_heads for head in wanted if -num_heads <= head < num_heads)
+        return tuple(dict.fromkeys(inside))
+
+    def _sample(self, batch_size: int) -> int:
+        sample = self._settings.sample
+        if -batch_size <= sample < batch_size:
+            return sample % batch_size
+        self._note(f"no sample {sample} in a batch of {batch_size}: the last one is taken")
+        return batch_size - 1
+
+
+def _own(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().clone(memory_format=torch.contiguous_format)
+
+
+def _is_in_graph_capture(tensor: object) -> bool:
+    """Say whether what is launched now becomes part of a CUDA graph, and of every replay."""
+    is_cuda = isinstance(tensor, torch.Tensor) and tensor.is_cuda
+    return is_cuda and torch.cuda.is_current_stream_capturing()
+
+
+@contextlib.contextmanager
+def _invisible() -> Iterator[None]:
+    """Hide our own operations from autograd and from every mode of the user's.
+
+    Selective checkpointing is such a mode: it saves what is computed, in order, and would hand
+    ours to the recomputation.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(torch._C.DisableTorchFunction())  # noqa: SLF001 - no public one
+        if torch._C._len_torch_dispatch_stack():  # noqa: SLF001 - no public one
+            stack.enter_context(_disable_current_modes())
+        yield
