@@ -1,13 +1,15 @@
 """Exact attention maps from captured queries and keys, or from captured logits."""
 
+import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tracksided.samples import AttentionSample, FloatArray
 from tracksided.stages import AttentionMap
+
+logger = logging.getLogger(__name__)
 
 # Masks add -inf, the dtype's lowest (fp16: -65504) or, in old models, -10000, to the scores.
 HIDDEN_LOGIT = -9000.0
@@ -55,31 +57,38 @@ def map_name(attention: AttentionMap) -> str:
     return f"{attention.stack}_layer{attention.layer}_{kind}_attn"
 
 
-@dataclass(frozen=True, slots=True)
 class LazyMaps:
-    """The maps of one step: kept up to a bound in memory, rebuilt on each iteration beyond it.
+    """The maps of one step: kept up to a bound in memory, rebuilt on each walk beyond it.
 
     Not for use by several threads at once.
     """
 
-    samples: Sequence[AttentionSample]
-    max_kept_bytes: int = MAX_KEPT_BYTES
-    _kept: dict[int, AttentionMap] = field(default_factory=dict, init=False, repr=False)
+    def __init__(
+        self, samples: Sequence[AttentionSample], *, max_kept_bytes: int = MAX_KEPT_BYTES
+    ) -> None:
+        """Reconstruct each map once; those that fail are left out and named in `failures`."""
+        self.failures: dict[str, str] = {}
+        self._entries: list[AttentionMap | AttentionSample] = []
+        room = max_kept_bytes
+        for sample in samples:
+            try:
+                attention = reconstruct(sample)
+            except Exception as error:
+                call = sample.call
+                where = f"{call.stack} layer {call.layer} {call.type}"
+                logger.debug("no map for %s", where, exc_info=True)
+                self.failures[f"map of {where}"] = repr(error)
+                continue
+            is_kept = attention.weights.nbytes <= room
+            room -= attention.weights.nbytes if is_kept else 0
+            self._entries.append(attention if is_kept else sample)
+
+    def __len__(self) -> int:
+        return len(self._entries)
 
     def __iter__(self) -> Iterator[AttentionMap]:
-        for index in range(len(self.samples)):
-            yield self.at(index)
-
-    def at(self, index: int) -> AttentionMap:
-        """Return the map of one sample."""
-        kept = self._kept.get(index)
-        if kept is not None:
-            return kept
-        attention = reconstruct(self.samples[index])
-        kept_bytes = sum(other.weights.nbytes for other in self._kept.values())
-        if kept_bytes + attention.weights.nbytes <= self.max_kept_bytes:
-            self._kept[index] = attention
-        return attention
+        for entry in self._entries:
+            yield entry if isinstance(entry, AttentionMap) else reconstruct(entry)
 
 
 def _scores(sample: AttentionSample) -> FloatArray:

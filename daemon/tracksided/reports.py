@@ -64,6 +64,22 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
+class RawMap:
+    """One attention map for the ``raw`` folder."""
+
+    file_name: str
+    """``decoder_layer0_self_attn.npz``."""
+
+    weights: NDArray[np.float32]
+    """[heads, queries, keys]."""
+
+    query_rows: NDArray[np.int64]
+    """[queries]: position of each kept query row in the sequence, ascending."""
+
+    module: str
+
+
+@dataclass(frozen=True, slots=True)
 class StepAnalysis:
     """What a worker made of one step: everything but what only the parent knows.
 
@@ -75,6 +91,9 @@ class StepAnalysis:
     scalars: tuple[Scalar, ...]
     histograms: tuple[Histogram, ...]
     pictures: tuple[Picture, ...]
+    raw: tuple[RawMap, ...]
+    """Filled only where the trainer asked for it; may be large."""
+
     failures: Mapping[str, str]
     """Stage name to the error that cost its output."""
 

@@ -51,7 +51,9 @@ class StepData:
     run: str
     step: int
     epoch: int | None
-    maps: tuple[AttentionMap, ...]
+    maps: Iterable[AttentionMap]
+    """May be walked any number of times; large maps are rebuilt each time."""
+
     gradients: GradientSample | None
     gradient_statistics: Mapping[str, Any] | None
     """The ``gradients`` object of ``statistics.json``."""

@@ -1,0 +1,211 @@
+"""What becomes of one sampled step: its statistics, scalars, histograms and pictures.
+
+Pure: no I/O, no clock. A stage that raises costs its own output and is named in
+`StepAnalysis.failures`.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from trackside.wire.records import Stack, Step
+from tracksided.attention import LazyMaps, map_name
+from tracksided.catalog import ATTENTION_STATISTICS, PARAMETER_STATISTICS, RENDERERS
+from tracksided.reports import Histogram, Picture, RawMap, Scalar, StepAnalysis
+from tracksided.samples import GradientSample, StepSamples
+from tracksided.stages import AttentionMap, StepData
+from tracksided.statistics.histogram import histogram
+from tracksided.statistics.noise_scale import gradient_noise_scale
+
+logger = logging.getLogger(__name__)
+
+# Statistics of a map that are also drawn over time, under attention/<stack>_layer<i>_...
+CURVES = ("mean", "std", "entropy")
+
+_Made = TypeVar("_Made")
+
+
+def analyse(
+    samples: StepSamples,
+    *,
+    visualize: Sequence[str],
+    with_pictures: bool,
+    with_statistics: bool,
+) -> StepAnalysis:
+    """Make everything of a step that needs its arrays.
+
+    Args:
+        samples: all local ranks of the step.
+        visualize: names of the renderers to run; words without one are passed over.
+        with_pictures: False sheds the pictures.
+        with_statistics: False sheds what is computed from maps and sampled elements: the lists
+            ``encoder``, ``decoder`` and ``gradients.parameters`` are then empty, and there are
+            no scalars and histograms. Numbers that the trainer sent itself stay.
+
+    Returns:
+        Values may be NaN or infinite; unknown is None.
+    """
+    leader = samples.leader
+    guard = _Guard()
+    renderers = [r for r in RENDERERS if with_pictures and r.name in visualize]
+    needs_maps = with_statistics or bool(renderers) or leader.hello.save_raw
+    maps = LazyMaps(leader.attention if needs_maps else ())
+    guard.failures.update(maps.failures)
+
+    parameters = leader.gradients if with_statistics else None
+    gradients = _gradient_statistics(leader.step, parameters, guard)
+    entries: dict[str, list[dict[str, Any]]] = {"encoder": [], "decoder": []}
+    scalars: list[Scalar] = []
+    raw: list[RawMap] = []
+    for attention in maps:
+        if with_statistics:
+            entry = _attention_statistics(attention, guard)
+            entries[attention.stack].append(entry)
+            scalars += attention_scalars(samples.step, attention.stack, entry)
+        if leader.hello.save_raw:
+            raw.append(_raw(attention))
+
+    data = StepData(
+        run=samples.run,
+        step=samples.step,
+        epoch=leader.step.epoch,
+        maps=maps,
+        gradients=leader.gradients,
+        gradient_statistics=gradients,
+    )
+    pictures: list[Picture] = []
+    for renderer in renderers:
+        guard.collect(f"renderer {renderer.name}", renderer.render(data), pictures)
+    noise_scale = guard.run("statistic gradient_noise_scale", partial(_noise_scale, samples))
+    histograms: list[Histogram] = []
+    if parameters is not None:
+        guard.collect("histograms", _histograms(parameters, samples.step), histograms)
+    return StepAnalysis(
+        statistics={**entries, "gradients": gradients, "gradient_noise_scale": noise_scale},
+        scalars=tuple(scalars),
+        histograms=tuple(histograms),
+        pictures=tuple(pictures),
+        raw=tuple(raw),
+        failures=guard.failures,
+    )
+
+
+def attention_scalars(step: int, stack: Stack, entry: Mapping[str, Any]) -> Iterable[Scalar]:
+    """Yield the curves of one entry of ``statistics.json``; what is unknown yields nothing."""
+    prefix = f"attention/{stack}_layer{entry['layer']}"
+    if stack == "decoder":  # an encoder has one kind of attention only
+        prefix += "_self" if entry["type"] == "self_attention" else "_cross"
+    for name in CURVES:
+        if entry[name] is not None:
+            yield Scalar(f"{prefix}_{name}", float(entry[name]), step)
+
+
+class _Guard:
+    """Runs stages; one that raises is logged and named, and the step goes on without it."""
+
+    def __init__(self) -> None:
+        self.failures: dict[str, str] = {}
+
+    def run(self, stage: str, compute: Callable[[], _Made]) -> _Made | None:
+        try:
+            return compute()
+        except Exception as error:  # noqa: BLE001 - around a stage
+            self._note(stage, error)
+            return None
+
+    def collect(self, stage: str, made: Iterable[_Made], into: list[_Made]) -> None:
+        """Take what a generator makes until it ends or raises."""
+        try:
+            into.extend(made)
+        except Exception as error:  # noqa: BLE001 - around a stage
+            self._note(stage, error)
+
+    def _note(self, stage: str, error: Exception) -> None:
+        logger.debug("%s failed", stage, exc_info=error)
+        self.failures[stage] = repr(error)
+
+
+def _attention_statistics(attention: AttentionMap, guard: _Guard) -> dict[str, Any]:
+    values = {
+        statistic.name: guard.run(
+            f"statistic {statistic.name}", partial(statistic.compute, attention)
+        )
+        for statistic in ATTENTION_STATISTICS
+    }
+    return {
+        "layer": attention.layer,
+        "module": attention.module,
+        "type": attention.type,
+        **values,
+        "shape": list(attention.weights.shape),
+        "query_rows": attention.query_rows.tolist(),
+    }
+
+
+def _gradient_statistics(
+    step: Step, sample: GradientSample | None, guard: _Guard
+) -> dict[str, Any] | None:
+    """Build the ``gradients`` object; None where the trainer sent nothing of it."""
+    sent = (step.norm_before_clip, step.norm_after_clip, step.clip_rate, step.gradients)
+    if all(part is None for part in sent):
+        return None
+    parameters: list[dict[str, Any]] = []
+    if sample is not None:
+        parameters = [{"name": name} for name in sample.names]
+        for statistic in PARAMETER_STATISTICS:
+            column = guard.run(
+                f"statistic gradients.{statistic.name}", partial(statistic.compute, sample)
+            )
+            for index, parameter in enumerate(parameters):
+                parameter[statistic.name] = None if column is None else column[index]
+    return {
+        "norm_before_clip": step.norm_before_clip,
+        "norm_after_clip": step.norm_after_clip,
+        "clipped": step.clipped,
+        "max_norm": step.max_norm,
+        "clip_rate": step.clip_rate,
+        "nonfinite": _is_nonfinite(step, parameters),
+        "parameters": parameters,
+    }
+
+
+def _is_nonfinite(step: Step, parameters: Sequence[Mapping[str, Any]]) -> bool | None:
+    """Tell whether the gradient holds NaN or infinity anywhere; None where nothing tells."""
+    norms = [norm for norm in (step.norm_before_clip, step.norm_after_clip) if norm is not None]
+    flags = [p["nonfinite"] for p in parameters if p["nonfinite"] is not None]
+    flags += [not math.isfinite(norm) for norm in norms]
+    return any(flags) if flags else None
+
+
+def _noise_scale(samples: StepSamples) -> float | None:
+    """Estimate the noise scale in units of one rank's batch, whose size is not known here."""
+    leader = samples.leader
+    num_ranks = leader.hello.world_size
+    local = [sample.step.local_gradient_norm for sample in samples.samples]
+    local_norms = [norm for norm in local if norm is not None]
+    global_norm = leader.step.norm_before_clip
+    if global_norm is None and not leader.step.clipped:
+        global_norm = leader.step.norm_after_clip  # nothing was clipped: they are the same
+    if len(local_norms) < 2 or num_ranks < 2 or global_norm is None:  # noqa: PLR2004 - a pair
+        return None
+    return gradient_noise_scale(local_norms, global_norm, local_batch=1, num_ranks=num_ranks)
+
+
+def _histograms(sample: GradientSample, step: int) -> Iterable[Histogram]:
+    groups = (("Gradients", sample.sample), ("Model/Weights_Distribution", sample.weight_after))
+    for group, columns in groups:
+        for name, values in zip(sample.names, columns, strict=True):
+            made = histogram(f"{group}/{name}", values, step)
+            if made is not None:
+                yield made
+
+
+def _raw(attention: AttentionMap) -> RawMap:
+    return RawMap(
+        file_name=f"{map_name(attention)}.npz",
+        weights=attention.weights,
+        query_rows=attention.query_rows,
+        module=attention.module,
+    )

@@ -1,0 +1,212 @@
+"""The canvas of a heat map: all that stays the same from step to step, drawn once and kept.
+
+A picture is the canvas of its layout plus what changes: titles, captions and the cells of its
+panels, pasted into a copy. Everything is palette indices from start to end.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from tracksided.renderers.axes import TICK_STYLE, Axis
+from tracksided.renderers.lettering import Style, fit, line, paste, width_px
+from tracksided.renderers.palette import BLACK, NUM_COLOURS, WHITE, Indices
+
+MAX_KEPT_CANVASES = 16  # half a megabyte each, grids of many heads up to eight
+TITLE_STYLE = Style(13, is_bold=True)
+TEXT_STYLE = Style(11)
+
+MARGIN_PX = 12
+GAP_PX = 6  # between things that belong together
+PANEL_GAP_PX = 22  # between panels: half a tick label of each fits
+TICK_PX = 4
+BAR_PX = 18
+# Small weights matter: the bar's square-root scale has room for their labels.
+BAR_TICKS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
+BAR_LABEL = "attention weight"
+KEY_LABEL = "key position"
+QUERY_LABEL = "query position"
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One map on the canvas."""
+
+    queries: Axis
+    keys: Axis
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a canvas depends on."""
+
+    panels: tuple[Panel, ...]
+    """Row by row, at least one."""
+
+    num_columns: int
+    num_titles: int
+    has_captions: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Canvas:
+    """Axes, ticks, labels and colour bar of a layout."""
+
+    layout: Layout
+    background: Indices
+    """[height, width], not writable."""
+
+    corners: tuple[tuple[int, int], ...]
+    """Row and column of the upper left pixel of each panel's cells."""
+
+    def draw(
+        self, titles: Sequence[str], captions: Sequence[str], maps: Sequence[Indices]
+    ) -> Indices:
+        """Paste what changes into a copy of the background.
+
+        Args:
+            titles: lines above all; the first is bold. Cut in the middle where too long.
+            captions: one per panel where the layout has captions, else none.
+            maps: [query cells, key cells] of each panel.
+        """
+        image = self.background.copy()
+        limit_px = image.shape[1] - 2 * MARGIN_PX
+        top = MARGIN_PX
+        for index, title in enumerate(titles):
+            style = TEXT_STYLE if index else TITLE_STYLE
+            paste(image, fit(title, style, limit_px), top=top, left=MARGIN_PX)
+            top += style.height_px
+        for panel, (row, column), cells in zip(self.layout.panels, self.corners, maps, strict=True):
+            wide = np.repeat(cells, panel.keys.cell_px, axis=1)
+            height, width = panel.queries.length_px, panel.keys.length_px
+            image[row : row + height, column : column + width] = np.repeat(
+                wide, panel.queries.cell_px, axis=0
+            )
+        if self.layout.has_captions:
+            for panel, (row, column), caption in zip(
+                self.layout.panels, self.corners, captions, strict=True
+            ):
+                drawn = fit(caption, TEXT_STYLE, panel.keys.length_px + PANEL_GAP_PX)
+                left = column + (panel.keys.length_px - drawn.shape[1]) // 2
+                paste(image, drawn, top=row - 1 - drawn.shape[0], left=left)
+        return image
+
+
+@lru_cache(maxsize=MAX_KEPT_CANVASES)
+def build_canvas(layout: Layout) -> Canvas:
+    """Draw the canvas of a layout."""
+    panels, columns = layout.panels, layout.num_columns
+    num_rows = -(-len(panels) // columns)
+    panel_height = max(panel.queries.length_px for panel in panels)
+    panel_width = max(panel.keys.length_px for panel in panels)
+    # Equal panels share the numbers at the outer edges; others each carry their own.
+    is_shared = all(panel == panels[0] for panel in panels)
+    numbers_left = TICK_PX + GAP_PX + max(_widest(panel.queries) for panel in panels)
+    numbers_below = TICK_PX + TICK_STYLE.height_px
+    caption_px = TEXT_STYLE.height_px if layout.has_captions else 0
+    titles_px = TITLE_STYLE.height_px + (layout.num_titles - 1) * TEXT_STYLE.height_px
+    pitch_x = panel_width + PANEL_GAP_PX + (0 if is_shared else numbers_left)
+    pitch_y = panel_height + GAP_PX + caption_px + (GAP_PX if is_shared else numbers_below)
+
+    left = MARGIN_PX + TEXT_STYLE.height_px + numbers_left
+    top = MARGIN_PX + titles_px + 2 * GAP_PX + caption_px
+    right = left + (columns - 1) * pitch_x + panel_width
+    bottom = top + (num_rows - 1) * pitch_y + panel_height
+    bar_labels = tuple(f"{tick:g}" for tick in BAR_TICKS)
+    widest_bar_label = max(width_px(label, TICK_STYLE) for label in bar_labels)
+    width = (
+        right
+        + PANEL_GAP_PX
+        + BAR_PX
+        + TICK_PX
+        + GAP_PX
+        + widest_bar_label
+        + TEXT_STYLE.height_px
+        + MARGIN_PX
+    )
+    height = bottom + numbers_below + TEXT_STYLE.height_px + MARGIN_PX
+    image = np.full((height, width), WHITE, dtype=np.uint8)
+
+    corners = tuple(
+        (top + index // columns * pitch_y, left + index % columns * pitch_x)
+        for index in range(len(panels))
+    )
+    for index, (panel, corner) in enumerate(zip(panels, corners, strict=True)):
+        is_leftmost = index % columns == 0
+        is_lowest = index + columns >= len(panels)
+        _draw_frame(image, corner, panel.queries.length_px, panel.keys.length_px)
+        _draw_ticks(
+            image,
+            corner,
+            panel,
+            with_queries=is_leftmost or not is_shared,
+            with_keys=is_lowest or not is_shared,
+        )
+    _center(image, line(KEY_LABEL, TEXT_STYLE), bottom + numbers_below, (left, right))
+    _center_upright(image, line(QUERY_LABEL, TEXT_STYLE), MARGIN_PX, (top, bottom))
+    _draw_bar(image, right + PANEL_GAP_PX, (top, bottom), bar_labels)
+    bar_label_left = width - MARGIN_PX - TEXT_STYLE.height_px
+    _center_upright(image, line(BAR_LABEL, TEXT_STYLE), bar_label_left, (top, bottom))
+    image.flags.writeable = False
+    return Canvas(layout, image, corners)
+
+
+def _widest(axis: Axis) -> int:
+    return max(width_px(label, TICK_STYLE) for _, label in axis.ticks)
+
+
+def _draw_frame(image: Indices, corner: tuple[int, int], height: int, width: int) -> None:
+    """Draw a line of one pixel around the cells, outside of them."""
+    top, left = corner[0] - 1, corner[1] - 1
+    bottom, right = corner[0] + height, corner[1] + width
+    image[[top, bottom], left : right + 1] = BLACK
+    image[top : bottom + 1, [left, right]] = BLACK
+
+
+def _draw_ticks(
+    image: Indices, corner: tuple[int, int], panel: Panel, *, with_queries: bool, with_keys: bool
+) -> None:
+    row, column = corner
+    if with_queries:
+        for px, label in panel.queries.ticks:
+            image[row + px, column - 1 - TICK_PX : column] = BLACK
+            drawn = line(label, TICK_STYLE)
+            left = column - 1 - TICK_PX - GAP_PX - drawn.shape[1]
+            paste(image, drawn, top=row + px - drawn.shape[0] // 2, left=left)
+    if with_keys:
+        below = row + panel.queries.length_px
+        for px, label in panel.keys.ticks:
+            image[below : below + 1 + TICK_PX, column + px] = BLACK
+            drawn = line(label, TICK_STYLE)
+            paste(image, drawn, top=below + TICK_PX, left=column + px - drawn.shape[1] // 2)
+
+
+def _draw_bar(image: Indices, left: int, rows: tuple[int, int], labels: Sequence[str]) -> None:
+    """Draw the colour bar, 0 at the bottom, on the square-root scale of the cells."""
+    top, bottom = rows
+    height = bottom - top
+    colours = np.rint(np.linspace(NUM_COLOURS - 1, 0, height)).astype(np.uint8)
+    image[top:bottom, left : left + BAR_PX] = colours[:, None]
+    _draw_frame(image, (top, left), height, BAR_PX)
+    right = left + BAR_PX
+    lowest_free = bottom + TICK_STYLE.height_px  # a label must not run into the one below it
+    for tick, label in zip(BAR_TICKS, labels, strict=True):
+        row = top + round((height - 1) * (1 - tick**0.5))
+        if row > lowest_free:
+            continue
+        image[row, right : right + 1 + TICK_PX] = BLACK
+        drawn = line(label, TICK_STYLE)
+        paste(image, drawn, top=row - drawn.shape[0] // 2, left=right + 1 + TICK_PX + GAP_PX)
+        lowest_free = row - TICK_STYLE.height_px
+
+
+def _center(image: Indices, drawn: Indices, top: int, columns: tuple[int, int]) -> None:
+    paste(image, drawn, top=top, left=(sum(columns) - drawn.shape[1]) // 2)
+
+
+def _center_upright(image: Indices, drawn: Indices, left: int, rows: tuple[int, int]) -> None:
+    """Draw text that reads from bottom to top."""
+    upright = np.rot90(drawn)
+    paste(image, upright, top=(sum(rows) - upright.shape[0]) // 2, left=left)

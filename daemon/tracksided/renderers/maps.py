@@ -1,0 +1,114 @@
+"""From attention maps to a picture: what heat map, head grid and layer comparison share."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracksided.renderers.axes import make_axis
+from tracksided.renderers.canvas import Layout, Panel, build_canvas
+from tracksided.renderers.palette import Indices, weight_indices
+from tracksided.renderers.png import encode
+from tracksided.renderers.pooling import pool
+from tracksided.reports import Picture
+from tracksided.samples import FloatArray
+from tracksided.stages import AttentionMap
+
+SINGLE_MAX_CELLS = 512
+SINGLE_MAX_PX = 640  # maps of 321 cells and more keep one pixel a cell
+# Panels of a grid: largest side in pixels for up to so many panels.
+GRID_SIDES_PX = ((4, 320), (16, 256), (36, 192))
+SMALLEST_SIDE_PX = 128
+
+
+@dataclass(frozen=True, slots=True)
+class MapPanel:
+    """One map to draw."""
+
+    caption: str
+    weights: FloatArray
+    """[queries, keys]."""
+
+    query_rows: NDArray[np.int64]
+    """[queries]: their positions in the sequence."""
+
+
+def side_px(num_panels: int) -> int:
+    """Return the largest side of one panel of so many."""
+    if num_panels == 1:
+        return SINGLE_MAX_PX
+    sides = (side for limit, side in GRID_SIDES_PX if num_panels <= limit)
+    return next(sides, SMALLEST_SIDE_PX)
+
+
+@dataclass(frozen=True, slots=True)
+class ReducedPanel:
+    """A map as it goes onto the canvas."""
+
+    caption: str
+    panel: Panel
+    cells: Indices
+    """[query cells, key cells]."""
+
+
+def reduce_panel(source: MapPanel, max_side_px: int) -> ReducedPanel:
+    """Pool a map and choose its colours."""
+    max_cells = min(max_side_px, SINGLE_MAX_CELLS)
+    keys = np.arange(source.weights.shape[1])
+    panel = Panel(
+        make_axis(source.query_rows, max_cells=max_cells, max_px=max_side_px, is_upright=True),
+        make_axis(keys, max_cells=max_cells, max_px=max_side_px, is_upright=False),
+    )
+    pooled = pool(source.weights, panel.queries.block, panel.keys.block)
+    return ReducedPanel(source.caption, panel, weight_indices(pooled))
+
+
+def draw(
+    file_name: str, tag: str | None, titles: Sequence[str], panels: Sequence[ReducedPanel]
+) -> Picture:
+    """Draw one picture of one or more maps; a single map has no caption."""
+    has_captions = len(panels) > 1
+    num_columns = math.ceil(math.sqrt(len(panels)))
+    specs = tuple(reduced.panel for reduced in panels)
+    layout = Layout(specs, num_columns, len(titles), has_captions)
+    captions = [reduced.caption for reduced in panels] if has_captions else []
+    image = build_canvas(layout).draw(titles, captions, [reduced.cells for reduced in panels])
+    return Picture(file_name, tag, encode(image), image.shape[1], image.shape[0])
+
+
+def mean_panel(caption: str, attention: AttentionMap, max_side_px: int) -> ReducedPanel:
+    """Reduce the mean over the kept heads of a map."""
+    weights = attention.weights.mean(axis=0)  # [queries, keys]
+    return reduce_panel(MapPanel(caption, weights, attention.query_rows), max_side_px)
+
+
+def kind(attention: AttentionMap) -> str:
+    """Return ``self`` or ``cross``."""
+    return "self" if attention.type == "self_attention" else "cross"
+
+
+def headline(attention: AttentionMap, step: int) -> str:
+    """Say which map of which step a picture shows."""
+    return f"{attention.stack} layer {attention.layer}, {kind(attention)} attention, step {step}"
+
+
+def heads_shown(attention: AttentionMap) -> str:
+    """Say what the mean over the kept heads is a mean of."""
+    kept, total = len(attention.heads), attention.num_heads
+    if kept == 1:
+        return f"head {attention.heads[0]}"
+    return f"mean of {kept} heads" if kept == total else f"mean of {kept} of {total} heads"
+
+
+def reduction(attention: AttentionMap, reduced: ReducedPanel) -> tuple[str, ...]:
+    """Say what of a map its picture leaves out: queries not kept, cells pooled."""
+    parts: list[str] = []
+    num_kept = len(attention.query_rows)
+    if num_kept < attention.num_queries:
+        parts.append(f"{num_kept} of {attention.num_queries} queries")
+    queries, keys = reduced.panel.queries, reduced.panel.keys
+    if queries.block > 1 or keys.block > 1:
+        parts.append(f"max over {queries.block}x{keys.block}")
+    return tuple(parts)
