@@ -1,0 +1,40 @@
+# Everything lies in .venv of this clone; nothing outside it is written.
+#   make venv    set up .venv from nothing (quick when it is up to date)
+#   make test    lint, types and all tests: what must pass before a change goes in
+#   make demo    the guided tour; DEMO_ARGS="--steps 60 --out DIR" is passed on
+PYTHON ?= python3
+DEMO_ARGS ?=
+PYTEST_ARGS ?=
+
+BIN := .venv/bin
+STAMP := .venv/installed
+
+.PHONY: venv test lint types demo clean
+
+venv: $(STAMP)
+
+# The stamp is written last: a set-up that was cut off is done again.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed; make PYTHON=...")'
+	$(PYTHON) -m venv --upgrade-deps .venv || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[daemon]' --group dev
+	touch $(STAMP)
+
+test: lint types
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: venv
+	$(BIN)/mypy
+
+demo: venv
+	$(BIN)/trackside demo $(DEMO_ARGS)
+
+clean:
+	rm -rf .venv .nox dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,48 @@
+"""The checks of `make test` one by one, each in an environment of its own."""
+
+import nox
+
+nox.options.sessions = ["lint", "types", "tests"]
+nox.options.reuse_existing_virtualenvs = True
+
+PINNED = ("--constraint", "constraints.txt")
+
+
+def install(session: nox.Session, *groups: str) -> None:
+    session.install(*PINNED, "--upgrade", "pip")
+    chosen = [argument for group in groups for argument in ("--group", group)]
+    session.install(*PINNED, "--editable", ".[daemon]", *chosen)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    install(session, "lint")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("lint-imports")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    install(session, "types")
+    session.run("mypy")
+
+
+@nox.session(python=["3.11", "3.12", "3.13"])
+def tests(session: nox.Session) -> None:
+    install(session, "test")
+    session.run("pytest", "-m", "not e2e", *session.posargs)
+
+
+@nox.session
+def e2e(session: nox.Session) -> None:
+    install(session, "test")
+    session.run("pytest", "-m", "e2e", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Run one benchmark: nox -s bench -- averaging --rounds 5."""
+    install(session, "test")
+    name, *arguments = session.posargs or ["averaging"]
+    session.run("python", f"benchmarks/{name}.py", *arguments)
