@@ -1,5 +1,6 @@
 """The demo's child processes: two training ranks, and the evaluation of checkpoints."""
 
+import contextlib
 import json
 import os
 import re
@@ -8,8 +9,9 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
 
 from tracksided.errors import TracksidedError
 
@@ -26,9 +28,14 @@ class DemoFailed(TracksidedError):
 
 def train_command(steps: int, out: Path) -> list[str]:
     """Return the command that trains on two ranks; the launcher picks a free port."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={NUM_RANKS}"]
-    script = ["-m", "tracksided.demo.train", "--steps", str(steps), "--out", str(out)]
-    return [sys.executable, *launcher, *script]
+    ranks = f"--nproc-per-node={NUM_RANKS}"
+    launcher = bound_command("torch.distributed.run", "--standalone", ranks)
+    return [*launcher, "-m", "tracksided.demo.train", "--steps", str(steps), "--out", str(out)]
+
+
+def bound_command(module: str, *arguments: str) -> list[str]:
+    """Return the command that runs a module in a child that ends when this process does."""
+    return [sys.executable, "-m", "tracksided.demo.bound", str(os.getpid()), module, *arguments]
 
 
 def train_environment(environ: Mapping[str, str], shm: Path, run: str) -> dict[str, str]:
@@ -80,7 +87,7 @@ def evaluate(checkpoints: Sequence[Path]) -> dict[Path, float]:
     Raises:
         DemoFailed: the evaluation failed.
     """
-    command = [sys.executable, "-m", "tracksided.demo.evaluate", *map(str, checkpoints)]
+    command = bound_command("tracksided.demo.evaluate", *map(str, checkpoints))
     with _child(command, os.environ) as child:
         said, _ = child.communicate()
     if child.returncode != 0:
@@ -91,7 +98,7 @@ def evaluate(checkpoints: Sequence[Path]) -> dict[Path, float]:
     return {path: float(losses[str(path)]) for path in checkpoints}
 
 
-@contextmanager
+@contextlib.contextmanager
 def _child(command: Sequence[str], env: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
     """Start a child in a session of its own and end it, whatever happens.
 
@@ -122,5 +129,9 @@ def _end(child: subprocess.Popen[str]) -> None:
         # Also empties the pipe: a child that waits for room in it would never end.
         child.communicate(timeout=END_TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        os.killpg(child.pid, signal.SIGKILL)
+        # The launcher puts each rank into a session of its own: no group holds them all.
+        launcher = psutil.Process(child.pid)
+        for process in (*launcher.children(recursive=True), launcher):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         child.communicate()

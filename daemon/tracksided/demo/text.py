@@ -83,7 +83,8 @@ def even_batches(
 
 
 def _windows(text: NDArray[np.uint8], starts: NDArray[np.int64], length: int) -> NDArray[np.int64]:
-    return text[starts[:, None] + np.arange(length)].astype(np.int64)
+    windows: NDArray[np.int64] = text[starts[:, None] + np.arange(length)].astype(np.int64)
+    return windows
 
 
 def _python_files(root: Path) -> list[Path]:

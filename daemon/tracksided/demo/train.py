@@ -24,7 +24,7 @@ MAX_NORM = 1.0
 SAMPLED_STEPS = 10
 # Closer together than that, and their average has less noise to remove; further apart, and the
 # oldest of the five that are averaged is far behind.
-NUM_CHECKPOINTS = 20
+NUM_CHECKPOINTS = 25
 PICTURES = ("heatmap", "statistics", "multi_head", "layer_comparison", "gradient_flow")
 
 
@@ -69,7 +69,7 @@ def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Tensor
     """Make one optimizer step on tokens [batch, context + 1]; return the loss."""
     optimizer.zero_grad(set_to_none=True)
     loss = next_byte_loss(model(batch[:, :-1]), batch[:, 1:])
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call] # torch has no types for it
     nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
     optimizer.step()
     return loss.detach()

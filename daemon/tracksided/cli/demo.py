@@ -1,0 +1,162 @@
+"""`trackside demo`: train a small GPT and show everything trackside makes of it."""
+
+import contextlib
+import os
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from tracksided.demo.places import create_output, private_shared_memory
+from tracksided.demo.processes import evaluate, run_training, train_command, train_environment
+from tracksided.demo.results import Results, find_results, wait_for_average
+from tracksided.launch import running_daemon, wait_until_drained
+
+DEFAULT_STEPS = 500
+MIN_STEPS = 60  # below that, sampled steps and checkpoints lie too close to show anything
+SHM_ROOT = Path("/dev/shm")  # noqa: S108 - memory, made private below
+DRAIN_TIMEOUT_S = 120.0  # the daemon draws on cycles that nobody else wants
+AVERAGE_TIMEOUT_S = 60.0
+HANDLED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interrupted(BaseException):
+    """A signal asked the demo to end; not an Exception, so that nothing swallows it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.exit_code = 128 + number
+
+
+@click.command(name="demo", context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    show_default="./trackside_demo, or the next free name",
+    help="New or empty directory for all outputs.",
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(min=MIN_STEPS),
+    default=DEFAULT_STEPS,
+    show_default=True,
+    help="Training steps.",
+)
+def command(out: Path | None, steps: int) -> None:
+    """Train a small GPT on two CPU ranks, and show what trackside makes of it.
+
+    The text is the source of Python's standard library. It takes about two minutes on two cores,
+    uses a daemon of its own, and needs no network.
+    """
+    try:
+        with _signals_as_exceptions():
+            _run(create_output(out, Path.cwd()), steps)
+    except Interrupted as interrupted:
+        click.echo("trackside demo: interrupted; all its processes have ended", err=True)
+        sys.exit(interrupted.exit_code)
+
+
+def _run(out: Path, steps: int) -> None:
+    started = time.monotonic()
+    click.echo(f"training {steps} steps on 2 ranks; outputs go to {out}")
+    run = f"demo-{secrets.token_hex(4)}"
+    losses: list[float] = []
+    with private_shared_memory(SHM_ROOT) as shm, running_daemon(shm):
+        with _progress(steps) as show:
+
+            def report(step: int, loss: float) -> None:
+                losses.append(loss)
+                show(step, loss)
+
+            run_training(train_command(steps, out), train_environment(os.environ, shm, run), report)
+        click.echo("training is done; the daemon finishes its work")
+        wait_until_drained(shm, run, DRAIN_TIMEOUT_S)
+        wait_for_average(out, AVERAGE_TIMEOUT_S)
+    results = find_results(out)
+    last = results.checkpoints[-1]
+    held_out = evaluate([last, results.average])
+    click.echo(
+        "\n".join(
+            (
+                "",
+                *_summary(results),
+                "",
+                f"training loss   {losses[0]:.3f} -> {losses[-1]:.3f} nats per byte",
+                *_comparison(results, held_out[last], held_out[results.average]),
+                "",
+                f"it took {time.monotonic() - started:.0f} s",
+            )
+        )
+    )
+
+
+def _summary(results: Results) -> Iterator[str]:
+    yield f"attention map   {_shown(results.heat_map)}"
+    yield f"statistics      {_shown(results.last_step_dir / 'statistics.json')}"
+    yield (
+        f"history         {_shown(results.run_dir / 'history.jsonl')} "
+        f"({results.num_sampled_steps} sampled steps)"
+    )
+    yield f"average         {_shown(results.average)} ({len(results.averaged)} checkpoints)"
+    yield f"curves          tensorboard --logdir {_shown(results.run_dir / 'tensorboard')}"
+
+
+def _comparison(results: Results, last: float, averaged: float) -> Iterator[str]:
+    yield f"held-out loss   {last:.4f} nats per byte: {results.checkpoints[-1].name}"
+    yield f"                {averaged:.4f} nats per byte: {results.average.name}"
+    difference = averaged - last
+    if difference < 0:
+        yield f"                the average is better by {-difference:.4f}"
+    else:
+        yield (
+            f"                the average is not better (by {difference:.4f}): it helps once the "
+            f"loss has flattened; try more --steps"
+        )
+
+
+def _shown(path: Path) -> str:
+    """Return a path as the user would type it here."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+@contextlib.contextmanager
+def _progress(steps: int) -> Iterator[Callable[[int, float], None]]:
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda step, loss: None  # noqa: ARG005 - the shape of a report
+        return
+    columns = (
+        TextColumn("training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("training", total=steps, loss="-")
+        yield lambda step, loss: bar.update(task, completed=step, loss=f"{loss:.3f}")
+
+
+@contextlib.contextmanager
+def _signals_as_exceptions() -> Iterator[None]:
+    """Raise `Interrupted` on the first signal, and ignore more while things are put in order."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        del frame
+        for handled in HANDLED_SIGNALS:
+            signal.signal(handled, signal.SIG_IGN)
+        raise Interrupted(number)
+
+    previous = {number: signal.signal(number, interrupt) for number in HANDLED_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
