@@ -26,7 +26,7 @@ class WorkerSettings:
     """A step that takes longer costs its worker, and is reported without pictures."""
 
     memory_bytes: int = 4 << 30
-    """Address space limit of each worker."""
+    """Limit on the private memory of each worker."""
 
     shed_pictures_at: int = 8
     """Steps waiting at which pictures are left out."""

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import FrameType
 
 from tracksided.checkpoints.job import AverageRequest, TooFewCheckpoints, run_average
-from tracksided.checkpoints.priority import become_idle, die_with
 from tracksided.errors import TracksidedError
+from tracksided.priority import become_idle, die_with
 
 SIGN_OF_LIFE_S = 0.5  # often enough for a progress display, rare enough to cost nothing
 

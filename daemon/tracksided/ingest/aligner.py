@@ -41,6 +41,10 @@ class Aligner(Generic[Item]):
         """Note that a rank has appeared; it may not have delivered anything yet."""
         self._newest.setdefault(rank, 0)
 
+    def resume_after(self, step: int) -> None:
+        """Note that steps up to this one were released before, by a daemon that is gone."""
+        self._released = max(self._released, step)
+
     def leave(self, rank: int) -> None:
         """Note that a rank will deliver nothing more."""
         self.join(rank)

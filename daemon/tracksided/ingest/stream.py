@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from trackside.errors import RecordCorrupt
+from trackside.errors import RecordCorrupt, SegmentRefused
 from trackside.wire.records import Close, Hello, RecordKind, Step, decode
 from trackside.wire.ring import Record, RingReader
 
 logger = logging.getLogger(__name__)
 
-MAX_RECORDS_PER_POLL = 256  # one rank cannot keep the loop from the others
+# Steps taken in and not settled: bounds the daemon's memory; the bytes stay in shared memory.
+MAX_OUTSTANDING = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,25 @@ class Delivery:
     step: Step
 
 
+@dataclass(frozen=True, slots=True)
+class StreamHealth:
+    """How one rank's segment is doing."""
+
+    rank: int
+    pid: int
+    is_alive: bool
+    last_step: int
+    lag_bytes: int
+    """Published and not durable yet."""
+
+    drops: dict[str, int]
+    """Samples that the trainer could not publish, by cause."""
+
+    corrupt_records: int
+    torn_records: int
+    failure: str | None
+
+
 class RankStream:
     """Reads one segment and moves its cursor over the contiguous prefix of settled records."""
 
@@ -39,6 +59,11 @@ class RankStream:
         self.close_record: Close | None = None
         self.last_step = 0
         self.malformed = 0
+        """Records whose metadata could not be used."""
+
+        self.failure: str | None = None
+        """Why the segment cannot be read any more."""
+
         self._outstanding: deque[int] = deque()
         self._settled: set[int] = set()
 
@@ -49,17 +74,22 @@ class RankStream:
 
     def poll(self) -> Iterator[Delivery]:
         """Yield newly published steps; what cannot be decoded is counted and passed over."""
-        for _ in range(MAX_RECORDS_PER_POLL):
-            record = self.reader.poll()
+        while self.failure is None and len(self._outstanding) < MAX_OUTSTANDING:
+            try:
+                record = self.reader.poll()
+            except SegmentRefused as error:
+                self._fail(error)
+                return
             if record is None:
                 return
             self._outstanding.append(record.end)
             delivery = self._decode(record)
-            if delivery is None:
-                self.settle(record.end)
-            else:
+            if delivery is not None:
                 self.last_step = delivery.step.step
                 yield delivery
+            elif record.kind is not RecordKind.CLOSE:
+                self.settle(record.end)
+            # The last record is kept: a daemon that starts anew must know how the run ended.
 
     def settle(self, end: int) -> None:
         """Note that the record that ends at cursor ``end`` needs nothing more."""
@@ -68,19 +98,65 @@ class RankStream:
         while self._outstanding and self._outstanding[0] in self._settled:
             cursor = self._outstanding.popleft()
             self._settled.discard(cursor)
-        if cursor is not None:
-            self.reader.commit(cursor)
+        if cursor is not None and self.failure is None:
+            try:
+                self.reader.commit(cursor)
+            except SegmentRefused as error:
+                self._fail(error)
 
     def has_ended(self) -> bool:
         """Tell whether the writer is gone and all that it published has been read."""
-        # Liveness first: a record committed between the two looks must not be missed.
-        writer_gone = self.reader.is_closed or not self.reader.is_writer_alive()
-        return writer_gone and self.reader.is_drained
+        if self.failure is not None:
+            return True
+        try:
+            # Liveness first: a record committed between the two looks must not be missed.
+            writer_gone = self.reader.is_closed or not self.reader.is_writer_alive()
+            is_drained = self.reader.is_drained
+        except SegmentRefused as error:
+            self._fail(error)
+            return True
+        return writer_gone and is_drained
 
-    @property
-    def is_settled(self) -> bool:
-        """Tell whether every record read so far is settled."""
-        return not self._outstanding
+    def health(self) -> "StreamHealth":
+        """Return the counters that `trackside status` and the totals show."""
+        close = self.close_record
+        try:
+            reader = self.reader
+            return StreamHealth(
+                rank=self.hello.rank,
+                pid=self.hello.pid,
+                is_alive=reader.is_writer_alive(),
+                last_step=self.last_step,
+                lag_bytes=reader.lag_bytes,
+                drops=reader.drops if close is None else close.dropped,
+                corrupt_records=reader.corrupt_records + self.malformed,
+                torn_records=0 if close is not None else reader.torn_records,
+                failure=self.failure,
+            )
+        except SegmentRefused as error:
+            self._fail(error)
+            return StreamHealth(
+                rank=self.hello.rank,
+                pid=self.hello.pid,
+                is_alive=False,
+                last_step=self.last_step,
+                lag_bytes=0,
+                drops={},
+                corrupt_records=self.malformed,
+                torn_records=0,
+                failure=self.failure,
+            )
+
+    def close(self, *, remove: bool) -> None:
+        """Let go of the segment; ``remove`` unlinks it."""
+        self.reader.close()
+        if remove:
+            self.reader.remove()
+
+    def _fail(self, error: SegmentRefused) -> None:
+        if self.failure is None:
+            self.failure = str(error)
+            logger.error("%s; rank %d is not followed any more", error, self.hello.rank)
 
     def _decode(self, record: Record) -> Delivery | None:
         try:

@@ -121,7 +121,9 @@ class RingReader:
         Raises:
             ValueError: the cursor is not one that a polled record ends at, or the segment was
                 opened read-only.
+            SegmentRefused: the file was cut.
         """
+        self._check_size()
         if self._is_read_only:
             raise ValueError(f"segment {self.path.name!r} was opened read-only")
         if cursor % ALIGNMENT or cursor > self._scanner.position:

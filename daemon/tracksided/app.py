@@ -1,0 +1,220 @@
+"""The daemon: builds the parts and turns the loop."""
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+from trackside.wire.doorbell import Listener
+from trackside.wire.segment import ensure_node_directory
+from tracksided.checkpoints.service import AverageEvent, CheckpointService
+from tracksided.config import Settings
+from tracksided.errors import OutputError, SettingsError
+from tracksided.intake import Intake
+from tracksided.lifecycle import DaemonLock, ServiceNotifier, Signals
+from tracksided.pool import WorkerPool
+from tracksided.reports import Scalar, Text
+from tracksided.runs import State
+from tracksided.sinks.json_file import plain
+from tracksided.status_file import StatusFile
+
+logger = logging.getLogger(__name__)
+
+BUSY_WAIT_S = 0.02  # while workers are at it: their answers ring no doorbell
+DRAIN_S = 8.0  # of the 10 s in which a service manager expects us to be gone
+AVERAGE_TAG = "Checkpoints/Averaged"
+
+
+class Daemon:
+    """Serves all runs of one node-local directory until it is told to stop. One thread."""
+
+    def __init__(
+        self,
+        directory: Path,
+        load: Callable[[], Settings],
+        *,
+        idle_exit_s: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Take the directory over.
+
+        Raises:
+            SegmentRefused: the directory is not ours alone.
+            DaemonRunning: another daemon serves it.
+            DoorbellUnavailable: the socket cannot be made.
+            SettingsError: the settings cannot be used.
+        """
+        self._load = load
+        self._settings = load()
+        self._clock = clock
+        self._idle_exit_s = idle_exit_s
+        ensure_node_directory(directory)
+        self._lock = DaemonLock(directory)
+        self._listener = Listener(directory)
+        self._status = StatusFile(directory)
+        self._intake = Intake(directory)
+        self._pool = WorkerPool(self._settings.workers)
+        self._checkpoints = self._checkpoint_service()
+        self._directory = directory
+        self._started_at = time.time()
+        self._next_look = 0.0
+        self._last_activity = clock()
+        self._reload_due = False
+
+    def run(self, signals: Signals, notifier: ServiceNotifier) -> int:
+        """Serve until a signal or idleness ends it; return the exit code."""
+        logger.info("serving %s, pid %d", self._directory, os.getpid())
+        notifier.send("READY=1", f"STATUS=serving {self._directory}")
+        try:
+            while not signals.stop and not self._is_idle_for_too_long():
+                if signals.reload:
+                    signals.reload = False
+                    self._reload(notifier)
+                self._turn(self._wait_s(notifier))
+                notifier.send("WATCHDOG=1")
+            notifier.send("STOPPING=1")
+            self._drain()
+        finally:
+            self._close()
+        return 0
+
+    def _turn(self, wait_s: float) -> None:
+        """Do once all that there is to do."""
+        rang = self._listener.wait(wait_s)
+        now = self._clock()
+        if rang or now >= self._next_look:
+            self._next_look = now + self._settings.poll_seconds
+            for run in self._intake.look(self._settings, now):
+                for directory in run.checkpoint_directories:
+                    self._checkpoints.watch(directory, run=run.run_id)
+        self._serve(now)
+        self._write_status(now)
+        if not self._is_idle():
+            self._last_activity = now
+
+    def _serve(self, now: float) -> None:
+        """Move every run and the checkpoints forward."""
+        current = self._intake.current
+        for run in current:
+            was = run.state
+            run.advance(self._pool, now)
+            if run.state is State.ENDING and was is not State.ENDING and run.checkpoint_directories:
+                self._checkpoints.flush(*run.checkpoint_directories)
+        for ticket, outcome in self._pool.poll(now):
+            for run in current:
+                if run.receive(ticket, outcome, now):
+                    run.advance(self._pool, now)
+                    break
+        for event in self._checkpoints.poll(now):
+            self._note_average(event)
+        if self._reload_due and self._pool.is_idle and not self._checkpoints.is_busy():
+            self._apply_reload()
+        for run in current:
+            if run.end(now, is_averaging=self._checkpoints.is_busy()):
+                self._intake.remove(run)
+
+    def _wait_s(self, notifier: ServiceNotifier) -> float:
+        if not self._pool.is_idle or any(run.has_work for run in self._intake.current):
+            return BUSY_WAIT_S
+        longest = self._settings.poll_seconds
+        return longest if notifier.watchdog_s is None else min(longest, notifier.watchdog_s / 3)
+
+    def _is_idle(self) -> bool:
+        return not self._intake.runs and not self._checkpoints.is_busy()
+
+    def _is_idle_for_too_long(self) -> bool:
+        if self._idle_exit_s is None or not self._is_idle():
+            return False
+        if self._clock() - self._last_activity < self._idle_exit_s:
+            return False
+        logger.info("nothing to do for %g s, ending", self._idle_exit_s)
+        return True
+
+    def _drain(self) -> None:
+        """Finish what is published, within the time that a service manager gives."""
+        deadline = self._clock() + DRAIN_S
+        self._turn(0)
+        while self._clock() < deadline and any(run.has_work for run in self._intake.runs):
+            self._turn(BUSY_WAIT_S)
+        left = sum(run.has_work for run in self._intake.runs)
+        if left:
+            logger.warning("%d runs have steps left; they stay in shared memory", left)
+
+    def _close(self) -> None:
+        self._pool.close()
+        self._checkpoints.close()
+        self._intake.close()
+        self._listener.close()
+        self._status.remove()
+        self._lock.release()
+
+    def _checkpoint_service(self) -> CheckpointService:
+        settings = self._settings.checkpoints
+        service = CheckpointService(
+            last=settings.last,
+            min_checkpoints=settings.min_checkpoints,
+            poll_seconds=settings.poll_seconds,
+        )
+        for name in settings.directories:
+            service.watch(Path(name).expanduser(), run=None)
+        for run in self._intake.runs:
+            for directory in run.checkpoint_directories:
+                service.watch(directory, run=run.run_id)
+        return service
+
+    def _reload(self, notifier: ServiceNotifier) -> None:
+        notifier.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            self._settings = self._load()
+            self._reload_due = True
+        except SettingsError as error:
+            logger.error("settings are not reloaded, the old ones stay: %s", error)  # noqa: TRY400 - no traceback for the user
+        notifier.send("READY=1")
+
+    def _apply_reload(self) -> None:
+        """Exchange the parts that settings shape, at a moment when nothing is under way."""
+        self._pool.close()
+        self._checkpoints.close()
+        self._pool = WorkerPool(self._settings.workers)
+        self._checkpoints = self._checkpoint_service()
+        self._reload_due = False
+        logger.info("settings reloaded")
+
+    def _note_average(self, event: AverageEvent) -> None:
+        """Write an averaging to the outputs of the run whose checkpoints they are."""
+        outputs = None if event.run is None else self._intake.outputs_of(event.run)
+        if outputs is None:
+            return
+        average = {
+            "output": str(event.output),
+            "step": event.step,
+            "sources": list(event.sources),
+            "seconds": event.seconds,
+            "error": event.error,
+        }
+        step = event.step or 0
+        text = event.error or f"{event.output.name}: average of {', '.join(event.sources)}"
+        scalars = () if event.error else (Scalar(AVERAGE_TAG, float(len(event.sources)), step),)
+        try:
+            outputs.note_average(average, scalars, (Text(AVERAGE_TAG, text, step),))
+        except OutputError as error:
+            logger.error("an averaging is not noted: %s", error)  # noqa: TRY400 - no traceback for the user
+
+    def _write_status(self, now: float) -> None:
+        if self._status.is_due(now):
+            self._status.write(
+                {
+                    "version": version("trackside"),
+                    "started_at": self._started_at,
+                    "directory": str(self._directory),
+                    "settings": plain(asdict(self._settings)),
+                    "runs": [run.status() for run in self._intake.runs],
+                    "refused": self._intake.refused,
+                    "checkpoints": self._checkpoints.status(),
+                    "workers": {"pids": list(self._pool.pids()), "deaths": self._pool.deaths},
+                },
+                now,
+            )

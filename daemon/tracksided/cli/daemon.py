@@ -1,0 +1,51 @@
+"""`trackside daemon`: serve all runs of this user on this node."""
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from trackside.wire.segment import node_directory
+from tracksided.app import Daemon
+from tracksided.config import load_settings
+from tracksided.errors import DaemonRunning
+from tracksided.lifecycle import ServiceNotifier, Signals
+from tracksided.priority import become_idle
+
+EXIT_ALREADY_RUNNING = 75  # EX_TEMPFAIL of sysexits.h: another daemon does the work
+
+
+@click.command()
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="TOML file to read instead of /etc/trackside and ~/.config/trackside/daemon.toml.",
+)
+@click.option(
+    "--idle-exit",
+    "idle_exit_s",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="End after so long without a run. Default: never.",
+)
+@click.option("--low-priority", is_flag=True, help="Run only on cycles that nobody else wants.")
+def command(*, config_file: Path | None, idle_exit_s: float | None, low_priority: bool) -> None:
+    """Serve all runs and ranks of this user on this node.
+
+    SIGTERM finishes what is published and ends within 10 seconds. SIGHUP reads the settings anew.
+    """
+    if low_priority:
+        become_idle()
+    signals = Signals()
+    try:
+        daemon = Daemon(
+            node_directory(os.environ),
+            lambda: load_settings(config_file, Path.home()),
+            idle_exit_s=idle_exit_s,
+        )
+    except DaemonRunning as error:
+        click.echo(f"trackside: {error}", err=True)
+        sys.exit(EXIT_ALREADY_RUNNING)
+    sys.exit(daemon.run(signals, ServiceNotifier(os.environ)))

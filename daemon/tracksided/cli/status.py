@@ -1,0 +1,123 @@
+"""`trackside status`: show the daemon, runs, ranks, lag and drops."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from trackside.wire import segment
+from trackside.wire.segment import node_directory
+from tracksided.lifecycle import daemon_pid
+from tracksided.status_file import read_status
+
+EXIT_NO_DAEMON = 3  # as `systemctl status` has it
+STALE_S = 30.0  # three signs of life missed: the daemon is stopped or starved
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(*, as_json: bool) -> None:
+    """Show the daemon of this user on this node; exit code 3 where none runs."""
+    status = _gather(node_directory(os.environ))
+    if as_json:
+        click.echo(json.dumps(status, indent=2))
+    else:
+        _show(status, Console())
+    sys.exit(0 if status["daemon"] is not None else EXIT_NO_DAEMON)
+
+
+def _gather(directory: Path) -> dict[str, Any]:
+    pid = daemon_pid(directory) if directory.is_dir() else None
+    segments = [path.name for path in segment.scan(directory)]
+    content = None if pid is None else read_status(directory)
+    if content is None:
+        daemon = None if pid is None else {"pid": pid, "state": "starting"}
+        return {
+            "directory": str(directory),
+            "daemon": daemon,
+            "runs": [],
+            "refused": {},
+            "checkpoints": {"directories": []},
+            "segments": segments,
+        }
+    updated = content["updated_at"]
+    age_s = time.time() - updated if isinstance(updated, int | float) else 0.0
+    return {
+        "directory": str(directory),
+        "daemon": {
+            "pid": content["pid"],
+            "version": content["version"],
+            "started_at": content["started_at"],
+            "state": "serving" if age_s < STALE_S else "silent",
+            "seconds_since_update": round(age_s, 1),
+            "workers": content["workers"],
+        },
+        "runs": content["runs"],
+        "refused": content["refused"],
+        "checkpoints": content["checkpoints"],
+        "segments": segments,
+    }
+
+
+def _show(status: dict[str, Any], console: Console) -> None:
+    daemon = status["daemon"]
+    if daemon is None:
+        waiting = len(status["segments"])
+        console.print(f"no daemon serves {status['directory']}; {waiting} segments wait there")
+        console.print("start one with: trackside daemon")
+        return
+    console.print(f"daemon {daemon['pid']} {daemon['state']} {status['directory']}")
+    if daemon["state"] == "silent":
+        console.print(f"  last sign of life {daemon['seconds_since_update']:.0f} s ago")
+    if not status["runs"]:
+        console.print("no runs")
+    for run in status["runs"]:
+        _show_run(run, console)
+    _show_checkpoints(status["checkpoints"]["directories"], console)
+    for reason in status["refused"].values():
+        console.print(reason, markup=False)
+
+
+def _show_run(run: dict[str, Any], console: Console) -> None:
+    console.print(
+        f"\nrun {run['run']}: {run['state']}, step {run['committed_step']} written, "
+        f"{run['waiting']} waiting, in {run['directory']}",
+        markup=False,
+        highlight=False,
+    )
+    if run["problem"]:
+        console.print(f"  problem: {run['problem']}", markup=False)
+    table = Table("rank", "pid", "alive", "last step", "lag", "drops", "damaged", box=None)
+    for rank in run["ranks"]:
+        drops = ", ".join(f"{cause} {count}" for cause, count in rank["drops"].items()) or "none"
+        table.add_row(
+            str(rank["rank"]),
+            str(rank["pid"]),
+            "yes" if rank["alive"] else "no",
+            str(rank["last_step"]),
+            f"{rank['lag_bytes'] / 2**20:.1f} MiB",
+            drops,
+            str(rank["corrupt"] + rank["torn"]),
+        )
+    console.print(table)
+
+
+def _show_checkpoints(directories: list[dict[str, Any]], console: Console) -> None:
+    for entry in directories:
+        last = entry["last"]
+        text = "no average yet"
+        if last is not None and last["error"]:
+            text = f"failed: {last['error']}"
+        elif last is not None:
+            text = f"{last['output']} from {len(last['sources'])} up to step {last['step']}"
+        console.print(
+            f"\ncheckpoints {entry['directory']}: {entry['state']}, {text}",
+            markup=False,
+            highlight=False,
+        )

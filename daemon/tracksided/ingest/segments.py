@@ -1,0 +1,88 @@
+"""Finds the segments of the node-local directory; refuses bad ones once each."""
+
+import logging
+from pathlib import Path
+
+from trackside.errors import RecordCorrupt, SegmentRefused
+from trackside.wire import segment
+from trackside.wire.records import Hello, decode
+from trackside.wire.ring import RingReader
+from tracksided.ingest.stream import RankStream
+
+logger = logging.getLogger(__name__)
+
+Identity = tuple[int, int, int]
+
+
+class SegmentScanner:
+    """Opens each segment once."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._opened: set[Path] = set()
+        self._refused: dict[Path, tuple[Identity, str]] = {}
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """File name to reason of what lies there and is not read."""
+        return {path.name: reason for path, (_, reason) in self._refused.items()}
+
+    def look(self) -> list[RankStream]:
+        """Return the segments that appeared since the last look, the earliest writer first."""
+        segment.sweep(self._directory)
+        found = segment.scan(self._directory)
+        for path in self._refused.keys() - set(found):
+            del self._refused[path]
+        streams = [self._open(path) for path in found if path not in self._opened]
+        return sorted(
+            (stream for stream in streams if stream is not None),
+            key=lambda stream: stream.hello.started_at,
+        )
+
+    def forget(self, path: Path) -> None:
+        """Note that a segment is done with and removed."""
+        self._opened.discard(path)
+
+    def _open(self, path: Path) -> RankStream | None:
+        identity = _identity(path)
+        if identity is None or self._refused.get(path, (None,))[0] == identity:
+            return None
+        try:
+            reader = RingReader.open(path)
+        except SegmentRefused as error:
+            self._refuse(path, identity, str(error))
+            return None
+        try:
+            hello = _hello(reader)
+        except (SegmentRefused, RecordCorrupt) as error:
+            reader.close()
+            self._refuse(path, identity, f"segment {path.name!r} refused: {error}")
+            return None
+        self._opened.add(path)
+        self._refused.pop(path, None)
+        return RankStream(reader, hello)
+
+    def _refuse(self, path: Path, identity: Identity, reason: str) -> None:
+        self._refused[path] = (identity, reason)
+        logger.warning("%s; it is left where it is: %s", reason, path)
+
+
+def _identity(path: Path) -> Identity | None:
+    """Tell one file from another of the same name; None where it is gone."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _hello(reader: RingReader) -> Hello:
+    hello = decode(Hello, reader.hello())
+    name = reader.name
+    if (hello.run, hello.rank) != (name.run, name.rank):
+        raise RecordCorrupt(f"its hello speaks of run {hello.run!r} rank {hello.rank}")
+    if not 0 <= hello.rank < hello.world_size or not hello.local_world_size > 0:
+        raise RecordCorrupt(f"rank {hello.rank} of {hello.world_size} is impossible")
+    if not Path(hello.save_dir).is_absolute():
+        raise RecordCorrupt(f"save_dir {hello.save_dir!r} is not an absolute path")
+    return hello

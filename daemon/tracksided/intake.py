@@ -1,0 +1,104 @@
+"""From new segments to runs: which segments belong together, and which run goes first."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tracksided.config import Settings
+from tracksided.ingest.aligner import Aligner
+from tracksided.ingest.generation import Generation
+from tracksided.ingest.segments import SegmentScanner
+from tracksided.ingest.stream import Delivery, RankStream
+from tracksided.outputs import RunOutputs
+from tracksided.runs import Run, State
+
+
+class Intake:
+    """All runs of the node-local directory. One thread.
+
+    Starts of one run id are served one after the other: steps of a restarted job are written
+    only when those of the try before it are.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        open_outputs: Callable[[Path], RunOutputs] = RunOutputs,
+    ) -> None:
+        self._scanner = SegmentScanner(directory)
+        self._open_outputs = open_outputs
+        self._outputs: dict[Path, RunOutputs] = {}
+        self.runs: list[Run] = []
+        """In order of their start."""
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """File name to reason of segments that are not read."""
+        return self._scanner.refused
+
+    @property
+    def current(self) -> list[Run]:
+        """The runs to be served now: of each run id and directory the earliest start."""
+        first: dict[tuple[str, Path], Run] = {}
+        for run in self.runs:
+            first.setdefault((run.run_id, run.directory), run)
+        return list(first.values())
+
+    def look(self, settings: Settings, now: float) -> list[Run]:
+        """Take in new segments; return the runs that they began or joined."""
+        touched: list[Run] = []
+        for stream in self._scanner.look():
+            run = self._run_of(stream)
+            if run is None:
+                run = self._begin(stream, settings, now)
+            else:
+                run.generation.join(stream)
+            touched.append(run)
+        return touched
+
+    def remove(self, run: Run) -> None:
+        """Let go of a finished run and unlink its segments."""
+        run.close(remove_segments=True)
+        self.runs.remove(run)
+        for stream in run.generation.streams:
+            self._scanner.forget(stream.reader.path)
+        if not any(other.directory == run.directory for other in self.runs):
+            outputs = self._outputs.pop(run.directory, None)
+            if outputs is not None:
+                outputs.close()
+
+    def outputs_of(self, run_id: str) -> RunOutputs | None:
+        """Return the open outputs of a run, None where there are none."""
+        for run in self.runs:
+            if run.run_id == run_id:
+                return self._outputs.get(run.directory)
+        return None
+
+    def close(self) -> None:
+        """Close everything; segments stay for the next daemon."""
+        for run in self.runs:
+            run.close(remove_segments=False)
+        for outputs in self._outputs.values():
+            outputs.close()
+
+    def _run_of(self, stream: RankStream) -> Run | None:
+        for run in self.runs:
+            is_open = run.state in {State.OPENING, State.RUNNING}
+            if is_open and run.generation.accepts(stream.hello):
+                return run
+        return None
+
+    def _begin(self, stream: RankStream, settings: Settings, now: float) -> Run:
+        aligner: Aligner[Delivery] = Aligner(
+            num_ranks=stream.hello.local_world_size,
+            now=now,
+            join_grace_s=settings.join_grace_seconds,
+            max_lag_s=settings.max_lag_seconds,
+        )
+        run = Run(Generation(aligner, stream), settings, self._open)
+        self.runs.append(run)
+        return run
+
+    def _open(self, directory: Path) -> RunOutputs:
+        if directory not in self._outputs:
+            self._outputs[directory] = self._open_outputs(directory)
+        return self._outputs[directory]

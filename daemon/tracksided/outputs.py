@@ -1,0 +1,155 @@
+"""All files of one output directory that the daemon's own process writes.
+
+The order of writes is what makes a step appear exactly once: TensorBoard first, then the line in
+``history.jsonl``, which is the commit and says how far TensorBoard's file was written.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from trackside.wire.records import Hello
+from tracksided.assemble import SCHEMA
+from tracksided.errors import OutputError
+from tracksided.reports import Scalar, StepReport, Text
+from tracksided.sinks.folder import sweep
+from tracksided.sinks.history import HistoryFile, SegmentProgress
+from tracksided.sinks.json_file import Json, plain_object, read_json, write_json
+from tracksided.sinks.tensorboard import Commit, TensorBoardSink, truncate_uncommitted
+
+logger = logging.getLogger(__name__)
+
+RUN_FILE = "run.json"
+TOTALS_FILE = "training_statistics.json"
+TENSORBOARD_DIR = "tensorboard"
+MAX_AVERAGES = 1000  # kept in run.json; the newest stay
+
+
+class RunOutputs:
+    """Writes one output directory. One thread, one process.
+
+    Every method that writes raises `OutputError` where it cannot; nothing is committed then, and
+    the same call may be made again later.
+    """
+
+    def __init__(self, directory: Path, wall_clock: Callable[[], float] = time.time) -> None:
+        """Open the directory; cut what a killed daemon left uncommitted.
+
+        Raises:
+            OutputError: it cannot be made, read or written.
+        """
+        self.directory = directory
+        self._wall_clock = wall_clock
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"output directory {directory} cannot be made: {error.strerror}; "
+                "set save_dir= to a directory that the daemon's user may write"
+            ) from error
+        sweep(directory)
+        self._history = HistoryFile(directory)
+        self._run: dict[str, Json] = read_json(directory / RUN_FILE) or {}
+        commit = self._last_commit()
+        truncate_uncommitted(directory / TENSORBOARD_DIR, commit)
+        self._tensorboard = TensorBoardSink(
+            directory / TENSORBOARD_DIR, wall_time=self._wall_clock()
+        )
+        self._written: tuple[int, Commit] | None = None
+
+    def begin(self, hello: Hello) -> None:
+        """Note in ``run.json`` that a run has begun, or goes on."""
+        if self._run.get("run") != hello.run:
+            self._run = {"averages": []}
+        self._write_run(
+            {
+                "schema": SCHEMA,
+                "run": hello.run,
+                "state": "running",
+                "save_dir": hello.save_dir,
+                "world_size": hello.world_size,
+                "hostname": hello.hostname,
+                "attempt": hello.attempt,
+                "started_at": hello.started_at,
+                "every": hello.every,
+                "visualize": list(hello.visualize),
+                "checkpoints": list(hello.checkpoints),
+                "config": hello.config,
+                "versions": hello.versions,
+            }
+        )
+
+    def progress(self, nonce: str) -> SegmentProgress:
+        """Return what is committed of a segment."""
+        return self._history.progress(nonce)
+
+    def is_finished(self, nonces: Sequence[str]) -> bool:
+        """Whether `finish` has been called for one of these segments."""
+        finished = self._run.get("finished_segments")
+        return isinstance(finished, list) and any(nonce in finished for nonce in nonces)
+
+    def commit(self, report: StepReport, records: Mapping[int, tuple[str, int]]) -> None:
+        """Write a step to TensorBoard and history; when this returns it is committed.
+
+        Args:
+            report: of the step.
+            records: rank to (nonce of its segment, sequence number).
+        """
+        if self._written is None or self._written[0] != report.step:
+            if report.step <= self._history.last_step:
+                # Training went back: what lies ahead of this step belongs to an abandoned try.
+                self._tensorboard.rollback(report.step)
+            commit = self._tensorboard.write(report, wall_time=report.history["timestamp"])
+            self._written = (report.step, commit)
+        self._history.append(report.history, records, self._written[1])
+        self._written = None
+
+    def note_average(
+        self, average: Mapping[str, object], scalars: Sequence[Scalar], texts: Sequence[Text]
+    ) -> None:
+        """Note an averaging in ``run.json``, TensorBoard and, after the end, in the totals."""
+        self._write_events(scalars, texts)
+        averages = self._run.get("averages")
+        known = averages if isinstance(averages, list) else []
+        self._write_run({"averages": [*known, plain_object(average)][-MAX_AVERAGES:]})
+        totals = read_json(self.directory / TOTALS_FILE)
+        if totals is not None and totals.get("run") == self._run.get("run"):
+            write_json(self.directory / TOTALS_FILE, {**totals, "averages": self._run["averages"]})
+
+    def finish(
+        self,
+        totals: Mapping[str, object],
+        scalars: Sequence[Scalar],
+        texts: Sequence[Text],
+        nonces: Sequence[str],
+    ) -> None:
+        """Write what is written once, at the end of a run; ``totals`` has ``state``."""
+        self._write_events(scalars, texts)
+        averages = self._run.get("averages", [])
+        write_json(self.directory / TOTALS_FILE, {**totals, "averages": averages})
+        self._write_run({"state": str(totals["state"]), "finished_segments": list(nonces)})
+
+    def close(self) -> None:
+        """Close all files."""
+        self._history.close()
+        self._tensorboard.close()
+
+    def _write_events(self, scalars: Sequence[Scalar], texts: Sequence[Text]) -> None:
+        if scalars or texts:
+            commit = self._tensorboard.write_events(scalars, texts, wall_time=self._wall_clock())
+            self._run["tensorboard"] = {"file": commit.file_name, "end": commit.end_offset}
+
+    def _write_run(self, changes: Mapping[str, object]) -> None:
+        document = {**self._run, **plain_object(changes), "updated_at": self._wall_clock()}
+        write_json(self.directory / RUN_FILE, document)
+        self._run = document
+
+    def _last_commit(self) -> Commit | None:
+        """Return the later one of the positions that history and ``run.json`` name."""
+        commits = [] if self._history.last_commit is None else [self._history.last_commit]
+        match self._run.get("tensorboard"):
+            case {"file": str(name), "end": int(end)}:
+                commits.append(Commit(name, end))
+        # Event files are named by their time of birth: the later name is the later file.
+        return max(commits, key=lambda commit: (commit.file_name, commit.end_offset), default=None)

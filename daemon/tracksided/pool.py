@@ -1,0 +1,220 @@
+"""Worker processes under supervision: bounded time and memory, restart with backoff, quarantine.
+
+Why not `concurrent.futures`: one killed worker breaks its whole pool, and its workers outlive a
+killed daemon.
+"""
+
+import logging
+import os
+import queue
+import socket
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+from tracksided.config import WorkerSettings
+from tracksided.jobs import Job, JobDone, JobFailed
+
+logger = logging.getLogger(__name__)
+
+COMMAND = (sys.executable, "-P", "-m", "tracksided.worker")
+MAX_DEATHS = 2  # of workers on one job, then it is given up
+FIRST_BACKOFF_S = 0.5
+MAX_BACKOFF_S = 30.0
+END_GRACE_S = 1.0
+# One thread per numeric library: the trainer needs the other cores.
+_SINGLE_THREADED = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+Ticket = int
+Outcome = JobDone | JobFailed
+
+
+@dataclass(slots=True)
+class _Task:
+    ticket: Ticket
+    job: Job
+    deaths: int = 0
+
+
+class WorkerPool:
+    """Runs jobs in worker processes. One thread calls it; no call waits for a worker."""
+
+    def __init__(self, settings: WorkerSettings, command: Sequence[str] = COMMAND) -> None:
+        self._settings = settings
+        self._command = tuple(command)
+        self._waiting: deque[_Task] = deque()
+        self._workers: list[_WorkerProcess] = []
+        self._next_ticket = 1
+        self._failures_in_row = 0
+        self._start_after = 0.0
+        self.deaths = 0
+        """Workers that ended unasked since the start."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another job would start soon: at most one waits for each worker."""
+        return len(self._waiting) + self._num_busy < 2 * self._settings.count
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no job waits or runs."""
+        return not self._waiting and not self._num_busy
+
+    def submit(self, job: Job) -> Ticket:
+        """Queue a job; its outcome comes from `poll` under the returned number."""
+        ticket = self._next_ticket
+        self._next_ticket += 1
+        self._waiting.append(_Task(ticket, job))
+        return ticket
+
+    def poll(self, now: float) -> list[tuple[Ticket, Outcome]]:
+        """Collect outcomes, end what takes too long, and start what waits.
+
+        Args:
+            now: monotonic seconds.
+        """
+        done: list[tuple[Ticket, Outcome]] = []
+        for worker in list(self._workers):
+            outcome = self._look_at(worker, now)
+            if outcome is not None:
+                done.append(outcome)
+        self._start_waiting(now)
+        return done
+
+    def pids(self) -> tuple[int, ...]:
+        """Return the process ids of the workers that run."""
+        return tuple(worker.process.pid for worker in self._workers)
+
+    def close(self) -> None:
+        """End all workers; what they were doing is dropped."""
+        for worker in self._workers:
+            worker.end()
+        self._workers.clear()
+        self._waiting.clear()
+
+    @property
+    def _num_busy(self) -> int:
+        return sum(worker.task is not None for worker in self._workers)
+
+    def _look_at(self, worker: "_WorkerProcess", now: float) -> tuple[Ticket, Outcome] | None:
+        answer = worker.answer()
+        if answer is None:
+            task = worker.task
+            if task is None or now < worker.deadline:
+                return None
+            reason = f"the analysis took longer than {self._settings.job_seconds:g} s"
+            self._remove(worker)
+            return self._give_up(task, reason)
+        if isinstance(answer, JobDone | JobFailed):
+            task, worker.task = worker.task, None
+            self._failures_in_row = 0
+            return None if task is None else (task.ticket, answer)
+        return self._buried(worker, now)
+
+    def _buried(self, worker: "_WorkerProcess", now: float) -> tuple[Ticket, Outcome] | None:
+        """Take note of a worker that ended unasked."""
+        task = worker.task
+        reason = self._remove(worker)
+        self.deaths += 1
+        self._failures_in_row += 1
+        backoff_s = min(FIRST_BACKOFF_S * 2 ** (self._failures_in_row - 1), MAX_BACKOFF_S)
+        self._start_after = now + backoff_s
+        logger.warning("%s; another starts in %.1f s", reason, backoff_s)
+        if task is None:
+            return None
+        task.deaths += 1
+        if task.deaths >= MAX_DEATHS:
+            return self._give_up(task, f"{reason}, for the second time on this step")
+        self._waiting.appendleft(task)
+        return None
+
+    def _give_up(self, task: _Task, reason: str) -> tuple[Ticket, Outcome]:
+        return task.ticket, JobFailed(reason, is_output=False)
+
+    def _remove(self, worker: "_WorkerProcess") -> str:
+        self._workers.remove(worker)
+        return worker.end()
+
+    def _start_waiting(self, now: float) -> None:
+        while self._waiting:
+            worker = next((entry for entry in self._workers if entry.task is None), None)
+            if worker is None:
+                if len(self._workers) >= self._settings.count or now < self._start_after:
+                    return
+                worker = _WorkerProcess(self._command, self._settings.memory_bytes)
+                self._workers.append(worker)
+            task = self._waiting.popleft()
+            worker.give(task, now + self._settings.job_seconds)
+
+
+class _WorkerProcess:
+    """One worker, its socket, and the thread that waits for its answers."""
+
+    def __init__(self, command: Sequence[str], memory_bytes: int) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self.process = subprocess.Popen(
+                [*command, str(theirs.fileno()), str(os.getpid()), str(memory_bytes)],
+                pass_fds=(theirs.fileno(),),
+                env=os.environ | _SINGLE_THREADED,
+                stdin=subprocess.DEVNULL,
+            )
+        self.task: _Task | None = None
+        self.deadline = 0.0
+        self._connection = Connection(ours.detach())
+        self._answers: queue.SimpleQueue[object] = queue.SimpleQueue()
+        # A stopped worker may leave half an answer in the socket: only this thread waits for it.
+        self._thread = threading.Thread(target=self._receive, name="worker-answers", daemon=True)
+        self._thread.start()
+
+    def give(self, task: _Task, deadline: float) -> None:
+        """Send a job; a worker that is gone already shows in `answer`."""
+        self.task, self.deadline = task, deadline
+        try:
+            self._connection.send(task.job)
+        except (BrokenPipeError, ConnectionResetError):
+            return
+
+    def answer(self) -> object | None:
+        """Return what the worker sent, `EOFError` where it ended, None where it is silent."""
+        try:
+            return self._answers.get_nowait()
+        except queue.Empty:
+            return None
+
+    def end(self) -> str:
+        """End the process and say how it ended."""
+        if self.process.poll() is None and self.task is None:
+            self._shutdown()
+            try:
+                self.process.wait(END_GRACE_S)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        else:
+            self.process.kill()
+        code = self.process.wait()
+        self._shutdown()
+        self._thread.join()
+        self._connection.close()
+        how = f"was killed by signal {-code}" if code < 0 else f"exited {code}"
+        return f"an analysis worker (pid {self.process.pid}) {how}"
+
+    def _shutdown(self) -> None:
+        """Close both directions without giving the descriptor's number away under the thread."""
+        with socket.socket(fileno=os.dup(self._connection.fileno())) as duplicate:
+            try:
+                duplicate.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                return  # the other side is gone
+
+    def _receive(self) -> None:
+        while True:
+            try:
+                self._answers.put(self._connection.recv())
+            except (EOFError, OSError) as error:
+                self._answers.put(EOFError(str(error)))
+                return

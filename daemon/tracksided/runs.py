@@ -1,0 +1,274 @@
+"""One run from its first segment to its totals."""
+
+import enum
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tracksided.assemble import SCHEMA, logged_scalars, logged_texts
+from tracksided.config import Settings
+from tracksided.errors import OutputError
+from tracksided.ingest.generation import Generation, output_directory
+from tracksided.outputs import RunOutputs
+from tracksided.pipeline import Pipeline, Pool, Retry
+from tracksided.reports import Scalar, Text
+
+logger = logging.getLogger(__name__)
+
+FLUSH_LIMIT_S = 600.0  # how long the end of a run waits for its last averaging
+
+
+class State(enum.Enum):
+    """Where a run is; it only ever goes to the next state."""
+
+    OPENING = "opening"
+    """Its output directory has not been opened yet."""
+
+    RUNNING = "running"
+    ENDING = "ending"
+    """All steps are written; a last averaging may be under way."""
+
+    FINISHED = "finished"
+
+
+class Run:
+    """A generation, its pipeline and its outputs. One thread."""
+
+    def __init__(
+        self,
+        generation: Generation,
+        settings: Settings,
+        open_outputs: Callable[[Path], RunOutputs],
+    ) -> None:
+        self.generation = generation
+        self.state = State.OPENING
+        self.directory = output_directory(generation.hello)
+        self._settings = settings
+        self._open_outputs = open_outputs
+        self._retry = Retry()
+        self._outputs: RunOutputs | None = None
+        self._pipeline: Pipeline | None = None
+        self._end_deadline = 0.0
+
+    @property
+    def run_id(self) -> str:
+        """Name of the run."""
+        return self.generation.hello.run
+
+    @property
+    def checkpoint_directories(self) -> tuple[Path, ...]:
+        """Directories that any of its ranks announced."""
+        announced = (
+            name for stream in self.generation.streams for name in stream.hello.checkpoints
+        )
+        return tuple(Path(name) for name in dict.fromkeys(announced))
+
+    @property
+    def num_waiting(self) -> int:
+        """Steps that wait for a worker."""
+        return 0 if self._pipeline is None else self._pipeline.num_waiting
+
+    @property
+    def has_work(self) -> bool:
+        """Whether steps are on their way to the disk."""
+        return self._pipeline is not None and not self._pipeline.is_empty
+
+    @property
+    def problem(self) -> str | None:
+        """Why outputs cannot be written now."""
+        retries = [self._retry] if self._pipeline is None else [self._retry, self._pipeline.retry]
+        return next((entry.problem for entry in retries if entry.problem is not None), None)
+
+    def advance(self, pool: Pool, now: float) -> None:
+        """Do all that can be done without waiting."""
+        if self.state is State.OPENING:
+            self._open(now)
+        if self.state is State.RUNNING:
+            self._take(now)
+            self._move(pool, now)
+
+    def receive(self, ticket: int, outcome: Any, now: float) -> bool:
+        """Take a worker's answer; False if it is not for this run."""
+        return self._pipeline is not None and self._pipeline.receive(ticket, outcome, now)
+
+    def end(self, now: float, *, is_averaging: bool) -> bool:
+        """Write the totals of a run that is ending, once nothing is averaged; True when done."""
+        outputs = self._outputs
+        if self.state is not State.ENDING or outputs is None or now < self._retry.not_before:
+            return False
+        if is_averaging and now < self._end_deadline:
+            return False
+        nonces = self.generation.nonces
+        try:
+            if not outputs.is_finished(nonces):
+                totals = self.totals()
+                outputs.finish(totals, self._final_scalars(), self._final_texts(totals), nonces)
+        except OutputError as error:
+            self._retry.failed(str(error), now)
+            return False
+        self.state = State.FINISHED
+        logger.info("run %s is over, see %s", self.run_id, self.directory)
+        return True
+
+    def close(self, *, remove_segments: bool) -> None:
+        """Let go of the segments."""
+        for stream in self.generation.streams:
+            stream.close(remove=remove_segments)
+
+    def totals(self) -> dict[str, Any]:
+        """Return ``training_statistics.json`` without the averages."""
+        hello = self.generation.hello
+        ranks = [self._rank_totals(index) for index in range(len(self.generation.streams))]
+        ranks.sort(key=lambda entry: entry["rank"])
+        dropped: dict[str, int] = {}
+        for rank in ranks:
+            for cause, count in rank["dropped"].items():
+                dropped[cause] = dropped.get(cause, 0) + count
+        processed = max(self._progress(nonce).num_steps for nonce in self.generation.nonces)
+        leader = ranks[0]
+        ends = [rank["ended_at"] for rank in ranks if rank["ended_at"] is not None]
+        return {
+            "schema": SCHEMA,
+            "run": hello.run,
+            "state": "finished" if len(ends) == len(ranks) else "killed",
+            "started_at": hello.started_at,
+            "ended_at": max(ends, default=None),
+            "world_size": hello.world_size,
+            "steps": leader["steps"],
+            "sampled": leader["sampled"],
+            "processed": processed,
+            "late": self.generation.late,
+            "dropped": dropped,
+            "final": {"step": leader["last_step"], "loss": leader["loss"]},
+            "ranks": ranks,
+        }
+
+    def status(self) -> dict[str, Any]:
+        """Return what `trackside status` shows."""
+        health = [stream.health() for stream in self.generation.streams]
+        pipeline = self._pipeline
+        return {
+            "run": self.run_id,
+            "state": self.state.value,
+            "directory": str(self.directory),
+            "world_size": self.generation.hello.world_size,
+            "last_step": max((entry.last_step for entry in health), default=0),
+            "committed_step": self._last_committed(self.generation.nonces),
+            "waiting": self.num_waiting,
+            "late": self.generation.late,
+            "shed": 0 if pipeline is None else pipeline.num_shed,
+            "failed": 0 if pipeline is None else pipeline.num_failed,
+            "problem": self.problem,
+            "ranks": [
+                {
+                    "rank": entry.rank,
+                    "pid": entry.pid,
+                    "alive": entry.is_alive,
+                    "last_step": entry.last_step,
+                    "lag_bytes": entry.lag_bytes,
+                    "drops": entry.drops,
+                    "corrupt": entry.corrupt_records,
+                    "torn": entry.torn_records,
+                    "problem": entry.failure,
+                }
+                for entry in sorted(health, key=lambda entry: entry.rank)
+            ],
+        }
+
+    def _open(self, now: float) -> None:
+        if now < self._retry.not_before:
+            return
+        try:
+            outputs = self._open_outputs(self.directory)
+            if not outputs.is_finished(self.generation.nonces):
+                outputs.begin(self.generation.hello)
+        except OutputError as error:
+            self._retry.failed(str(error), now)
+            return
+        self._retry.succeeded()
+        self._outputs = outputs
+        self._pipeline = Pipeline(outputs, self._settings.workers, self._hellos)
+        self.state = State.RUNNING
+        logger.info("run %s writes to %s", self.run_id, self.directory)
+
+    def _take(self, now: float) -> None:
+        assert self._pipeline is not None  # noqa: S101 - made by _open
+        for step in self.generation.take(now, self._last_committed):
+            self._pipeline.add(step)
+
+    def _move(self, pool: Pool, now: float) -> None:
+        assert self._pipeline is not None  # noqa: S101 - made by _open
+        self._pipeline.dispatch(pool, now)
+        for step in self._pipeline.commit(now):
+            self.generation.settle(step)
+        if self._pipeline.is_empty and self.generation.is_over(now):
+            self.state = State.ENDING
+            self._end_deadline = now + FLUSH_LIMIT_S
+
+    def _hellos(self) -> dict[int, Any]:
+        return {stream.hello.rank: stream.hello for stream in self.generation.streams}
+
+    def _progress(self, nonce: str) -> Any:
+        assert self._outputs is not None  # noqa: S101 - made by _open
+        return self._outputs.progress(nonce)
+
+    def _last_committed(self, nonces: Sequence[str]) -> int:
+        if self._outputs is None:
+            return 0
+        return max(self._outputs.progress(nonce).last_step for nonce in nonces)
+
+    def _rank_totals(self, index: int) -> dict[str, Any]:
+        stream = self.generation.streams[index]
+        health, close = stream.health(), stream.close_record
+        return {
+            "rank": health.rank,
+            "steps": None if close is None else close.steps,
+            "sampled": None if close is None else close.sampled,
+            "published": None if close is None else close.published,
+            "last_step": self._progress(stream.nonce).last_step,
+            "loss": None if close is None else close.loss,
+            "ended_at": None if close is None else close.timestamp,
+            "reason": "killed" if close is None else close.reason,
+            "dropped": health.drops,
+            "corrupt": health.corrupt_records,
+            "torn": health.torn_records,
+        }
+
+    def _final_scalars(self) -> tuple[Scalar, ...]:
+        totals = self.totals()
+        step = totals["steps"] or totals["final"]["step"]
+        values = {
+            "Final/Loss": totals["final"]["loss"],
+            "Final/Steps": totals["steps"],
+            "Final/Sampled_Steps": totals["processed"],
+            "Final/Dropped": sum(totals["dropped"].values()),
+        }
+        finals = (
+            Scalar(tag, float(value), step) for tag, value in values.items() if value is not None
+        )
+        close = self._leader_close()
+        logged = () if close is None else tuple(logged_scalars(close.scalars))
+        return (*logged, *finals)
+
+    def _final_texts(self, totals: dict[str, Any]) -> tuple[Text, ...]:
+        step = totals["steps"] or totals["final"]["step"]
+        rows = {
+            "Run": totals["run"],
+            "State": totals["state"],
+            "Steps": totals["steps"],
+            "Sampled steps written": totals["processed"],
+            "Dropped samples": sum(totals["dropped"].values()),
+            "Final loss": totals["final"]["loss"],
+        }
+        lines = ["| | |", "|---|---|"]
+        lines += [
+            f"| {name} | {'unknown' if value is None else value} |" for name, value in rows.items()
+        ]
+        close = self._leader_close()
+        logged = () if close is None else tuple(logged_texts(close.texts))
+        return (*logged, Text("Training/Final_Summary", "\n".join(lines), step))
+
+    def _leader_close(self) -> Any:
+        streams = sorted(self.generation.streams, key=lambda stream: stream.hello.rank)
+        return streams[0].close_record

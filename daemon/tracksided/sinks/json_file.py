@@ -1,0 +1,81 @@
+"""JSON for others to read: strict, and whole or not there at all."""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+
+from tracksided.errors import OutputError
+
+TEMPORARY_SUFFIX = ".trackside-tmp"
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+
+
+def plain(value: object) -> Json:
+    """Turn a value into what strict JSON can hold; NaN and infinity become null.
+
+    Raises:
+        TypeError: a value has no place in JSON.
+    """
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, Mapping):
+        return plain_object(value)
+    if isinstance(value, Sequence | np.ndarray):
+        return [plain(entry) for entry in value]
+    raise TypeError(f"{type(value).__name__} {value!r:.80} cannot be written as JSON")
+
+
+def plain_object(document: Mapping[str, object]) -> dict[str, Json]:
+    """Turn a mapping into a JSON object; see `plain`."""
+    return {str(key): plain(entry) for key, entry in document.items()}
+
+
+def encode(value: object, *, indent: int | None = None) -> bytes:
+    """Encode as UTF-8 JSON with a final newline."""
+    return json.dumps(plain(value), allow_nan=False, indent=indent).encode() + b"\n"
+
+
+def write_json(path: Path, document: Mapping[str, object]) -> None:
+    """Replace a file by a JSON document, durably.
+
+    Raises:
+        OutputError: it cannot be written; what was there stays.
+    """
+    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+    try:
+        with temporary.open("wb") as file:
+            file.write(encode(document, indent=2))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_directory(path.parent)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}; what was there stays") from error
+
+
+def read_json(path: Path) -> dict[str, Json] | None:
+    """Read a JSON object; None where there is no file or it holds anything else."""
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def sync_directory(directory: Path) -> None:
+    """Make names in a directory durable; raises OSError."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,56 @@
+"""``status.json`` in the node-local directory: how the daemon tells others what it does.
+
+A file and not a question over a socket: whoever looks never makes the daemon do anything.
+"""
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from tracksided.errors import OutputError
+from tracksided.sinks.json_file import Json, read_json, write_json
+
+FILE_NAME = "status.json"
+SCHEMA = 1
+SOON_S = 0.5  # between two writes while things change
+LATE_S = 10.0  # a sign of life while nothing does
+
+
+class StatusFile:
+    """Writes the file when something changed, not too often."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / FILE_NAME
+        self._last: Mapping[str, object] | None = None
+        self._written_at = float("-inf")
+        self.problem: str | None = None
+
+    def is_due(self, now: float) -> bool:
+        """Whether it is worth while to gather what `write` takes."""
+        return now - self._written_at >= SOON_S
+
+    def write(self, content: Mapping[str, object], now: float) -> None:
+        """Replace the file if the content is new or the last sign of life is old."""
+        if content == self._last and now - self._written_at < LATE_S:
+            return
+        self._written_at = now
+        try:
+            write_json(
+                self._path,
+                {"schema": SCHEMA, "pid": os.getpid(), "updated_at": time.time(), **content},
+            )
+        except OutputError as error:
+            # A full /dev/shm: the runs are served all the same, only nobody can look.
+            self.problem = str(error)
+            return
+        self._last, self.problem = content, None
+
+    def remove(self) -> None:
+        """Remove the file at the end of the daemon."""
+        self._path.unlink(missing_ok=True)
+
+
+def read_status(directory: Path) -> dict[str, Json] | None:
+    """Return what the daemon wrote last, None where there is nothing to read."""
+    return read_json(directory / FILE_NAME)

@@ -1,0 +1,116 @@
+"""The analysis process: ``python -m tracksided.worker FD PARENT MEMORY_BYTES``.
+
+Takes one `Job` at a time from its socket, reads the records straight from shared memory, writes
+the step folder and answers with a `JobDone` or `JobFailed`. A crash, a hang or running out of
+memory here costs the daemon nothing.
+"""
+
+import logging
+import resource
+import signal
+import sys
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from trackside.errors import RecordCorrupt, TracksideError
+from trackside.wire.records import Hello, Step, decode
+from trackside.wire.ring import RingReader
+from tracksided.analysis import analyse
+from tracksided.assemble import RankStep, assemble, folder_name
+from tracksided.errors import OutputError
+from tracksided.jobs import Job, JobDone, JobFailed, RecordRef
+from tracksided.priority import become_idle, die_with
+from tracksided.reports import StepReport
+from tracksided.samples import Sample, StepSamples, build_sample
+from tracksided.sinks.folder import write_step_folder
+
+logger = logging.getLogger(__name__)
+
+MAX_OPEN_SEGMENTS = 64  # of runs served before; a map costs address space only
+
+
+class Worker:
+    """Analyses jobs one after the other; keeps segments mapped between them."""
+
+    def __init__(self) -> None:
+        self._readers: dict[Path, RingReader] = {}
+
+    def run(self, job: Job) -> JobDone | JobFailed:
+        """Do one job; whatever goes wrong becomes an answer."""
+        try:
+            return JobDone(self._report(job))
+        except OutputError as error:
+            return JobFailed(str(error), is_output=True)
+        except TracksideError as error:
+            return JobFailed(str(error), is_output=False)
+        except MemoryError:
+            return JobFailed(
+                "the analysis ran out of memory (workers.memory_bytes)", is_output=False
+            )
+        except Exception as error:
+            # The stage boundary: an unforeseen failure costs this step's analysis only.
+            logger.exception("analysis failed")
+            return JobFailed(f"{type(error).__name__}: {error}", is_output=False)
+
+    def _report(self, job: Job) -> StepReport:
+        samples = [self._sample(record) for record in job.records]
+        leader = samples[0]
+        step_samples = StepSamples(leader.hello.run, leader.step.step, tuple(samples))
+        analysis = analyse(
+            step_samples,
+            visualize=leader.hello.visualize,
+            with_pictures=job.with_pictures,
+            with_statistics=job.with_statistics,
+        )
+        ranks = [RankStep(sample.hello, sample.step) for sample in samples]
+        report = assemble(ranks, analysis, shed=job.shed)
+        write_step_folder(
+            job.output_dir,
+            folder_name(leader.step),
+            statistics=report.statistics,
+            pictures=report.pictures,
+            raw=analysis.raw,
+        )
+        return report
+
+    def _sample(self, record: RecordRef) -> Sample:
+        reader = self._reader(record.segment)
+        found = reader.read_at(record.start)
+        hello = decode(Hello, reader.hello())
+        return build_sample(hello, decode(Step, found.metadata), found.payload)
+
+    def _reader(self, segment: Path) -> RingReader:
+        if segment not in self._readers:
+            while len(self._readers) >= MAX_OPEN_SEGMENTS:
+                oldest = next(iter(self._readers))
+                self._readers.pop(oldest).close()
+            self._readers[segment] = RingReader.open(segment, read_only=True)
+        return self._readers[segment]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Serve jobs until the parent closes the socket."""
+    descriptor, parent, memory_bytes = (int(argument) for argument in arguments)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the daemon, which ends us
+    become_idle()
+    die_with(parent)
+    # Counts private memory only: a large ring that we map is not ours.
+    resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(levelname)s worker %(process)d: %(message)s"
+    )
+    worker = Worker()
+    with Connection(descriptor) as connection:
+        while True:
+            try:
+                job = connection.recv()
+            except EOFError:
+                return 0
+            if not isinstance(job, Job):
+                raise RecordCorrupt(f"the daemon sent {type(job).__name__}, expected a Job")
+            connection.send(worker.run(job))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
