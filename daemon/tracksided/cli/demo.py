@@ -17,13 +17,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tracksided.demo.places import create_output, private_shared_memory
 from tracksided.demo.processes import evaluate, run_training, train_command, train_environment
 from tracksided.demo.results import Results, find_results, wait_for_average
+from tracksided.errors import OutputError
 from tracksided.launch import running_daemon, wait_until_drained
 
 DEFAULT_STEPS = 500
 MIN_STEPS = 60  # below that, sampled steps and checkpoints lie too close to show anything
 SHM_ROOT = Path("/dev/shm")  # noqa: S108 - memory, made private below
 DRAIN_TIMEOUT_S = 120.0  # the daemon draws on cycles that nobody else wants
-AVERAGE_TIMEOUT_S = 60.0
+AVERAGE_TIMEOUT_S = 30.0
+# Checkpoints come every few seconds here: look often enough to average them as they come.
+DAEMON_CONFIG = """
+[checkpoints]
+poll_seconds = 1.0
+"""
 HANDLED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -68,7 +74,12 @@ def _run(out: Path, steps: int) -> None:
     click.echo(f"training {steps} steps on 2 ranks; outputs go to {out}")
     run = f"demo-{secrets.token_hex(4)}"
     losses: list[float] = []
-    with private_shared_memory(SHM_ROOT) as shm, running_daemon(shm):
+    with contextlib.ExitStack() as stack:
+        shm = stack.enter_context(private_shared_memory(SHM_ROOT))
+        # A file of its own: what the user configured (directories to watch) is not for the demo.
+        config = shm / "demo.toml"
+        config.write_text(DAEMON_CONFIG, encoding="utf-8")
+        stack.enter_context(running_daemon(shm, "--low-priority", "--config", str(config)))
         with _progress(steps) as show:
 
             def report(step: int, loss: float) -> None:
@@ -77,7 +88,8 @@ def _run(out: Path, steps: int) -> None:
 
             run_training(train_command(steps, out), train_environment(os.environ, shm, run), report)
         click.echo("training is done; the daemon finishes its work")
-        wait_until_drained(shm, run, DRAIN_TIMEOUT_S)
+        if not wait_until_drained(shm, run, DRAIN_TIMEOUT_S):
+            raise OutputError(f"the daemon did not finish within {DRAIN_TIMEOUT_S:g} s, see {out}")
         wait_for_average(out, AVERAGE_TIMEOUT_S)
     results = find_results(out)
     last = results.checkpoints[-1]
