@@ -1,0 +1,213 @@
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from trackside.capture.attention import AttentionTap
+from trackside.capture.captured import CapturedAttention
+
+MakeTap = Callable[..., AttentionTap]
+Reconstruct = Callable[[CapturedAttention], np.ndarray]
+
+BATCH, HEADS, QUERIES, KEYS, SIZE = 3, 4, 5, 7, 8
+TOLERANCE = 1e-5  # the contract, in fp32
+
+
+class Call(nn.Module):
+    """Calls SDPA with what it is given; the scores are large enough that errors show."""
+
+    def forward(self, query: torch.Tensor, key: torch.Tensor, **options: Any) -> torch.Tensor:
+        return functional.scaled_dot_product_attention(query, key, key, **options)
+
+
+def rand(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape))) * 2
+
+
+def naive(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    *,
+    scale: float,
+    mask: torch.Tensor | None = None,
+    is_causal: bool = False,
+) -> np.ndarray:
+    """Loop over heads and rows of one sample, [heads, queries, keys]."""
+    weights = np.zeros((query.shape[0], query.shape[1], key.shape[1]))
+    group = query.shape[0] // key.shape[0]
+    for head, row in np.ndindex(query.shape[0], query.shape[1]):
+        logits = [
+            scale * float(query[head, row].double() @ key[head // group, k].double())
+            for k in range(key.shape[1])
+        ]
+        for k in range(key.shape[1]):
+            if is_causal and k > row:
+                logits[k] = -math.inf
+            if mask is not None and mask.dtype is torch.bool and not mask[head, row, k]:
+                logits[k] = -math.inf
+            if mask is not None and mask.dtype is not torch.bool:
+                logits[k] += float(mask[head, row, k])
+        powers = [math.exp(logit - max(logits)) for logit in logits]
+        weights[head, row] = np.array(powers) / sum(powers)
+    return weights
+
+
+MASKS = {
+    "bool of queries and keys": torch.ones(QUERIES, KEYS).tril(2).bool(),
+    "bool of one sample and head": torch.ones(1, 1, QUERIES, KEYS).tril(1).bool(),
+    "bool padding": (torch.arange(KEYS) < torch.tensor([[5], [4], [2]]))[:, None, None],
+    "bool of all": torch.rand(BATCH, HEADS, QUERIES, KEYS).argsort(-1) < 4,
+    "float of queries and keys": rand(QUERIES, KEYS),
+    "float bias of heads": rand(1, HEADS, QUERIES, KEYS),
+    "float of heads without batch": rand(HEADS, QUERIES, KEYS),
+    "float of samples": rand(BATCH, 1, QUERIES, KEYS),
+    "float of keys": rand(1, KEYS),
+}
+
+
+@pytest.mark.parametrize("name", MASKS)
+@pytest.mark.parametrize("sample", [0, 2])
+def test_every_kind_of_mask_is_reconstructed(
+    make_tap: MakeTap, reconstruct: Reconstruct, name: str, sample: int
+) -> None:
+    model, mask = Call(), MASKS[name]
+    query, key = rand(BATCH, HEADS, QUERIES, SIZE), rand(BATCH, HEADS, KEYS, SIZE)
+    tap = make_tap(model, sample=sample)
+
+    tap.arm()
+    model(query, key, attn_mask=mask)
+    (captured,) = tap.take()
+
+    full = mask.expand(BATCH, HEADS, QUERIES, KEYS)[sample]
+    expected = naive(query[sample], key[sample], scale=SIZE**-0.5, mask=full)
+    found = reconstruct(captured)
+    assert np.abs(found - expected).max() <= TOLERANCE
+    # Negative control: without its mask the map is another one.
+    assert np.abs(naive(query[sample], key[sample], scale=SIZE**-0.5) - found).max() > 0.1
+
+
+@pytest.mark.parametrize(("num_queries", "num_keys"), [(6, 6), (4, 6), (6, 4)])
+def test_causal_attention_is_top_left_aligned(
+    make_tap: MakeTap, reconstruct: Reconstruct, num_queries: int, num_keys: int
+) -> None:
+    model, query, key = Call(), rand(2, 3, num_queries, SIZE), rand(2, 3, num_keys, SIZE)
+    tap = make_tap(model)
+
+    tap.arm()
+    output = model(query, key, is_causal=True)
+    (captured,) = tap.take()
+
+    expected = naive(query[0], key[0], scale=SIZE**-0.5, is_causal=True)
+    assert captured.call.is_causal
+    assert np.abs(reconstruct(captured) - expected).max() <= TOLERANCE
+    # The model's own output, through values that equal the keys.
+    assert np.abs(expected @ key[0].double().numpy() - output[0].double().numpy()).max() < 1e-4
+    assert np.abs(naive(query[0], key[0], scale=SIZE**-0.5) - expected).max() > 0.1
+
+
+def test_the_given_scale_counts(make_tap: MakeTap, reconstruct: Reconstruct) -> None:
+    model, query, key = Call(), rand(1, 2, 4, SIZE), rand(1, 2, 4, SIZE)
+    tap = make_tap(model)
+
+    tap.arm()
+    model(query, key, scale=0.7)
+    (captured,) = tap.take()
+
+    assert np.abs(reconstruct(captured) - naive(query[0], key[0], scale=0.7)).max() <= TOLERANCE
+
+
+def test_grouped_queries_share_keys_in_blocks(make_tap: MakeTap, reconstruct: Reconstruct) -> None:
+    model, query, key = Call(), rand(2, 6, 4, SIZE), rand(2, 2, 4, SIZE)
+    tap = make_tap(model)
+
+    tap.arm()
+    model(query, key, enable_gqa=True)
+    (captured,) = tap.take()
+
+    assert captured.call.key_heads == (0, 0, 0, 1, 1, 1)
+    assert captured.tensors["key"].shape == (2, 4, SIZE)
+    expected = naive(query[0], key[0], scale=SIZE**-0.5)
+    assert np.abs(reconstruct(captured) - expected).max() <= TOLERANCE
+    tiled = naive(query[0], key[0].repeat(3, 1, 1), scale=SIZE**-0.5)
+    assert np.abs(tiled - expected).max() > 0.1
+
+
+def test_a_key_expanded_from_one_head_is_sent_once(
+    make_tap: MakeTap, reconstruct: Reconstruct
+) -> None:
+    model, query, key = Call(), rand(2, 4, 4, SIZE), rand(2, 1, 4, SIZE)
+    tap = make_tap(model)
+
+    tap.arm()
+    model(query, key.expand(-1, 4, -1, -1))
+    (captured,) = tap.take()
+
+    assert captured.tensors["key"].shape == (1, 4, SIZE)
+    assert captured.call.key_heads == (0, 0, 0, 0)
+    expected = naive(query[0], key[0], scale=SIZE**-0.5)
+    assert np.abs(reconstruct(captured) - expected).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("shape", [(3, 5, SIZE), (5, SIZE)])
+def test_fewer_dimensions_are_one_head(
+    make_tap: MakeTap, reconstruct: Reconstruct, shape: tuple[int, ...]
+) -> None:
+    model, query, key = Call(), rand(*shape), rand(*shape) + 1
+    tap = make_tap(model, sample=-1)
+
+    tap.arm()
+    model(query, key)
+    (captured,) = tap.take()
+
+    assert captured.call.num_heads == 1
+    last = query.reshape(-1, 5, SIZE)[-1:], key.reshape(-1, 5, SIZE)[-1:]
+    assert np.abs(reconstruct(captured) - naive(*last, scale=SIZE**-0.5)).max() <= TOLERANCE
+
+
+def test_kept_heads_and_rows_are_those_of_the_full_map(
+    make_tap: MakeTap, reconstruct: Reconstruct
+) -> None:
+    model, query, key = Call(), rand(2, 6, 9, SIZE), rand(2, 3, 9, SIZE)
+    mask = rand(2, 6, 9, 9)
+    tap = make_tap(model, heads=(5, -6, 1), max_queries=4, sample=1)
+
+    tap.arm()
+    model(query, key, attn_mask=mask, enable_gqa=True)
+    (captured,) = tap.take()
+
+    call = captured.call
+    assert call.heads == (5, 0, 1)
+    assert call.key_heads == (1, 0, 0)
+    assert captured.tensors["key"].shape == (2, 9, SIZE)
+    assert call.query_rows == (0, 2, 5, 8)
+    full = naive(query[1], key[1], scale=SIZE**-0.5, mask=mask[1])
+    expected = full[[5, 0, 1]][:, [0, 2, 5, 8]]
+    assert np.abs(reconstruct(captured) - expected).max() <= TOLERANCE
+
+
+def test_bfloat16_is_captured_as_it_is(make_tap: MakeTap) -> None:
+    model, query = Call(), rand(1, 2, 4, SIZE).bfloat16()
+    tap = make_tap(model)
+
+    tap.arm()
+    model(query, query + 1)
+    (captured,) = tap.take()
+
+    assert captured.tensors["query"].dtype is torch.bfloat16
+    assert torch.equal(captured.tensors["query"], query[0])
+
+
+def test_more_dimensions_than_four_are_refused_with_a_note(make_tap: MakeTap) -> None:
+    model, query = Call(), rand(1, 2, 2, 4, SIZE)
+    tap = make_tap(model)
+
+    tap.arm()
+    model(query, query)
+
+    assert tap.take() == ()
+    assert tap.notes == ("scaled_dot_product_attention was called on 5 dimensions",)
