@@ -16,10 +16,13 @@ import psutil
 from tracksided.errors import TracksidedError
 
 NUM_RANKS = 2
-KEPT_LINES = 25  # of a trainer that fails: a traceback and what led to it
+KEPT_LINES = 40  # of a trainer that fails: the tracebacks of both ranks
 END_TIMEOUT_S = 10.0  # from asking a child to end to killing it
 
 _PROGRESS = re.compile(r"^step (\d+)/\d+ loss (\S+)$")
+# What the launcher says of a rank that failed. A traceback of its own follows, which says less
+# than that of the rank before.
+_LAUNCHER_VERDICT = re.compile(r"^E\d{4} .*failed \(exitcode: ")
 
 
 class DemoFailed(TracksidedError):
@@ -68,13 +71,15 @@ def run_training(
         DemoFailed: the training failed.
     """
     last_lines: deque[str] = deque(maxlen=KEPT_LINES)
+    is_told = False
     with _child(command, env) as child:
         for line in child.stdout or ():
             found = _PROGRESS.match(line.strip())
             if found:
                 report(int(found[1]), float(found[2]))
-            else:
+            elif not is_told:
                 last_lines.append(line.rstrip())
+                is_told = _LAUNCHER_VERDICT.match(line) is not None
         code = child.wait()
     if code != 0:
         said = "\n".join(f"    {line}" for line in last_lines)

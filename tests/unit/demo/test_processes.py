@@ -46,6 +46,21 @@ def test_a_failed_training_shows_what_it_said_last() -> None:
     assert "line 10\n" not in str(caught.value)
 
 
+def test_the_launchers_own_traceback_does_not_hide_that_of_the_rank() -> None:
+    lines = (
+        "RuntimeError: the cause",
+        "E1124 11:44:32.591000 9430 torch/api.py:1002] failed (exitcode: 1) local_rank: 0",
+        *("noise",) * 100,
+    )
+    command = python(*(f"print({line!r})" for line in lines), "raise SystemExit(1)")
+
+    with pytest.raises(DemoFailed) as caught:
+        run_training(command, os.environ, ignore)
+
+    assert "RuntimeError: the cause" in str(caught.value)
+    assert str(caught.value).endswith("failed (exitcode: 1) local_rank: 0")
+
+
 def test_an_interrupted_training_ends_its_process() -> None:
     pids: list[int] = []
 
