@@ -16,7 +16,7 @@ venv: $(STAMP)
 # The stamp is written last: a set-up that was cut off is done again.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed; make PYTHON=...")'
-	$(PYTHON) -m venv --upgrade-deps .venv || $(PYTHON) -m venv .venv
+	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[daemon]' --group dev
 	touch $(STAMP)
