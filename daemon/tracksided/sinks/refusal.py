@@ -1,0 +1,23 @@
+"""What to tell the user when an output cannot be written."""
+
+import errno
+from pathlib import Path
+
+from tracksided.errors import OutputError
+
+_MENDS = {
+    errno.ENOSPC: "free some space on its file system",
+    errno.EDQUOT: "your disk quota is used up: free some space",
+    errno.EACCES: "let the daemon's user write there, or set save_dir= elsewhere",
+    errno.EPERM: "let the daemon's user write there, or set save_dir= elsewhere",
+    errno.EROFS: "the file system is read-only: set save_dir= elsewhere",
+    errno.ENOTDIR: "a file stands where a directory is needed: move it away",
+    errno.EMFILE: "raise the limit of open files: ulimit -n",
+}
+
+
+def output_error(path: Path, error: OSError) -> OutputError:
+    """Build an error that names the path, the reason and the mend."""
+    reason = error.strerror or repr(error)
+    mend = _MENDS.get(error.errno or 0)
+    return OutputError(f"cannot write {path}: {reason}" + (f"; {mend}" if mend else ""))
