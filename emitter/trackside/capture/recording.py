@@ -74,10 +74,10 @@ class Recording:
         if peek_interpreter_stack() is not None:
             self._note("attention inside a functional transform (torch.func, vmap)")
             return
-        if args and _is_in_graph_capture(args[0]):
-            self._note("attention inside a CUDA graph capture")
-            return
         with _invisible():
+            if args and _is_in_graph_capture(args[0]):
+                self._note("attention inside a CUDA graph capture")
+                return
             inspection = source(args, kwargs)
             if isinstance(inspection, Refusal):
                 self._note(inspection.reason)
@@ -175,8 +175,9 @@ def _invisible() -> Iterator[None]:
     ours to the recomputation.
     """
     with contextlib.ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
+        # First, since a mode also sees gradients being switched off.
         stack.enter_context(torch._C.DisableTorchFunction())  # noqa: SLF001 - no public one
+        stack.enter_context(torch.no_grad())
         if torch._C._len_torch_dispatch_stack():  # noqa: SLF001 - no public one
             stack.enter_context(_disable_current_modes())
         yield

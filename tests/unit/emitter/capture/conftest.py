@@ -32,8 +32,9 @@ def make_tap() -> Iterator[MakeTap]:
         return tap
 
     yield make
-    for model, tap in taps:
+    for _, tap in taps:
         tap.remove()
+    for model, _ in taps:
         assert not model._forward_hooks
         assert not model._forward_pre_hooks
     assert torch._C._len_torch_function_stack() == 0

@@ -1,0 +1,95 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from trackside.capture.attention import AttentionTap
+from trackside.capture.captured import CapturedAttention
+
+MakeTap = Callable[..., AttentionTap]
+Reconstruct = Callable[[CapturedAttention], np.ndarray]
+Softmax = Callable[[torch.Tensor], torch.Tensor]
+
+SPELLINGS: dict[str, Softmax] = {
+    "torch.softmax": lambda logits: torch.softmax(logits, -1),
+    "torch.softmax by name": lambda logits: torch.softmax(input=logits, dim=3),
+    "F.softmax": lambda logits: functional.softmax(logits, dim=-1),
+    "F.softmax to float32": lambda logits: functional.softmax(logits, -1, dtype=torch.float32),
+    "Tensor.softmax": lambda logits: logits.softmax(-1),
+    "Tensor.softmax by name": lambda logits: logits.softmax(dim=-1, dtype=torch.float32),
+    "torch.special.softmax": lambda logits: torch.special.softmax(logits, dim=-1),
+    "nn.Softmax": nn.Softmax(dim=-1),
+}
+
+
+class Block(nn.Module):
+    def __init__(self, softmax: Softmax) -> None:
+        super().__init__()
+        self.softmax = softmax
+
+    def forward(self, logits: torch.Tensor) -> torch.Tensor:
+        return self.softmax(logits * 3)
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_every_spelling_is_seen_once(make_tap: MakeTap, reconstruct: Reconstruct, name: str):
+    model = nn.Sequential(Block(SPELLINGS[name]))
+    logits = torch.randn(2, 3, 4, 5)
+    tap = make_tap(model, sample=1, heads=(2,), max_queries=2)
+
+    tap.arm()
+    weights = model(logits)
+    (captured,) = tap.take()
+
+    assert captured.call.module == "0"
+    assert captured.call.scale == 1
+    assert not captured.call.is_causal
+    assert captured.call.query_rows == (0, 3)
+    expected = weights[1, 2:, [0, 3]].double().numpy()
+    assert np.abs(reconstruct(captured) - expected).max() <= 1e-5
+
+
+@pytest.mark.parametrize(
+    "softmax",
+    [
+        lambda logits: logits[:, 0].softmax(-1),  # [batch, tokens, vocabulary]
+        lambda logits: logits[0, 0].softmax(-1),  # a router
+        lambda logits: logits.softmax(1),  # classes of pixels
+        lambda logits: logits.log_softmax(-1),
+        lambda logits: logits[:0].softmax(-1),
+    ],
+)
+def test_other_softmaxes_are_not_attention(make_tap: MakeTap, softmax: Softmax):
+    model = Block(softmax)
+    tap = make_tap(model)
+
+    tap.arm()
+    model(torch.randn(2, 3, 4, 5))
+
+    assert tap.take() == ()
+    assert tap.notes == ()
+
+
+def test_logits_in_bfloat16_keep_their_type(make_tap: MakeTap, reconstruct: Reconstruct):
+    model = Block(SPELLINGS["F.softmax to float32"])
+    tap = make_tap(model)
+
+    tap.arm()
+    weights = model(torch.randn(1, 2, 4, 4, dtype=torch.bfloat16))
+    (captured,) = tap.take()
+
+    assert captured.tensors["logits"].dtype is torch.bfloat16
+    assert np.abs(reconstruct(captured) - weights[0].double().numpy()).max() <= 1e-5
+
+
+def test_logits_are_rounded_where_softmax_rounds_them(make_tap: MakeTap):
+    model = Block(lambda logits: logits.softmax(-1, dtype=torch.bfloat16))
+    tap = make_tap(model)
+
+    tap.arm()
+    model(torch.randn(1, 2, 4, 4))
+
+    assert tap.take()[0].tensors["logits"].dtype is torch.bfloat16
