@@ -28,10 +28,10 @@ class WorkerSettings:
     memory_bytes: int = 4 << 30
     """Limit on the private memory of each worker."""
 
-    shed_pictures_at: int = 8
+    shed_pictures_at: int = 16
     """Steps waiting at which pictures are left out."""
 
-    shed_statistics_at: int = 32
+    shed_statistics_at: int = 48
     """Steps waiting at which attention statistics are left out too."""
 
 

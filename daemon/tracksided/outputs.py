@@ -11,11 +11,11 @@ from pathlib import Path
 
 from trackside.wire.records import Hello
 from tracksided.assemble import SCHEMA
-from tracksided.errors import OutputError
 from tracksided.reports import Scalar, StepReport, Text
 from tracksided.sinks.folder import sweep
 from tracksided.sinks.history import HistoryFile, SegmentProgress
 from tracksided.sinks.json_file import Json, plain_object, read_json, write_json
+from tracksided.sinks.refusal import output_error
 from tracksided.sinks.tensorboard import Commit, TensorBoardSink, truncate_uncommitted
 
 logger = logging.getLogger(__name__)
@@ -44,10 +44,7 @@ class RunOutputs:
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OutputError(
-                f"output directory {directory} cannot be made: {error.strerror}; "
-                "set save_dir= to a directory that the daemon's user may write"
-            ) from error
+            raise output_error(directory, error) from error
         sweep(directory)
         self._history = HistoryFile(directory)
         self._run: dict[str, Json] = read_json(directory / RUN_FILE) or {}

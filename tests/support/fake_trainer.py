@@ -177,6 +177,10 @@ class FakeRank:
     def abandon(self) -> None:
         """End without a word, as `attach` never does."""
         self.writer.close()
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Ring once more and let go of the doorbell."""
         self._doorbell.ring()
         self._doorbell.close()
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tracksided.errors import OutputError
 from tracksided.sinks.json_file import encode, sync_directory
+from tracksided.sinks.refusal import output_error
 from tracksided.sinks.tensorboard import Commit
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class HistoryFile:
             self._size = self._read()
             self._file.truncate(self._size)
         except OSError as error:
-            raise OutputError(f"cannot use {self.path}: {error.strerror}") from error
+            raise output_error(self.path, error) from error
 
     def progress(self, nonce: str) -> SegmentProgress:
         """Return what is committed of a segment."""
@@ -80,7 +80,7 @@ class HistoryFile:
         try:
             self._write(encoded)
         except OSError as error:
-            raise OutputError(f"cannot write {self.path}: {error.strerror}") from error
+            raise output_error(self.path, error) from error
         self._size += len(encoded)
         self._note(document)
 

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from tracksided.errors import OutputError
+from tracksided.sinks.refusal import output_error
 
 TEMPORARY_SUFFIX = ".trackside-tmp"
 
@@ -60,7 +60,7 @@ def write_json(path: Path, document: Mapping[str, object]) -> None:
         temporary.replace(path)
         sync_directory(path.parent)
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}; what was there stays") from error
+        raise output_error(path, error) from error
 
 
 def read_json(path: Path) -> dict[str, Json] | None:
