@@ -21,12 +21,14 @@ class Guard:
     In a process forked from the owner, hooks do not run at all.
     """
 
-    def __init__(self, on_error: Callable[[], None], on_give_up: Callable[[], None]) -> None:
-        """Call ``on_error`` after every exception and ``on_give_up`` once, after the last."""
+    def __init__(self, on_error: Callable[[], None]) -> None:
+        """Call ``on_error`` after every exception."""
         self.errors = 0
+        self.on_give_up: Callable[[], None] = _do_nothing
+        """Called once, after the last exception."""
+
         self._owner_pid = os.getpid()
         self._on_error = on_error
-        self._on_give_up = on_give_up
         self._places: set[str] = set()
 
     @property
@@ -45,6 +47,17 @@ class Guard:
         except Exception as error:  # noqa: BLE001 - the guard around every hook
             self.report(place, error)
 
+    def run_last(
+        self, place: str, hook: Callable[_P, None], *args: _P.args, **kwargs: _P.kwargs
+    ) -> None:
+        """Run a part of the session's end, however many errors there were."""
+        if not self.is_owner:
+            return
+        try:
+            hook(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - the guard around every hook
+            logger.warning("trackside: %s failed: %s: %s", place, type(error).__name__, error)
+
     def report(self, place: str, error: BaseException) -> None:
         """Count an exception that was caught elsewhere; the traceback goes to the first line."""
         if place not in self._places:
@@ -60,4 +73,8 @@ class Guard:
         self._on_error()
         if self.errors == MAX_ERRORS:
             logger.warning("trackside: detached after %d errors in its hooks", MAX_ERRORS)
-            self._on_give_up()
+            self.on_give_up()
+
+
+def _do_nothing() -> None:
+    """Stand in until somebody wants to know."""

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from trackside.errors import WireError
@@ -38,6 +38,11 @@ class Publisher:
         self._ring = ring
         self._bell = bell
         self._drops: dict[str, int] = {}  # what the ring cannot count: there is none, or no more
+
+    @property
+    def has_ring(self) -> bool:
+        """Whether there is anything to publish to."""
+        return self._ring is not None
 
     @property
     def drops(self) -> dict[str, int]:
@@ -93,13 +98,12 @@ class Publisher:
         if self._ring is None:
             self.count_drop(DropCause.OTHER)
             return PublishResult.INACTIVE
-        specs, payload_bytes = _lay_out(arrays)
+        layout = _lay_out(arrays)
         if isinstance(metadata, Step):
-            metadata = replace(metadata, arrays=specs)
-        chunks = [(spec.offset, arrays[spec.name].raw) for spec in specs]
+            metadata = replace(metadata, arrays=layout.specs)
         try:
             packed = encode(metadata)
-            result = self._ring.publish(kind, step, packed, chunks, payload_bytes)
+            result = self._ring.publish(kind, step, packed, layout.chunks, layout.payload_bytes)
         except (WireError, ValueError, TypeError) as error:
             logger.warning("trackside: a record of step %d cannot be published: %s", step, error)
             self.count_drop(DropCause.ERROR)
@@ -111,19 +115,36 @@ class Publisher:
         return result
 
 
-def _lay_out(arrays: Mapping[str, HostArray]) -> tuple[tuple[ArraySpec, ...], int]:
-    """Give every array its place; return the places and the size of the payload."""
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """The arrays of a record in its payload."""
+
+    specs: tuple[ArraySpec, ...]
+    chunks: list[tuple[int, memoryview]]
+    payload_bytes: int
+
+
+def _lay_out(arrays: Mapping[str, HostArray]) -> _Layout:
+    """Give every array its place; one under several names has one place."""
     specs: list[ArraySpec] = []
-    offset = 0
+    chunks: list[tuple[int, memoryview]] = []
+    places: dict[int, int] = {}
+    end = 0
     for name, array in arrays.items():
-        num_bytes = array.raw.nbytes
+        if id(array) not in places:
+            places[id(array)] = end
+            chunks.append((end, array.raw))
+            end += align(array.raw.nbytes)
         specs.append(
             ArraySpec(
-                name=name, dtype=array.dtype, shape=array.shape, offset=offset, nbytes=num_bytes
+                name=name,
+                dtype=array.dtype,
+                shape=array.shape,
+                offset=places[id(array)],
+                nbytes=array.raw.nbytes,
             )
         )
-        offset += align(num_bytes)
-    return tuple(specs), offset
+    return _Layout(tuple(specs), chunks, end)
 
 
 def _without(arrays: Mapping[str, HostArray], prefix: str) -> dict[str, HostArray]:

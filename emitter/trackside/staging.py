@@ -113,13 +113,24 @@ class Staging:
     def stage(self, tensors: Mapping[str, torch.Tensor]) -> Staged | None:
         """Start bringing detached tensors to the host; None where no buffer is free.
 
-        Tensors on the CPU are viewed, not copied: nobody may write to them afterwards.
+        Tensors on the CPU are viewed, not copied: nobody may write to them afterwards. One tensor
+        under several names becomes one array.
         """
-        shipped = {name: _shippable(tensor) for name, tensor in tensors.items()}
-        if all(tensor.device.type == "cpu" for tensor in shipped.values()):
-            arrays = {name: _view(tensor) for name, tensor in shipped.items()}
-            return Staged(arrays, _always, tuple(shipped.values()))
-        return self._stage_through_buffer(shipped)
+        once = {id(tensor): _shippable(tensor) for tensor in tensors.values()}
+        if all(tensor.device.type == "cpu" for tensor in once.values()):
+            arrays = {key: _view(tensor) for key, tensor in once.items()}
+            is_done: Callable[[], bool] = _always
+        else:
+            buffer = self._buffers[self._next]
+            if buffer.user is not None and not buffer.user.is_over():
+                return None
+            arrays, is_done = self._copy(once, buffer)
+        named = {name: arrays[id(tensor)] for name, tensor in tensors.items()}
+        staged = Staged(named, is_done, tuple(once.values()))
+        if is_done is not _always:
+            buffer.user = staged
+            self._next = (self._next + 1) % NUM_BUFFERS
+        return staged
 
     def drain(self, staged: Staged, timeout_s: float) -> bool:
         """Wait for copies at the end of a session; False where they were not done in time."""
@@ -130,29 +141,26 @@ class Staging:
             time.sleep(DRAIN_POLL_S)
         return True
 
-    def _stage_through_buffer(self, tensors: Mapping[str, torch.Tensor]) -> Staged | None:
-        buffer = self._buffers[self._next]
-        if buffer.user is not None and not buffer.user.is_over():
-            return None
+    def _copy(
+        self, tensors: Mapping[int, torch.Tensor], buffer: _Buffer
+    ) -> tuple[dict[int, HostArray], Callable[[], bool]]:
+        """Start copying into a free buffer; return the arrays to be and whether they are."""
         total = sum(align(tensor.nbytes) for tensor in tensors.values())
         if buffer.memory is None or buffer.memory.nbytes < total:
             buffer.memory = self._device.allocate(total)
         pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
-        arrays: dict[str, HostArray] = {}
+        arrays: dict[int, HostArray] = {}
         offset = 0
-        for name, tensor in tensors.items():
+        for key, tensor in tensors.items():
             raw = buffer.memory[offset : offset + tensor.nbytes]
             host = raw.view(tensor.dtype).view(tensor.shape)
-            arrays[name] = _view(host)
+            arrays[key] = _view(host)
             if tensor.device.type == "cpu":
                 host.copy_(tensor)
             elif tensor.numel():
                 pairs.append((host, tensor))
             offset += align(tensor.nbytes)
-        staged = Staged(arrays, self._device.copy(pairs), tuple(tensors.values()))
-        buffer.user = staged
-        self._next = (self._next + 1) % NUM_BUFFERS
-        return staged
+        return arrays, self._device.copy(pairs)
 
 
 class Cuda:

@@ -1,0 +1,105 @@
+"""Finds a running daemon, or starts one: detached, at low priority, without waiting for it."""
+
+import contextlib
+import fcntl
+import importlib.util
+import logging
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+logger = logging.getLogger("trackside")
+
+LOCK_NAME = "daemon.lock"
+IDLE_EXIT_S = 300
+MAX_LOG_BYTES = 10 << 20
+_FLOCK = struct.Struct("hhqqi4x")  # struct flock of 64-bit Linux: type, whence, start, length, pid
+
+# What a daemon must not inherit: it is no rank, needs no GPU, and serves other trainers later.
+_TRAINER_NAMES = frozenset(
+    {
+        "RANK",
+        "LOCAL_RANK",
+        "GROUP_RANK",
+        "ROLE_RANK",
+        "WORLD_SIZE",
+        "LOCAL_WORLD_SIZE",
+        "GROUP_WORLD_SIZE",
+        "ROLE_WORLD_SIZE",
+        "OMP_NUM_THREADS",
+        "CUDA_VISIBLE_DEVICES",
+        "LD_PRELOAD",
+    }
+)
+_TRAINER_PREFIXES = ("MASTER_", "TORCHELASTIC_", "TORCH_NCCL_", "NCCL_")
+
+
+def ensure_daemon(directory: Path, environ: Mapping[str, str]) -> bool:
+    """Start a daemon if it is installed and none serves ``directory``; True if one was started.
+
+    Two trainers that start one at the same time do no harm: the second daemon finds the lock
+    taken and exits.
+    """
+    try:
+        is_installed = importlib.util.find_spec("tracksided") is not None
+        if not is_installed or is_daemon_running(directory):
+            return False
+        _start(daemon_environment(environ), log_path(environ))
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        logger.warning("trackside: no daemon could be started, run `trackside daemon`: %s", error)
+        return False
+    return True
+
+
+def is_daemon_running(directory: Path) -> bool:
+    """Whether a process holds the daemon's lock in ``directory``; no other process is disturbed."""
+    try:
+        descriptor = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        question = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        kind = _FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, question))[0]
+    finally:
+        os.close(descriptor)
+    return bool(kind != fcntl.F_UNLCK)
+
+
+def daemon_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a daemon: the trainer's without what makes it a trainer."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if name not in _TRAINER_NAMES and not name.startswith(_TRAINER_PREFIXES)
+    }
+
+
+def log_path(environ: Mapping[str, str]) -> Path:
+    """Return where a started daemon writes its log."""
+    state = environ.get("XDG_STATE_HOME", "")
+    base = Path(state) if state.startswith("/") else Path.home() / ".local" / "state"
+    return base / "trackside" / "daemon.log"
+
+
+def _start(environ: Mapping[str, str], log: Path) -> None:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    if log.exists() and log.stat().st_size > MAX_LOG_BYTES:
+        with contextlib.suppress(FileNotFoundError):  # another rank was quicker
+            log.replace(log.with_name(log.name + ".1"))
+    daemon = [sys.executable, "-P", "-m", "tracksided", "daemon"]
+    daemon += ["--idle-exit", str(IDLE_EXIT_S), "--low-priority"]
+    # The shell leaves at once and init takes the daemon over: no zombie, and nothing to reap.
+    with log.open("ab") as output:
+        subprocess.run(
+            ["/bin/sh", "-c", '"$@" &', "sh", *daemon],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd="/",
+            env=dict(environ),
+            start_new_session=True,
+            check=True,
+        )

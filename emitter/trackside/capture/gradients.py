@@ -1,0 +1,194 @@
+"""Per-parameter gradient data of one sampled step, as the optimizer sees it.
+
+Norms are over all elements; everything finer is estimated by the daemon from a strided sample,
+because reading every element again costs more than the step can spare. Nothing here waits for a
+device, and nothing is written to a tensor of the model's.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import nn
+
+from trackside.wire.records import Gradients
+
+MAX_SAMPLED = 1024  # elements per parameter: the update ratio is then off by 2 % (median)
+_NARROW = frozenset({torch.float16, torch.bfloat16})
+_WRAPPERS = ("_orig_mod.", "module.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+
+
+@dataclass(frozen=True, slots=True)
+class CapturedGradients:
+    """Gradient data of one step, still on its device."""
+
+    meta: Gradients
+    tensors: dict[str, torch.Tensor]
+    """The arrays of `trackside.wire.records.Gradients`, by their names there."""
+
+    total_norm: torch.Tensor
+    """L2 norm over all parameters of this rank, 0-d."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Parameter:
+    """A parameter that takes part; weight and gradient are what lies on this rank."""
+
+    name: str
+    weight: torch.Tensor
+    gradient: torch.Tensor
+
+
+class GradientTap:
+    """Reads gradients and weights around the optimizer's step."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._names = _names(model)
+        self._notes: dict[str, None] = {}
+        self._parameters: tuple[_Parameter, ...] = ()
+        self._before: CapturedGradients | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Why something was left out, each reason once."""
+        return tuple(self._notes)
+
+    @torch.no_grad()
+    def before_step(self, optimizer: torch.optim.Optimizer, scale: torch.Tensor | None) -> None:
+        """Read gradients and weights; ``scale`` is what a fused optimizer will divide by."""
+        self._parameters = tuple(self._collect(optimizer))
+        self._before = None
+        if not self._parameters:
+            return
+        gradients = [parameter.gradient for parameter in self._parameters]
+        weights = [parameter.weight for parameter in self._parameters]
+        norms = _norms(gradients, 2.0)
+        largest = _norms(gradients, float("inf"))
+        sample = _sample(gradients)
+        if scale is not None:
+            norms, largest, sample = norms / scale, largest / scale, sample / scale
+        counts = [_num_sampled(gradient.numel()) for gradient in gradients]
+        self._before = CapturedGradients(
+            meta=Gradients(
+                names=tuple(parameter.name for parameter in self._parameters),
+                num_elements=tuple(gradient.numel() for gradient in gradients),
+            ),
+            tensors={
+                "gradients/norm": norms,  # [parameters]
+                "gradients/abs_max": largest,
+                "gradients/weight_norm": _norms(weights, 2.0),
+                "gradients/sample": sample,  # [sampled elements]
+                "gradients/sample_count": torch.tensor(counts),
+                "gradients/weight_before": _sample(weights),
+            },
+            total_norm=torch.linalg.vector_norm(norms),
+        )
+
+    @torch.no_grad()
+    def after_step(self) -> CapturedGradients | None:
+        """Read the same weights again; None where no parameter had a gradient."""
+        before, self._before = self._before, None
+        weights = [parameter.weight for parameter in self._parameters]
+        self._parameters = ()
+        if before is not None:
+            before.tensors["gradients/weight_after"] = _sample(weights)
+        return before
+
+    def forget(self) -> None:
+        """Drop what `before_step` read."""
+        self._parameters, self._before = (), None
+
+    def _collect(self, optimizer: torch.optim.Optimizer) -> list[_Parameter]:
+        found: list[_Parameter] = []
+        for position, parameter in enumerate(trainable(optimizer)):
+            if parameter.grad is None:
+                continue
+            name = self._name(parameter, position)
+            gradient = _local(parameter.grad)
+            if gradient.layout is not torch.strided or gradient.is_complex():
+                kind = "complex" if gradient.is_complex() else "sparse"
+                self._notes[f"{name} has a {kind} gradient, which is not read"] = None
+            elif gradient.numel():  # a shard may be empty
+                found.append(_Parameter(name, _local(parameter), gradient))
+        return found
+
+    def _name(self, parameter: torch.Tensor, position: int) -> str:
+        if id(parameter) not in self._names:  # wrapped or sharded since we looked
+            self._names = _names(self._model)
+            self._names.setdefault(id(parameter), f"parameter {position}")
+        return self._names[id(parameter)]
+
+
+def trainable(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    """Return the parameters that an optimizer updates, in its order."""
+    groups = cast("Sequence[dict[str, object]]", optimizer.param_groups)
+    return [
+        parameter
+        for group in groups
+        for parameter in cast("Sequence[torch.Tensor]", group["params"])
+        if parameter.requires_grad
+    ]
+
+
+def total_norm(norms: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the L2 norm of parts whose norms are given, on the device of the first."""
+    device = norms[0].device
+    norm: torch.Tensor = torch.linalg.vector_norm(
+        torch.stack([part.to(device, non_blocking=True) for part in norms])
+    )
+    return norm
+
+
+def strip_wrappers(name: str) -> str:
+    """Return a parameter's name without what compile, DDP and FSDP put in."""
+    for wrapper in _WRAPPERS:
+        if name.startswith(wrapper):
+            return strip_wrappers(name[len(wrapper) :])
+        name = name.replace(f".{wrapper}", ".")
+    return name
+
+
+def _names(model: nn.Module) -> dict[int, str]:
+    return {id(parameter): strip_wrappers(name) for name, parameter in model.named_parameters()}
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    """Return what of a tensor lies on this rank; of a DTensor that is its shard."""
+    to_local = getattr(tensor, "to_local", None)
+    shard = to_local() if to_local is not None else tensor
+    return cast("torch.Tensor", shard).detach()
+
+
+def _norms(tensors: Sequence[torch.Tensor], order: float) -> torch.Tensor:
+    """Return the norm of each tensor, [tensors], at least in float32."""
+    wide = [i for i, tensor in enumerate(tensors) if tensor.dtype not in _NARROW]
+    narrow = [i for i, tensor in enumerate(tensors) if tensor.dtype in _NARROW]
+    norms: list[torch.Tensor | None] = [None] * len(tensors)
+    for positions, dtype in ((wide, None), (narrow, torch.float32)):
+        if positions:
+            some = torch._foreach_norm([tensors[i] for i in positions], order, dtype)  # noqa: SLF001 - as torch's own clipping
+            for position, norm in zip(positions, some, strict=True):
+                norms[position] = norm
+    device = tensors[0].device
+    return torch.stack([norm.to(device, non_blocking=True) for norm in norms if norm is not None])
+
+
+def _num_sampled(num_elements: int) -> int:
+    return -(-num_elements // _stride(num_elements))
+
+
+def _stride(num_elements: int) -> int:
+    return -(-num_elements // MAX_SAMPLED)
+
+
+def _sample(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return every stride-th element of each tensor in row-major order, [sampled elements]."""
+    device = tensors[0].device
+    return torch.cat(
+        [
+            tensor.reshape(-1)[:: _stride(tensor.numel())].to(device, non_blocking=True)
+            for tensor in tensors
+        ]
+    )

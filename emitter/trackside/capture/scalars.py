@@ -1,0 +1,135 @@
+"""Loss, learning rate, loss scale and step time, without waiting for a device."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch.amp.grad_scaler import GradScaler
+
+from trackside.capture.clipping import Number
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+MAX_FRAMES = 32  # from the optimizer's hook up to GradScaler.step, past the wrappers of frameworks
+
+
+class LossWatch:
+    """Listens to ``backward``: the scalar it is called on is the loss of a micro-batch.
+
+    The value is raw: a loss that was divided for accumulation stays divided.
+    """
+
+    def __init__(self) -> None:
+        self.micro_batches = 0
+        """Calls of backward in the step in progress."""
+
+        self.is_sampling = False
+        """Whether the losses of the step in progress are kept, or only the last."""
+
+        self._last: torch.Tensor | None = None
+        self._losses: list[torch.Tensor] = []
+
+    def on_backward(self, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
+        """Take a call of ``torch.autograd.backward(tensors, grad_tensors, ...)``."""
+        root = args[0] if args else kwargs.get("tensors")
+        if not isinstance(root, torch.Tensor):
+            if not isinstance(root, Sequence) or len(root) != 1:
+                return
+            root = root[0]
+        if not isinstance(root, torch.Tensor) or root.numel() != 1:
+            return
+        if (args[1] if len(args) > 1 else kwargs.get("grad_tensors")) is not None:
+            return  # not a loss: the gradient comes from outside
+        self.micro_batches += 1
+        self._last = root.detach().reshape(())
+        if self.is_sampling:
+            self._losses.append(self._last.clone())
+
+    def mean(self, scale: Number | None) -> Number | None:
+        """Return the mean over the micro-batches so far, divided by the loss scale."""
+        if not self._losses:
+            return None
+        with torch.no_grad():
+            mean = torch.stack([loss.to(torch.float32) for loss in self._losses]).mean()
+            return as_number(mean if scale is None else mean / scale)
+
+    def last(self) -> torch.Tensor | None:
+        """Return the last loss, as backward saw it."""
+        return self._last
+
+    def is_of_next_step(self, value: object) -> bool:
+        """Whether a loss with a graph is another than the last that backward was called on."""
+        if not isinstance(value, torch.Tensor) or not value.requires_grad or self._last is None:
+            return False
+        return value.data_ptr() != self._last.data_ptr()
+
+    def end_step(self) -> None:
+        """Begin the next step."""
+        self.micro_batches = 0
+        if self._losses:
+            self._losses = []
+
+
+class StepClock:
+    """Mean wall time of a step since the last sample."""
+
+    def __init__(self) -> None:
+        self._since_s: float | None = None
+        self._steps = 0
+
+    def lap(self, now_s: float, steps: int) -> float | None:
+        """Return seconds per step since the last lap; None for the first.
+
+        Args:
+            now_s: of a monotonic clock, at the end of a step.
+            steps: optimizer steps done so far.
+        """
+        since_s, done = self._since_s, steps - self._steps
+        self._since_s, self._steps = now_s, steps
+        return None if since_s is None or done < 1 else (now_s - since_s) / done
+
+
+def as_number(value: object) -> Number | None:
+    """Return a plain number or a 0-d tensor on a device; None for what is neither.
+
+    Values on the CPU are read at once, so that a tensor that is changed later stays as it was.
+    A tensor on a device is copied there.
+    """
+    if isinstance(value, torch.Tensor):
+        if value.numel() != 1 or value.is_complex():
+            return None
+        value = value.detach()
+        if value.device.type == "cpu":
+            return float(value)
+        return value.reshape(()).clone()
+    try:
+        return float(value)  # type: ignore[arg-type]  # the error is the check
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def learning_rate(optimizer: torch.optim.Optimizer) -> Number | None:
+    """Return the learning rate of the first parameter group."""
+    groups = optimizer.param_groups
+    return as_number(groups[0].get("lr")) if groups else None
+
+
+def amp_scale(optimizer: torch.optim.Optimizer) -> torch.Tensor | None:
+    """Return the loss scale of the `GradScaler` whose step is on this thread's stack.
+
+    Only inside an optimizer's step hook. None where no scaler takes this step.
+    """
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - no public way to this frame
+    for _ in range(MAX_FRAMES):
+        if frame is None:
+            return None
+        if frame.f_code is GradScaler.step.__code__:
+            scaler = frame.f_locals.get("self")
+            is_enabled = isinstance(scaler, GradScaler) and scaler.is_enabled()
+            scale = getattr(scaler, "_scale", None) if is_enabled else None
+            return scale.detach().clone() if isinstance(scale, torch.Tensor) else None
+        frame = frame.f_back
+    scale = getattr(optimizer, "grad_scale", None)
+    return scale.detach().clone() if isinstance(scale, torch.Tensor) else None

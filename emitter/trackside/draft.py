@@ -1,0 +1,127 @@
+"""A sampled step between its hooks and its record: what is known, and what is still on a device."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from trackside.capture.captured import CapturedAttention
+from trackside.capture.clipping import Number
+from trackside.capture.gradients import CapturedGradients
+from trackside.capture.logbook import LogPage
+from trackside.staging import HostArray
+from trackside.wire.records import Step
+
+_NUMBER = "number/"
+_LOGGED = "logged/"
+
+
+@dataclass(slots=True, kw_only=True)
+class StepDraft:
+    """Everything that a `Step` record will hold. Numbers may be 0-d tensors on a device."""
+
+    step: int
+    epoch: int | None
+    epoch_requested: bool
+    timestamp: float = 0.0
+    loss: Number | None = None
+    learning_rate: Number | None = None
+    clip_norm: Number | None = None
+    """Before clipping; None where nothing was clipped."""
+
+    max_norm: float | None = None
+    clip_count: Number = 0.0
+    """Clipped steps since the last sample."""
+
+    num_steps: int = 0
+    """Steps since the last sample."""
+
+    local_norm: Number | None = None
+    is_local_norm_total: bool = False
+    """Whether one rank is all there is, so that the norm before clipping is the local one."""
+
+    step_seconds: float | None = None
+    amp_scale: Number | None = None
+    micro_batches: int | None = None
+    attention: tuple[CapturedAttention, ...] = ()
+    gradients: CapturedGradients | None = None
+    page: LogPage = field(default_factory=lambda: LogPage((), ()))
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return everything that must reach the host, by name."""
+        tensors: dict[str, torch.Tensor] = {}
+        for index, captured in enumerate(self.attention):
+            for name, tensor in captured.tensors.items():
+                tensors[f"attention/{index}/{name}"] = tensor
+        if self.gradients is not None:
+            tensors.update(self.gradients.tensors)
+        for name, number in self._numbers().items():
+            if isinstance(number, torch.Tensor):
+                tensors[_NUMBER + name] = number
+        for index, tensor in enumerate(self.page.tensors()):
+            tensors[f"{_LOGGED}{index}"] = tensor
+        return tensors
+
+    def finish(self, arrays: Mapping[str, HostArray]) -> tuple[Step, dict[str, HostArray]]:
+        """Return the step, and of ``arrays`` (all of `tensors`) those that go along.
+
+        ``arrays`` and ``dropped`` of the step are left to the publisher.
+        """
+        found = self._read(arrays)
+        after = found["norm_after"]
+        before = found["clip_norm"] if found["clip_norm"] is not None else after
+        clipped: bool | None = None
+        if self.clip_norm is None:
+            clipped = False if after is not None else None
+        elif before is not None and self.max_norm is not None:
+            clipped = before > self.max_norm
+        count = found["clip_count"]
+        has_rate = self.num_steps > 0 and count is not None and clipped is not None
+        logged = [
+            arrays[f"{_LOGGED}{i}"].number()
+            for i in range(sum(name.startswith(_LOGGED) for name in arrays))
+        ]
+        step = Step(
+            step=self.step,
+            epoch=self.epoch,
+            epoch_requested=self.epoch_requested,
+            timestamp=self.timestamp,
+            loss=found["loss"],
+            learning_rate=found["learning_rate"],
+            norm_before_clip=before,
+            norm_after_clip=after,
+            max_norm=self.max_norm,
+            clipped=clipped,
+            clip_rate=min(count / self.num_steps, 1.0) if has_rate and count is not None else None,
+            local_gradient_norm=before if self.is_local_norm_total else found["local_norm"],
+            step_seconds=self.step_seconds,
+            amp_scale=found["amp_scale"],
+            micro_batches=self.micro_batches,
+            dropped={},
+            attention=tuple(captured.call for captured in self.attention),
+            gradients=None if self.gradients is None else self.gradients.meta,
+            scalars=self.page.scalars(logged),
+            texts=self.page.texts,
+            arrays=(),
+        )
+        kept = {
+            name: array for name, array in arrays.items() if not name.startswith((_NUMBER, _LOGGED))
+        }
+        return step, kept
+
+    def _numbers(self) -> dict[str, Number | None]:
+        return {
+            "loss": self.loss,
+            "learning_rate": self.learning_rate,
+            "clip_norm": self.clip_norm,
+            "clip_count": self.clip_count,
+            "local_norm": self.local_norm,
+            "amp_scale": self.amp_scale,
+            "norm_after": None if self.gradients is None else self.gradients.total_norm,
+        }
+
+    def _read(self, arrays: Mapping[str, HostArray]) -> dict[str, float | None]:
+        return {
+            name: arrays[_NUMBER + name].number() if isinstance(number, torch.Tensor) else number
+            for name, number in self._numbers().items()
+        }

@@ -1,0 +1,103 @@
+"""Opens what a session publishes to; where that fails, says the mend in one line and goes on."""
+
+import logging
+import platform
+import secrets
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import torch
+import zmq
+
+from trackside.config import EmitterConfig
+from trackside.errors import WireError
+from trackside.identity import Identity
+from trackside.publisher import Publisher
+from trackside.wire import segment
+from trackside.wire.doorbell import Doorbell
+from trackside.wire.records import Hello, encode
+from trackside.wire.ring import RingWriter
+from trackside.wire.segment import SegmentName
+
+logger = logging.getLogger("trackside")
+
+DEFAULT_SAVE_DIR = "trackside_logs"
+NONCE_BYTES = 4  # tells the segments of one process apart
+
+
+def output_directory(config: EmitterConfig, identity: Identity, working_dir: Path) -> Path:
+    """Return the absolute directory that the daemon writes to."""
+    chosen = config.save_dir or Path(DEFAULT_SAVE_DIR) / identity.run
+    return working_dir / chosen
+
+
+def open_publisher(
+    directory: Path, config: EmitterConfig, identity: Identity, save_dir: Path
+) -> Publisher:
+    """Make the segment and the doorbell; a publisher without them counts what it drops."""
+    ring = _open_ring(directory, config, identity, save_dir)
+    return Publisher(ring, None if ring is None else _open_doorbell(directory))
+
+
+def _open_ring(
+    directory: Path, config: EmitterConfig, identity: Identity, save_dir: Path
+) -> RingWriter | None:
+    try:
+        segment.ensure_node_directory(directory)
+        return RingWriter.create(
+            directory,
+            SegmentName(
+                identity.run, identity.place.rank, identity.pid, secrets.token_hex(NONCE_BYTES)
+            ),
+            ring_bytes=config.ring_bytes,
+            hello=encode(_hello(config, identity, save_dir)),
+        )
+    except (WireError, OSError) as error:
+        logger.warning("trackside: nothing will be recorded: %s", error)
+        return None
+
+
+def _open_doorbell(directory: Path) -> Doorbell | None:
+    try:
+        return Doorbell(directory)
+    except (WireError, zmq.ZMQError, OSError) as error:
+        logger.warning("trackside: the daemon is not rung and will look by itself: %s", error)
+        return None
+
+
+def _hello(config: EmitterConfig, identity: Identity, save_dir: Path) -> Hello:
+    place = identity.place
+    return Hello(
+        run=identity.run,
+        rank=place.rank,
+        local_rank=place.local_rank,
+        world_size=place.world_size,
+        local_world_size=place.local_world_size,
+        node_rank=place.node_rank,
+        hostname=identity.hostname,
+        pid=identity.pid,
+        attempt=place.attempt,
+        started_at=time.time(),
+        save_dir=str(save_dir),
+        checkpoints=tuple(str(Path.cwd() / path) for path in config.checkpoints),
+        every=config.every,
+        visualize=config.visualize,
+        save_raw=config.save_raw,
+        config=config.config,
+        versions={
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "numpy": np.__version__,
+            "pyzmq": zmq.__version__,
+            "trackside": _own_version(),
+        },
+    )
+
+
+def _own_version() -> str:
+    try:
+        return version("trackside")
+    except PackageNotFoundError:
+        return "unknown"

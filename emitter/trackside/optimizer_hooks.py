@@ -1,0 +1,95 @@
+"""Hooks around the step of one optimizer: the one given, or the first that updates the model."""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
+
+from trackside.capture.gradients import trainable
+
+if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
+
+Args = tuple[object, ...]
+Kwargs = dict[str, object]
+Begin = Callable[[torch.optim.Optimizer, Args, Kwargs], tuple[Args, Kwargs] | None]
+End = Callable[[], None]
+
+
+class OptimizerHooks:
+    """Calls ``begin`` before and ``end`` after each step.
+
+    ``begin`` may return other arguments for the step. torch iterates over its hooks while they
+    run, so `remove` must not be called from within them.
+    """
+
+    def __init__(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer | None, begin: Begin, end: End
+    ) -> None:
+        self._model = model
+        self._optimizer = None if optimizer is None else innermost(optimizer)
+        self._begin = begin
+        self._end = end
+        self._handles: list[RemovableHandle] = []
+        self._strangers: set[int] = set()  # optimizers seen that do not update the model
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer | None:
+        """The optimizer, None as long as none was given or found."""
+        return self._optimizer
+
+    def install(self) -> None:
+        """Hook the optimizer, or all of them until one is found."""
+        if self._optimizer is not None:
+            self._handles = [
+                self._optimizer.register_step_pre_hook(self._before),
+                self._optimizer.register_step_post_hook(self._after),
+            ]
+        else:
+            self._handles = [
+                register_optimizer_step_pre_hook(self._before),
+                register_optimizer_step_post_hook(self._after),
+            ]
+
+    def remove(self) -> None:
+        """Unhook; twice is fine."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def _before(
+        self, optimizer: torch.optim.Optimizer, args: Args, kwargs: Kwargs
+    ) -> tuple[Args, Kwargs] | None:
+        if optimizer is not self._optimizer and not self._adopt(optimizer):
+            return None
+        return self._begin(optimizer, args, kwargs)
+
+    def _after(
+        self, optimizer: torch.optim.Optimizer, args: Args, kwargs: Mapping[str, object]
+    ) -> None:
+        del args, kwargs
+        if optimizer is self._optimizer:
+            self._end()
+
+    def _adopt(self, optimizer: torch.optim.Optimizer) -> bool:
+        if self._optimizer is not None or id(optimizer) in self._strangers:
+            return False
+        own = {id(parameter) for parameter in self._model.parameters()}
+        if not any(id(parameter) in own for parameter in trainable(optimizer)):
+            self._strangers.add(id(optimizer))
+            return False
+        self._optimizer = optimizer
+        return True
+
+
+def innermost(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """Return the optimizer inside of wrappers such as Accelerate's, whose step they call."""
+    inner = getattr(optimizer, "optimizer", None)
+    while isinstance(inner, torch.optim.Optimizer):
+        optimizer, inner = inner, getattr(inner, "optimizer", None)
+    return optimizer

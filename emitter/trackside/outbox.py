@@ -1,0 +1,124 @@
+"""Sampled steps on their way to the ring, in order, and what the user logged meanwhile."""
+
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from trackside.capture.clipping import Number
+from trackside.capture.logbook import Logbook, LoggedNumber, LogPage
+from trackside.draft import StepDraft
+from trackside.publisher import Publisher
+from trackside.staging import HostArray, Staged, Staging
+from trackside.wire.layout import DropCause
+from trackside.wire.records import Close, Step
+
+DRAIN_TIMEOUT_S = 2.0  # for the last copies from a device, at close only
+_LOSS = "loss"
+
+
+@dataclass(frozen=True, slots=True)
+class _Queued:
+    """A step on its way to the host."""
+
+    draft: StepDraft
+    staged: Staged
+
+
+class Outbox:
+    """Stages drafts and publishes them when they have arrived. One thread at a time."""
+
+    def __init__(self, publisher: Publisher, staging: Staging) -> None:
+        self.logbook = Logbook()
+        self._publisher = publisher
+        self._staging = staging
+        self._queue: deque[_Queued] = deque()
+        self._last_loss: float | None = None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a step is still on its way."""
+        return bool(self._queue)
+
+    def submit(self, draft: StepDraft) -> None:
+        """Send a draft on its way; from the CPU it is published at once."""
+        draft.page = self.logbook.take()
+        staged = self._staging.stage(draft.tensors()) if self._staging.can_copy() else None
+        if staged is None:
+            self.logbook.put_back(draft.page)
+            self._publisher.count_drop(DropCause.COPY_LATE)
+            return
+        self._queue.append(_Queued(draft, staged))
+        self.flush()
+
+    def flush(self) -> None:
+        """Publish what has arrived, in order; never wait."""
+        while self._queue and self._staging.can_copy() and self._queue[0].staged.is_ready():
+            self._publish(self._queue.popleft())
+
+    def close(self, reason: str, *, steps: int, sampled: int, loss: Number | None) -> None:
+        """Publish everything that arrives in time, then the last record.
+
+        Args:
+            reason: why the session ends.
+            steps: optimizer steps seen.
+            sampled: steps that were due.
+            loss: the last one, None to take that of the last published step.
+        """
+        while self._queue and self._staging.drain(self._queue[0].staged, DRAIN_TIMEOUT_S):
+            self._publish(self._queue.popleft())
+        self._publisher.count_drop(DropCause.COPY_LATE, len(self._queue))
+        self._queue.clear()
+        page = self.logbook.take()
+        tensors = {f"{i}": tensor for i, tensor in enumerate(page.tensors())}
+        if isinstance(loss, torch.Tensor):
+            tensors[_LOSS] = loss
+        arrays = self._bring(tensors)
+        if arrays is None:
+            self._publisher.count_drop(DropCause.COPY_LATE)
+            page, arrays = LogPage((), page.texts), {}
+        last = arrays[_LOSS].number() if _LOSS in arrays else loss
+        if last is None or isinstance(last, torch.Tensor):
+            last = self._last_loss
+        self._count_overflow()
+        self._publisher.publish_close(
+            Close(
+                reason=reason,
+                timestamp=time.time(),
+                steps=steps,
+                sampled=sampled,
+                published=0,
+                dropped={},
+                loss=last,
+                scalars=page.scalars([arrays[f"{i}"].number() for i in range(len(page.tensors()))]),
+                texts=page.texts,
+            )
+        )
+
+    def _publish(self, queued: _Queued) -> None:
+        self._count_overflow()
+        step, arrays = queued.draft.finish(queued.staged.arrays)
+        self._last_loss = step.loss if step.loss is not None else self._last_loss
+        if not self._publisher.publish_step(step, arrays):
+            self.logbook.put_back(_page(step))
+        queued.staged.release()
+
+    def _bring(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, HostArray] | None:
+        """Bring the last tensors to the host; None where they do not come in time."""
+        if not tensors:
+            return {}
+        staged = self._staging.stage(tensors)
+        is_here = staged is not None and self._staging.drain(staged, DRAIN_TIMEOUT_S)
+        return staged.arrays if staged is not None and is_here else None
+
+    def _count_overflow(self) -> None:
+        lost = self.logbook.take_overflowed()
+        if lost:
+            self._publisher.count_drop(DropCause.OTHER, lost)
+
+
+def _page(step: Step) -> LogPage:
+    numbers = (LoggedNumber(entry.step, entry.name, entry.value) for entry in step.scalars)
+    return LogPage(tuple(numbers), step.texts)

@@ -1,0 +1,391 @@
+"""From hooks to records: which steps are sampled, what is collected when, what is published.
+
+A step in the life of the recorder:
+
+================== ==============================================================================
+moment             what happens if the step is sampled
+================== ==============================================================================
+end of step s - 1  `_arm`: attention tap, local norms; compiled code runs eagerly from here
+forward            the tap captures the first forward with gradients
+backward           losses are kept
+start of step s    `_begin`: everything is taken, compiled code runs compiled again
+end of step s      `_finish`: weights again, then to the host and into the ring
+================== ==============================================================================
+
+A step that is not sampled costs integer tests. Where the user logs the loss after the step, the
+record waits for it until the next forward or backward.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import ParamSpec
+
+import torch
+from torch import nn
+
+from trackside.capture.attention import AttentionTap
+from trackside.capture.clipping import ClipWatch, Number
+from trackside.capture.gradients import GradientTap, trainable
+from trackside.capture.local_norm import LocalNorm
+from trackside.capture.logbook import LoggedNumber
+from trackside.capture.scalars import LossWatch, StepClock, amp_scale, as_number, learning_rate
+from trackside.config import EmitterConfig
+from trackside.draft import StepDraft
+from trackside.guard import Guard
+from trackside.hooks import backward_hook, clip_hook
+from trackside.identity import Place
+from trackside.optimizer_hooks import Args, Kwargs, OptimizerHooks
+from trackside.outbox import Outbox
+from trackside.publisher import Publisher
+from trackside.root_hook import RootHook, has_compiled_parts, unwrap
+from trackside.staging import Staging
+from trackside.stance import Stance
+from trackside.wire.layout import DropCause
+from trackside.wire.records import LoggedText
+
+logger = logging.getLogger("trackside")
+
+STEP_TOLERANCE = 1  # log(step=) may count from 0, and come before or after the step
+
+
+_P = ParamSpec("_P")
+
+
+class Recorder:
+    """Watches one model and optimizer, and publishes the sampled steps. The training thread's."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer | None,
+        *,
+        config: EmitterConfig,
+        place: Place,
+        publisher: Publisher,
+        staging: Staging | None = None,
+    ) -> None:
+        """Prepare; nothing is touched before `install`."""
+        self.step = 0
+        """Optimizer steps completed, as the user counts them."""
+
+        self.steps_seen = 0
+        """Optimizer steps completed since the session began."""
+
+        self.sampled = 0
+        """Steps that were due."""
+
+        self.guard = Guard(lambda: publisher.count_drop(DropCause.ERROR))
+        self._config = config
+        self._place = place
+        self._root = unwrap(model)
+        self._root_handle: torch.utils.hooks.RemovableHandle | None = None
+        self._hooks = OptimizerHooks(self._root, optimizer, self.on_step_begin, self.on_step_end)
+        self._tap = self._make_tap() if config.attention and place.rank == 0 else None
+        self._gradients = GradientTap(self._root) if config.gradients else None
+        self._local_norm = LocalNorm(self.guard) if place.world_size > 1 else None
+        self._loss = LossWatch()
+        self._clip = ClipWatch()
+        self._clock = StepClock()
+        self._stance = Stance()
+        self._outbox = Outbox(publisher, staging or Staging())
+        self._noted: set[str] = set()
+        self._every = config.every
+        self._epoch: int | None = None
+        self._epoch_requested = False
+        self._is_over = False
+        self._in_optimizer = False
+        self._is_sampling = False
+        self._is_arming_late = False
+        self._is_scaled = False
+        self._last_sampled = 0
+        self._draft: StepDraft | None = None
+        self._held: StepDraft | None = None  # waits for a loss that is logged after its step
+        self._may_hold = True
+        self._has_logged = False
+        self._last_logged_loss: Number | None = None
+        self._logged_loss: Number | None = None  # for the step in progress
+        self._has_seen_forward = False
+
+    def install(self) -> None:
+        """Hook everything. The first step is sampled if it is due and nothing is compiled."""
+        self._root_handle = self._root.register_forward_pre_hook(RootHook(self._on_forward))
+        if self._tap is not None:
+            self._tap.install()
+        backward_hook.add(self._on_backward)
+        clip_hook.add(self._on_clip)
+        self._hooks.install()
+        if self._config.is_due(1):
+            # Not armed here: a model that is compiled after attach would be traced armed.
+            self._is_sampling = self._loss.is_sampling = self._is_arming_late = True
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer | None:
+        """The optimizer that is watched."""
+        return self._hooks.optimizer
+
+    def log(self, step: int | None, epoch: float | None, scalars: Mapping[str, object]) -> None:
+        """Take in what the user logs; see `Session.log`."""
+        self._has_logged = True
+        if step is not None and abs(step - self.step) > STEP_TOLERANCE:
+            self._set_step(int(step))
+        if epoch is not None:
+            self._set_epoch(int(epoch))
+        for name, value in scalars.items():
+            number = as_number(value)
+            if number is None:
+                self._warn_once(f"log({name}=...) takes single numbers; {type(value)} is left out")
+            elif name == "loss":
+                self._log_loss(number, value)
+            else:
+                self._outbox.logbook.add(LoggedNumber(self._log_step(step), name, number))
+
+    def log_text(self, tag: str, text: str) -> None:
+        """Take in a text; see `Session.text`."""
+        self._outbox.logbook.add_text(LoggedText(step=self._log_step(None), tag=tag, text=text))
+
+    def on_step_begin(
+        self, optimizer: torch.optim.Optimizer, args: Args, kwargs: Kwargs
+    ) -> tuple[Args, Kwargs] | None:
+        """Run before the optimizer's step; a closure in its arguments comes back wrapped."""
+        if not self._is_sampling or self._is_over:
+            return None
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if callable(closure):
+            # Forward and backward run inside of the step: what there is to see comes after them.
+            wrapped = self._after_closure(optimizer, closure)
+            if len(args) > 1:
+                return (args[0], wrapped, *args[2:]), kwargs
+            return args, {**kwargs, "closure": wrapped}
+        self._run_in_optimizer("start of an optimizer step", self._begin, optimizer)
+        return None
+
+    def on_step_end(self) -> None:
+        """Run after the optimizer's step."""
+        if self._is_over:
+            return
+        self.step += 1
+        self.steps_seen += 1
+        if self._clip.has_event:
+            self._run_in_optimizer("clipping", self._clip.end_step)
+        if self._is_sampling:
+            self._run_in_optimizer("end of an optimizer step", self._finish)
+        elif self.steps_seen == 1:
+            self._clock.lap(time.perf_counter(), 1)
+        self._loss.end_step()
+        self._logged_loss = None
+        self._has_seen_forward = False
+        if (self.step + 1) % self._every == 0:
+            self._run_in_optimizer("arming", self._arm)
+        if self._outbox.is_waiting:
+            self._run_in_optimizer("publishing", self._outbox.flush)
+
+    def remove(self) -> None:
+        """Unhook everything; twice is fine.
+
+        Called by a hook of the optimizer, what torch iterates over stays until the next backward.
+        """
+        self._is_over = True
+        self._stance.restore()
+        if self._tap is not None:
+            self._tap.remove()
+        if self._local_norm is not None:
+            self._local_norm.disarm()
+        if self._root_handle is not None:
+            self._root_handle.remove()
+        clip_hook.remove(self._on_clip)
+        if not self._in_optimizer:
+            backward_hook.remove(self._on_backward)
+            self._hooks.remove()
+
+    def finish(self, reason: str) -> None:
+        """Publish what is under way, then the last record."""
+        self._release_held()
+        loss = self._last_logged_loss
+        if loss is None and not self._is_scaled:  # else the last value of backward is not the loss
+            loss = self._loss.last()
+        self._outbox.close(reason, steps=self.steps_seen, sampled=self.sampled, loss=loss)
+
+    def _make_tap(self) -> AttentionTap | None:
+        config = self._config
+        heads = (config.heads,) if isinstance(config.heads, int) else config.heads
+        return AttentionTap(
+            self._root,
+            layers=config.layers,
+            heads=heads,
+            sample=config.sample,
+            max_queries=config.max_queries,
+            on_error=self.guard.report,
+        )
+
+    def _on_forward(self) -> None:
+        self._has_seen_forward = True
+        if self._held is not None:
+            self.guard.run("start of a forward", self._release_held)
+        if self._is_arming_late:
+            self.guard.run("start of the first forward", self._arm_late)
+
+    def _on_backward(self, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
+        if self._is_over:
+            self.remove()
+            return
+        if self._held is not None:
+            self.guard.run("start of backward", self._release_held)
+        if self._clip.has_event:
+            self._clip.discard()  # the step it belongs to was skipped, by a GradScaler for example
+        self.guard.run("backward", self._loss.on_backward, args, kwargs)
+
+    def _on_clip(self, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
+        self.guard.run("clipping", self._clip.on_clip, args, kwargs)
+
+    def _arm(self) -> None:
+        """Sample the step that begins now."""
+        self._is_sampling = self._loss.is_sampling = True
+        if self._tap is not None or self._local_norm is not None:
+            self._stance.force_eager()
+        self._arm_taps()
+
+    def _arm_late(self) -> None:
+        self._is_arming_late = False
+        if self._is_sampling and not has_compiled_parts(self._root):
+            self._arm_taps()
+
+    def _arm_taps(self) -> None:
+        if self._tap is not None:
+            self._tap.arm()
+        if self._local_norm is not None and self._config.gradients:
+            optimizer = self._hooks.optimizer
+            self._local_norm.arm(
+                trainable(optimizer) if optimizer is not None else self._root.parameters()
+            )
+
+    def _disarm(self) -> None:
+        """Leave the step that begins now alone after all."""
+        self._is_sampling = self._loss.is_sampling = self._is_arming_late = False
+        self._stance.restore()
+        if self._tap is not None:
+            self._tap.disarm()
+        if self._local_norm is not None:
+            self._local_norm.disarm()
+
+    def _begin(self, optimizer: torch.optim.Optimizer) -> None:
+        """Take what is there before the step changes it."""
+        self._stance.restore()
+        draft = StepDraft(
+            step=self.step + 1,
+            epoch=self._epoch,
+            epoch_requested=self._epoch_requested,
+            micro_batches=self._loss.micro_batches or None,
+            is_local_norm_total=self._place.world_size == 1,
+        )
+        if self._tap is not None:
+            draft.attention = self._tap.take()
+            self._note(self._tap.notes)
+        scale = amp_scale(optimizer)
+        self._is_scaled = self._is_scaled or scale is not None
+        draft.amp_scale = None if scale is None else as_number(scale)
+        draft.learning_rate = learning_rate(optimizer)
+        draft.loss = self._loss.mean(draft.amp_scale)
+        event = self._clip.event()
+        if event is not None:
+            draft.clip_norm, draft.max_norm = event.norm, event.max_norm
+        if self._gradients is not None:
+            self._gradients.before_step(optimizer, getattr(optimizer, "grad_scale", None))
+            self._note(self._gradients.notes)
+        if self._local_norm is not None:
+            norm = self._local_norm.take()
+            if norm is not None:
+                draft.local_norm = as_number(norm if scale is None else norm / scale)
+        self._draft = draft
+
+    def _finish(self) -> None:
+        """Complete the draft after the step and send it on its way."""
+        draft, self._draft = self._draft, None
+        self._disarm()
+        self._epoch_requested = False
+        self.sampled += 1
+        steps, self._last_sampled = self.steps_seen - self._last_sampled, self.steps_seen
+        if draft is None:  # `_begin` failed, or the step's closure was never called
+            return
+        draft.timestamp = time.time()
+        draft.num_steps, draft.clip_count = steps, self._clip.take_count()
+        draft.step_seconds = self._clock.lap(time.perf_counter(), self.steps_seen)
+        if self._gradients is not None:
+            draft.gradients = self._gradients.after_step()
+        if self._logged_loss is not None:
+            draft.loss = self._logged_loss
+        elif self._has_logged and self._may_hold:
+            self._held = draft
+            return
+        self._outbox.submit(draft)
+
+    def _release_held(self) -> None:
+        """Stop waiting for a loss, now and from now on."""
+        held, self._held = self._held, None
+        if held is not None:
+            self._may_hold = False
+            self._outbox.submit(held)
+
+    def _log_loss(self, number: Number, value: object) -> None:
+        self._last_logged_loss = number
+        if self._loss.micro_batches or self._has_seen_forward:
+            self._logged_loss = number
+        elif self._held is not None and not self._loss.is_of_next_step(value):
+            self._held.loss = number
+            held, self._held = self._held, None
+            self._outbox.submit(held)
+
+    def _log_step(self, step: int | None) -> int:
+        if step is not None:
+            return int(step)
+        return self.step + (1 if self._loss.micro_batches else 0)
+
+    def _set_step(self, step: int) -> None:
+        self.step = step
+        is_due = self._config.is_due(step + 1) or self._epoch_requested
+        if is_due and not self._is_sampling:
+            self._arm()
+        elif self._is_sampling and not is_due:
+            self._disarm()
+
+    def _set_epoch(self, epoch: int) -> None:
+        if epoch == self._epoch:
+            return
+        self._epoch = epoch
+        if epoch in self._config.epochs:
+            self._epoch_requested = True
+            if not self._is_sampling:
+                self._arm()
+
+    def _after_closure(
+        self, optimizer: torch.optim.Optimizer, closure: Callable[[], object]
+    ) -> Callable[[], object]:
+        is_first = True
+
+        def wrapped() -> object:
+            nonlocal is_first
+            result = closure()
+            if is_first:
+                is_first = False
+                self._run_in_optimizer("end of a closure", self._begin, optimizer)
+            return result
+
+        return wrapped
+
+    def _run_in_optimizer(
+        self, place: str, hook: Callable[_P, None], *args: _P.args, **kwargs: _P.kwargs
+    ) -> None:
+        self._in_optimizer = True
+        try:
+            self.guard.run(place, hook, *args, **kwargs)
+        finally:
+            self._in_optimizer = False
+
+    def _note(self, notes: Sequence[str]) -> None:
+        for note in notes:
+            self._warn_once(note)
+
+    def _warn_once(self, message: str) -> None:
+        if message not in self._noted:
+            self._noted.add(message)
+            logger.warning("trackside: %s", message)

@@ -1,0 +1,192 @@
+"""`attach` and `Session`: what the user holds of all this."""
+
+import atexit
+import logging
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self, Unpack
+
+import torch
+from torch import nn
+
+from trackside import autostart
+from trackside.config import AttachKeywords, EmitterConfig, is_switched_off
+from trackside.errors import ConfigError
+from trackside.identity import identify
+from trackside.opening import open_publisher, output_directory
+from trackside.optimizer_hooks import innermost
+from trackside.recorder import Recorder
+from trackside.root_hook import unwrap
+from trackside.wire import segment
+
+logger = logging.getLogger("trackside")
+
+# What is attached in this process, so that attaching twice does not send everything twice.
+_open_sessions: list["Session"] = []
+
+
+def attach(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    **keywords: Unpack[AttachKeywords],
+) -> "Session":
+    """Watch a training from here on; the keywords are those of `trackside.EmitterConfig`.
+
+    Call it when model and optimizer are there, and after ``init_process_group`` if there is one;
+    the model may be wrapped or compiled before or after. Without ``optimizer``, the first one
+    that steps a parameter of the model is taken; steps are always those of an optimizer.
+
+    With ``TRACKSIDE=0`` in the environment nothing at all happens.
+
+    Raises:
+        ConfigError: a keyword or a ``TRACKSIDE_*`` variable cannot be used. Whatever else goes
+            wrong is logged once, and the training goes on without.
+    """
+    if is_switched_off(os.environ):
+        return Session(None)
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"attach(model=...) takes a torch.nn.Module, not {type(model)}")
+    if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
+        raise ConfigError(
+            f"attach(optimizer=...) takes a torch.optim.Optimizer, not {type(optimizer)}; "
+            "leave it out to take the first that updates the model"
+        )
+    config = EmitterConfig.resolve(keywords, os.environ)
+    for session in tuple(_open_sessions):
+        if session.watches(model, optimizer):
+            if session.config == config:
+                logger.warning("trackside: this model is attached already, the session goes on")
+                return session
+            session.close("attached anew")
+    return Session(_Parts(model, optimizer, config))
+
+
+class _Parts:
+    """What an open session is made of."""
+
+    def __init__(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer | None, config: EmitterConfig
+    ) -> None:
+        directory = segment.node_directory(os.environ)
+        self.config = config
+        self.root = unwrap(model)
+        self.identity = identify(os.environ, run=config.run)
+        self.save_dir = output_directory(config, self.identity, Path.cwd())
+        self.publisher = open_publisher(directory, config, self.identity, self.save_dir)
+        is_asked = config.autostart and self.identity.place.local_rank == 0
+        if is_asked and self.publisher.has_ring:
+            autostart.ensure_daemon(directory, os.environ)
+        self.recorder = Recorder(
+            model,
+            optimizer,
+            config=config,
+            place=self.identity.place,
+            publisher=self.publisher,
+        )
+
+
+class Session:
+    """One attached model. For the thread that trains; in a forked child it is silent."""
+
+    def __init__(self, parts: _Parts | None) -> None:
+        """Open; None makes a session that does nothing. Users call `attach`."""
+        self._parts = parts
+        if parts is None:
+            return
+        _open_sessions.append(self)
+        atexit.register(self.close, "interpreter exit")
+        parts.recorder.guard.on_give_up = self._give_up
+        parts.recorder.guard.run("attach", parts.recorder.install)
+
+    @property
+    def config(self) -> EmitterConfig | None:
+        """The settings; None where nothing is done."""
+        return self._parts.config if self._parts is not None else None
+
+    @property
+    def run(self) -> str | None:
+        """The run id; None where nothing is done."""
+        return self._parts.identity.run if self._parts is not None else None
+
+    @property
+    def save_dir(self) -> Path | None:
+        """Where the daemon writes; None where nothing is done."""
+        return self._parts.save_dir if self._parts is not None else None
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps completed; 0 where nothing is done."""
+        return self._parts.recorder.step if self._parts is not None else 0
+
+    def log(self, step: int | None = None, epoch: float | None = None, **scalars: object) -> None:
+        """Log values by name: numbers or tensors with one element, which are never waited for.
+
+        ``loss`` takes the place of the value that backward was called on; log it in every step,
+        before or after the optimizer's. Other values become ``Custom/<name>``, or what their name
+        says if it has a slash, and travel with the next sampled step.
+
+        Args:
+            step: optimizer steps done so far, where training was resumed. A count that is one
+                off changes nothing: loops count from 0 or 1 and log before or after the step.
+            epoch: the current one; the first step of a new one in ``epochs`` is sampled.
+            scalars: the values.
+        """
+        if self._parts is not None:
+            recorder = self._parts.recorder
+            recorder.guard.run("log", recorder.log, step, epoch, scalars)
+
+    def text(self, tag: str, text: str) -> None:
+        """Log a text; it travels with the next sampled step."""
+        if self._parts is not None:
+            recorder = self._parts.recorder
+            recorder.guard.run("text", recorder.log_text, str(tag), str(text))
+
+    def close(self, reason: str = "closed") -> None:
+        """Unhook everything, publish what is left and say in one line what became of it.
+
+        Twice is fine; at the exit of the interpreter it happens by itself.
+        """
+        parts = self._parts
+        if parts is None or self not in _open_sessions or not parts.recorder.guard.is_owner:
+            return
+        _open_sessions.remove(self)
+        atexit.unregister(self.close)
+        guard, recorder, publisher = parts.recorder.guard, parts.recorder, parts.publisher
+        guard.run_last("close", recorder.remove)
+        guard.run_last("close", recorder.finish, reason)
+        guard.run_last("close", publisher.close)
+        drops = ", ".join(f"{count} {cause}" for cause, count in publisher.drops.items())
+        logger.log(
+            logging.WARNING if drops else logging.INFO,
+            "trackside: run %s rank %d: %d steps, %d sampled, %d records published, dropped: %s; "
+            "outputs in %s",
+            parts.identity.run,
+            parts.identity.place.rank,
+            recorder.steps_seen,
+            recorder.sampled,
+            publisher.published,
+            drops or "none",
+            parts.save_dir,
+        )
+
+    def watches(self, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> bool:
+        """Whether this session is that of a model, wrapped or not, and its optimizer."""
+        if self._parts is None or self._parts.root is not unwrap(model):
+            return False
+        own = self._parts.recorder.optimizer
+        return optimizer is None or own is None or own is innermost(optimizer)
+
+    def _give_up(self) -> None:
+        self.close("detached after errors")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close("closed" if kind is None else f"failed: {kind.__name__}")
