@@ -28,4 +28,5 @@ class HeadSimilarity:
         if count < 2:  # noqa: PLR2004 - a pair
             return None
         cosines = products[np.ix_(alive, alive)] / np.outer(norms[alive], norms[alive])
-        return float((cosines.sum() - count) / (count * (count - 1)))
+        mean = (cosines.sum() - count) / (count * (count - 1))
+        return float(np.minimum(mean, 1.0))  # equal heads may come out a rounding error above

@@ -1,0 +1,58 @@
+"""Captured calls with chosen fields."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from trackside.wire.records import Attention
+from tracksided.samples import AttentionSample
+
+CALL = Attention(
+    stack="decoder",
+    type="self_attention",
+    layer=0,
+    module="h.0.attn",
+    scale=1.0,
+    is_causal=False,
+    heads=(0,),
+    key_heads=(0,),
+    num_heads=1,
+    num_queries=1,
+    num_keys=1,
+    query_rows=(0,),
+)
+
+
+@pytest.fixture(scope="session")
+def make_sample() -> Callable[..., AttentionSample]:
+    """Build a sample from arrays; shapes of the call follow from them."""
+
+    def make(
+        query: np.ndarray | None = None,
+        key: np.ndarray | None = None,
+        *,
+        mask: np.ndarray | None = None,
+        logits: np.ndarray | None = None,
+        sinks: np.ndarray | None = None,
+        **fields: object,
+    ) -> AttentionSample:
+        like = logits if logits is not None else query
+        num_heads, num_rows = like.shape[:2]
+        num_keys = logits.shape[2] if logits is not None else key.shape[1]
+        call = replace(
+            CALL,
+            **{
+                "heads": tuple(range(num_heads)),
+                "key_heads": tuple(range(num_heads)),
+                "num_heads": num_heads,
+                "num_queries": num_rows,
+                "num_keys": num_keys,
+                "query_rows": tuple(range(num_rows)),
+                **fields,
+            },
+        )
+        return AttentionSample(call, query, key, mask, logits, sinks)
+
+    return make
