@@ -1,5 +1,6 @@
 """`trackside service install --user` on a machine with a real systemd."""
 
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -95,4 +96,19 @@ def test_without_linger_the_install_warns_of_removed_segments(login: Login, mach
     assert "RemoveIPC" in said
     assert "loginctl enable-linger ada" in said
     assert login.systemctl("is-active", UNIT, check=False) == "inactive"
+    login.trackside("service", "uninstall")
+
+
+def test_a_daemon_that_holds_the_place_is_named_and_followed(login: Login, machine: Machine):
+    machine.run(
+        *("systemd-run", "--uid=ada", "--unit=by-hand", "--property=Type=notify"),
+        *(sys.executable, "-P", "-m", "tracksided", "daemon"),
+    )
+    pid = machine.property("by-hand.service", "MainPID")
+
+    said = login.trackside("service", "install", check="no")
+
+    assert f"end it with `kill {pid}`" in said
+    machine.run("kill", pid)
+    wait_for(lambda: login.systemctl("is-active", UNIT, check=False) == "active", DEADLINE_S)
     login.trackside("service", "uninstall")

@@ -10,7 +10,9 @@ from typing import TypeVar
 
 import click
 
-from tracksided.errors import SettingsError
+from trackside.wire.segment import SHM_DIR_VARIABLE
+from tracksided.errors import OutputError, SettingsError
+from tracksided.lifecycle import daemon_pid
 from tracksided.service_manager import ServiceManager, lingers, remove_units, write_units
 from tracksided.service_units import Scope, Service, system_service, user_service
 
@@ -71,7 +73,10 @@ def install(
         click.echo(f"wrote {file.path}")
     if linger:
         manager.enable_linger(entry.pw_name)
-    manager.start(service, now=start)
+    try:
+        manager.start(service, now=start)
+    except OutputError as error:
+        raise OutputError(f"{error}{_who_serves_already(entry)}") from error
     click.echo(f"{service.name} is enabled" + (" and runs" if start else ""))
     _say_limits(scope, entry, read_write)
 
@@ -117,14 +122,18 @@ def _account(scope: Scope, account: str | None) -> pwd.struct_passwd:
 
 def _service(scope: Scope, entry: pwd.struct_passwd, read_write: tuple[Path, ...]) -> Service:
     python = Path(sys.executable)
-    moved = os.environ.get("TRACKSIDE_SHM_DIR")
-    shm_dir = Path(moved).absolute() if moved else None
+    shm_dir = _moved_shm_dir()
     if scope == "user":
         if read_write:
             raise SettingsError("--read-write belongs to --system; --user may write what you may")
         return user_service(Path.home(), python, shm_dir)
     writable = [path.expanduser().absolute() for path in read_write]
     return system_service(entry.pw_name, Path(entry.pw_dir), python, writable, shm_dir)
+
+
+def _moved_shm_dir() -> Path | None:
+    moved = os.environ.get(SHM_DIR_VARIABLE)
+    return Path(moved).absolute() if moved else None
 
 
 def _check_rights(scope: Scope) -> None:
@@ -157,6 +166,19 @@ def _check_interpreter(entry: pwd.struct_passwd) -> None:
             f"{entry.pw_name} cannot run {sys.executable} with trackside; install trackside where "
             f"that user can read it, such as a virtual environment below {entry.pw_dir} or /opt"
         )
+
+
+def _who_serves_already(entry: pwd.struct_passwd) -> str:
+    """Explain a failed start by a daemon that a training or a shell has started."""
+    moved = _moved_shm_dir()
+    directory = moved or Path("/dev/shm") / f"trackside-{entry.pw_uid}"  # noqa: S108 - looked at
+    pid = daemon_pid(directory) if directory.is_dir() else None
+    if pid is None:
+        return ""
+    return (
+        f"; a daemon that was started otherwise serves {directory}: end it with `kill {pid}`, and "
+        f"systemd starts this one within seconds"
+    )
 
 
 def _say_limits(scope: Scope, entry: pwd.struct_passwd, read_write: tuple[Path, ...]) -> None:
