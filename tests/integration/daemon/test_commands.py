@@ -1,0 +1,140 @@
+"""`trackside status` and `trackside run`, as a user types them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from daemon_process import DaemonProcess, wait_until
+from fake_trainer import FakeRank, make_hello
+from written import load, steps
+
+from trackside.wire.segment import remove
+from tracksided.lifecycle import daemon_pid
+
+pytestmark = pytest.mark.integration
+
+TRAINER = Path(__file__).parents[2] / "support" / "fake_trainer.py"
+TRACKSIDE = [sys.executable, "-m", "tracksided"]
+
+
+def trackside(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [*TRACKSIDE, *arguments], capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_status_without_a_daemon_says_what_to_do(shm_dir: Path, tmp_path: Path) -> None:
+    rank = FakeRank(shm_dir, make_hello(tmp_path / "out"))
+    rank.publish(1)
+
+    shown = trackside("status")
+    answer = json.loads(trackside("status", "--json").stdout)
+
+    assert shown.returncode == 3
+    assert "1 segments wait" in shown.stdout
+    assert "trackside daemon" in shown.stdout
+    assert answer["daemon"] is None
+    assert answer["segments"] == [rank.writer.path.name]
+    rank.abandon()
+    remove(rank.writer.path)
+
+
+def test_status_shows_runs_ranks_and_drops(
+    shm_dir: Path, tmp_path: Path, daemon: DaemonProcess
+) -> None:
+    daemon.start()
+    rank = FakeRank(shm_dir, make_hello(tmp_path / "out"), ring_bytes=1 << 14)
+    rank.publish(3)
+    wait_until(lambda: steps(tmp_path / "out") == [3])
+    while rank.publish(4).value == "published":
+        pass
+
+    def is_shown() -> bool:
+        runs = load(shm_dir / "status.json")["runs"]
+        return bool(runs) and runs[0]["committed_step"] == 4 and bool(runs[0]["ranks"][0]["drops"])
+
+    wait_until(is_shown)
+    answer = json.loads(trackside("status", "--json").stdout)
+    shown = trackside("status")
+
+    assert answer["daemon"]["pid"] == daemon.pid
+    (run,) = answer["runs"]
+    assert (run["run"], run["state"], run["committed_step"]) == ("fake-run", "running", 4)
+    assert run["ranks"][0]["alive"] is True
+    assert run["ranks"][0]["drops"] == {"ring_full": 1}
+    assert shown.returncode == 0
+    assert "fake-run" in shown.stdout
+    assert "ring_full 1" in shown.stdout
+    rank.close()
+    wait_until(lambda: not rank.writer.path.exists())
+
+
+def test_run_serves_a_command_and_returns_its_exit_code(shm_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    script = f"import runpy, sys; sys.argv[1:] = [{str(shm_dir)!r}, {str(out)!r}, '3']; "
+    script += f"runpy.run_path({str(TRAINER)!r}, run_name='__main__'); sys.exit(7)"
+
+    done = trackside("run", "--", sys.executable, "-c", script)
+
+    assert done.returncode == 7, done.stderr
+    assert steps(out) == [1, 2, 3]
+    assert daemon_pid(shm_dir) is None
+    assert not list(shm_dir.glob("*.ring"))
+
+
+def test_run_uses_the_daemon_that_serves_already(
+    shm_dir: Path, tmp_path: Path, daemon: DaemonProcess
+) -> None:
+    daemon.start()
+
+    done = trackside("run", "--", sys.executable, TRAINER, shm_dir, tmp_path / "out", "2")
+
+    assert done.returncode == 0, done.stderr
+    assert daemon_pid(shm_dir) == daemon.pid
+    assert steps(tmp_path / "out") == [1, 2]
+
+
+def test_run_of_a_command_that_is_not_there_is_a_clear_error(shm_dir: Path) -> None:
+    done = trackside("run", "--", "no-such-command")
+
+    assert done.returncode == 1
+    assert "cannot run 'no-such-command'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert daemon_pid(shm_dir) is None
+
+
+def test_run_hands_a_termination_on_to_the_command(shm_dir: Path) -> None:
+    with subprocess.Popen(
+        [*TRACKSIDE, "run", "--", sys.executable, "-c", "print('up', flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as outer:
+        assert outer.stdout is not None
+        assert outer.stdout.readline() == "up\n"
+        os.kill(outer.pid, signal.SIGTERM)
+        code = outer.wait(60)
+
+    assert code == 128 + signal.SIGTERM
+    assert daemon_pid(shm_dir) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["daemon", "--confg", "x"], "No such option"),
+        (["daemon", "--config", "/nowhere.toml"], "cannot read /nowhere.toml"),
+        (["stauts"], "No such command"),
+    ],
+)
+def test_what_is_mistyped_is_named(shm_dir: Path, arguments: list[str], message: str) -> None:
+    done = trackside(*arguments)
+
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(shm_dir.glob("*.sock"))

@@ -1,0 +1,167 @@
+"""The flow of one run's steps."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from fake_trainer import make_hello, make_step
+from written import load
+
+from tracksided.assemble import RankStep, assemble
+from tracksided.config import WorkerSettings
+from tracksided.errors import OutputError
+from tracksided.ingest.aligner import Aligned
+from tracksided.ingest.stream import Delivery
+from tracksided.jobs import Job, JobDone, JobFailed
+from tracksided.pipeline import Pipeline
+from tracksided.reports import StepReport
+
+
+@dataclass
+class FakePool:
+    room: int = 100
+    jobs: list[Job] = field(default_factory=list)
+
+    @property
+    def has_room(self) -> bool:
+        return len(self.jobs) < self.room
+
+    def submit(self, job: Job) -> int:
+        self.jobs.append(job)
+        return len(self.jobs)
+
+
+@dataclass
+class FakeOutputs:
+    directory: Path
+    error: OutputError | None = None
+    committed: list[tuple[int, dict[int, tuple[str, int]]]] = field(default_factory=list)
+    reports: list[StepReport] = field(default_factory=list)
+
+    def commit(self, report: StepReport, records: dict[int, tuple[str, int]]) -> None:
+        if self.error is not None:
+            raise self.error
+        self.committed.append((report.step, records))
+        self.reports.append(report)
+
+
+@pytest.fixture
+def outputs(tmp_path: Path) -> FakeOutputs:
+    return FakeOutputs(tmp_path)
+
+
+@pytest.fixture
+def pipeline(outputs: FakeOutputs) -> Pipeline:
+    settings = WorkerSettings(shed_pictures_at=3, shed_statistics_at=5)
+    return Pipeline(outputs, settings, lambda: {0: make_hello(outputs.directory)})
+
+
+def aligned(step: int) -> Aligned[Delivery]:
+    delivery = Delivery(
+        rank=0,
+        segment=Path("/dev/shm/x.ring"),  # noqa: S108 - a name only
+        nonce="n",
+        sequence=step,
+        start=64 * step,
+        end=64 * step + 64,
+        step=make_step(step),
+    )
+    return Aligned(step, {0: delivery})
+
+
+def done(step: int) -> JobDone:
+    rank = RankStep(make_hello(Path("/out")), make_step(step))
+    return JobDone(assemble([rank], None))
+
+
+def test_steps_are_committed_in_order_whatever_finishes_first(
+    pipeline: Pipeline, outputs: FakeOutputs
+) -> None:
+    pool = FakePool()
+    for step in (1, 2, 3):
+        pipeline.add(aligned(step))
+    pipeline.dispatch(pool, 0.0)
+    pipeline.receive(3, done(3), 0.0)
+    pipeline.receive(2, done(2), 0.0)
+
+    assert pipeline.commit(0.0) == []
+
+    pipeline.receive(1, done(1), 0.0)
+    assert [entry.step for entry in pipeline.commit(0.0)] == [1, 2, 3]
+    assert outputs.committed == [(step, {0: ("n", step)}) for step in (1, 2, 3)]
+    assert pipeline.is_empty
+
+
+def test_no_more_is_handed_out_than_workers_take(pipeline: Pipeline) -> None:
+    pool = FakePool(room=1)
+    pipeline.add(aligned(1))
+    pipeline.add(aligned(2))
+
+    pipeline.dispatch(pool, 0.0)
+
+    assert len(pool.jobs) == 1
+    assert pipeline.num_waiting == 1
+
+
+def test_pictures_are_shed_before_statistics(pipeline: Pipeline) -> None:
+    pool = FakePool()
+    for step in range(1, 7):
+        pipeline.add(aligned(step))
+
+    pipeline.dispatch(pool, 0.0)
+
+    shown = [(job.with_pictures, job.with_statistics) for job in pool.jobs]
+    # 6 and 5 wait: neither; 4 and 3: no pictures; 2 and 1: all.
+    assert shown == [(False, False)] * 2 + [(False, True)] * 2 + [(True, True)] * 2
+    assert pipeline.num_shed == 4
+
+
+def test_step_survives_a_worker_that_does_not(pipeline: Pipeline, outputs: FakeOutputs) -> None:
+    pipeline.add(aligned(4))
+    pipeline.dispatch(FakePool(), 0.0)
+
+    pipeline.receive(1, JobFailed("killed by signal 9", is_output=False), 0.0)
+    pipeline.commit(0.0)
+
+    (report,) = outputs.reports
+    assert report.history["loss"] == 2.5
+    assert report.history["failures"] == {"worker": "killed by signal 9"}
+    statistics = load(outputs.directory / "step_4" / "statistics.json")
+    assert statistics["gradients"]["norm_before_clip"] == 2.0
+
+
+def test_step_whose_folder_cannot_be_written_is_done_again_later(pipeline: Pipeline) -> None:
+    pool = FakePool()
+    pipeline.add(aligned(1))
+    pipeline.dispatch(pool, 0.0)
+    pipeline.receive(1, JobFailed("disk full", is_output=True), 0.0)
+    pipeline.dispatch(pool, 0.9)
+    assert len(pool.jobs) == 1
+    assert pipeline.retry.problem == "disk full"
+
+    pipeline.dispatch(pool, 1.0)
+
+    pipeline.receive(2, done(1), 1.0)
+    assert [entry.step for entry in pipeline.commit(1.0)] == [1]
+    assert pipeline.retry.problem is None
+
+
+def test_commit_that_fails_is_tried_again_with_growing_patience(
+    pipeline: Pipeline, outputs: FakeOutputs
+) -> None:
+    pipeline.add(aligned(1))
+    pipeline.dispatch(FakePool(), 0.0)
+    pipeline.receive(1, done(1), 0.0)
+    outputs.error = OutputError("no space")
+
+    assert pipeline.commit(0.0) == []
+    assert pipeline.commit(1.0) == []
+    assert pipeline.retry.not_before == 3.0
+    outputs.error = None
+
+    assert pipeline.commit(2.9) == []
+    assert [entry.step for entry in pipeline.commit(3.0)] == [1]
+
+
+def test_answer_for_another_run_is_not_taken(pipeline: Pipeline) -> None:
+    assert not pipeline.receive(1, done(1), 0.0)
