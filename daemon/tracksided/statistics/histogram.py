@@ -6,6 +6,7 @@ from tracksided.reports import Histogram
 from tracksided.samples import FloatArray
 
 NUM_BINS = 30  # what TensorBoard draws, whatever it is sent
+EQUAL_VALUES_ROOM = 1e-6  # of the value
 
 
 def histogram(tag: str, values: FloatArray, step: int) -> Histogram | None:
@@ -13,13 +14,16 @@ def histogram(tag: str, values: FloatArray, step: int) -> Histogram | None:
     finite = values[np.isfinite(values)].astype(np.float64)
     if not finite.size:
         return None
-    counts, edges = np.histogram(finite, bins=NUM_BINS)
+    low, high = float(finite.min()), float(finite.max())
+    # Equal values need room around them that float64 can divide.
+    room = 0.0 if low < high else max(0.5, abs(low) * EQUAL_VALUES_ROOM)
+    counts, edges = np.histogram(finite, bins=NUM_BINS, range=(low - room, high + room))
     return Histogram(
         tag=tag,
         edges=edges,
         counts=counts.astype(np.float64),
-        minimum=float(finite.min()),
-        maximum=float(finite.max()),
+        minimum=low,
+        maximum=high,
         total=float(finite.sum()),
         sum_squares=float(np.dot(finite, finite)),
         step=step,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tracksided.attention import LazyMaps, map_name, reconstruct
@@ -84,6 +84,7 @@ def samples(draw: st.DrawFn, make: Make) -> AttentionSample:
     )
 
 
+@settings(max_examples=50)
 @given(data=st.data())
 def test_weights_equal_softmax_by_hand(make_sample: Make, data: st.DataObject) -> None:
     sample = data.draw(samples(make_sample))

@@ -1,0 +1,137 @@
+"""Statistics of gradients and weights, against Python's own and closed forms."""
+
+import math
+import statistics
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tracksided.catalog import PARAMETER_STATISTICS
+from tracksided.samples import GradientSample
+from tracksided.statistics.histogram import histogram
+from tracksided.statistics.noise_scale import gradient_noise_scale
+
+Make = Callable[..., GradientSample]
+BY_NAME = {statistic.name: statistic for statistic in PARAMETER_STATISTICS}
+FLOATS = st.floats(-(2.0**100), 2.0**100, width=32)
+
+
+def compute(name: str, gradients: GradientSample) -> list[float | None]:
+    return BY_NAME[name].compute(gradients)
+
+
+@settings(max_examples=50)
+@given(rows=st.lists(st.lists(FLOATS, min_size=1, max_size=6), min_size=1, max_size=3))
+def test_sampled_statistics_equal_pythons(make_gradients: Make, rows: list[list[float]]) -> None:
+    gradients = make_gradients(rows)
+    largest = max(abs(value) for row in rows for value in row)
+
+    assert compute("mean", gradients) == pytest.approx(
+        [statistics.fmean(row) for row in rows], rel=1e-12, abs=largest * 1e-12
+    )
+    assert compute("std", gradients) == pytest.approx(
+        [statistics.pstdev(row) for row in rows], rel=1e-6, abs=largest * 1e-9
+    )
+    assert compute("zero_fraction", gradients) == [row.count(0) / len(row) for row in rows]
+
+
+def test_the_update_ratio_is_the_step_over_the_weights(make_gradients: Make) -> None:
+    gradients = make_gradients([[0, 0], [0]], before=[[3, 4], [0]], after=[[3, 4.5], [1]])
+
+    # |(0, 0.5)| / |(3, 4)|; nothing to compare with where the weights were 0
+    assert compute("update_ratio", gradients) == [pytest.approx(0.1), None]
+
+
+def test_whole_tensor_numbers_are_passed_on(make_gradients: Make) -> None:
+    values = np.array([1.5, np.inf], dtype=np.float32)
+    gradients = make_gradients([[1], [2]], norm=values, abs_max=values, weight_norm=values)
+
+    for name in ("norm", "abs_max", "weight_norm"):
+        assert compute(name, gradients) == [1.5, math.inf]
+    assert compute("nonfinite", gradients) == [False, True]
+
+
+def test_a_norm_that_overflows_alone_is_not_a_broken_gradient(make_gradients: Make) -> None:
+    infinite = np.array([np.inf], dtype=np.float32)
+
+    assert compute("nonfinite", make_gradients([[1]], norm=infinite)) == [False]
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_no_parameters_give_no_values(make_gradients: Make, name: str) -> None:
+    assert compute(name, make_gradients([])) == []
+
+
+@pytest.mark.parametrize("name", ["mean", "std", "zero_fraction", "update_ratio"])
+def test_a_parameter_without_samples_is_unknown(make_gradients: Make, name: str) -> None:
+    assert compute(name, make_gradients([[], [1.0]]))[0] is None
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 3e38])
+def test_extreme_values_do_not_warn_or_raise(make_gradients: Make, name: str, value: float) -> None:
+    whole = np.array([value], dtype=np.float32)
+    row = [[value, value, 0.0]]
+    gradients = make_gradients(row, row, [[0, -value, 1]], norm=whole, abs_max=abs(whole))
+
+    (found,) = compute(name, gradients)
+
+    if name in {"mean", "std"} and math.isfinite(value):
+        assert math.isfinite(found)
+
+
+@settings(max_examples=50)
+@given(values=st.lists(FLOATS | st.sampled_from([math.nan, math.inf]), max_size=40))
+def test_a_histogram_counts_every_finite_value_in_its_bin(values: list[float]) -> None:
+    array = np.array(values, dtype=np.float32)
+    finite = [float(value) for value in array if math.isfinite(value)]
+
+    found = histogram("t", array, 7)
+
+    if not finite:
+        assert found is None
+        return
+    assert found.counts.sum() == len(finite)
+    assert (found.minimum, found.maximum) == (min(finite), max(finite))
+    assert found.total == pytest.approx(math.fsum(finite), rel=1e-9, abs=2.0**100 * 1e-12)
+    assert found.sum_squares == pytest.approx(math.fsum(v * v for v in finite))
+    assert (np.diff(found.edges) >= 0).all()
+
+
+def test_histogram_bins_are_equal_from_the_smallest_to_the_largest() -> None:
+    values = np.array([0, 0.5, 0.5, 1.5, 29.5, 30], dtype=np.float32)
+
+    found = histogram("t", values, 7)
+
+    np.testing.assert_allclose(found.edges, np.arange(31))
+    assert {bin_: n for bin_, n in enumerate(found.counts) if n} == {0: 3, 1: 1, 29: 2}
+
+
+def test_the_noise_scale_is_found_from_gradients_of_known_noise() -> None:
+    """Gradients of batches of b samples: G + noise of variance tr(Sigma) / b."""
+    rng = np.random.default_rng(0)
+    dimensions, ranks, batch, sigma = 2000, 8, 4, 0.7
+    true_gradient = rng.normal(0, 0.5, dimensions)
+    local = true_gradient + rng.normal(0, sigma / math.sqrt(batch), (ranks, dimensions))
+    expected = dimensions * sigma**2 / (true_gradient @ true_gradient)
+
+    found = gradient_noise_scale(
+        [float(np.linalg.norm(row)) for row in local],
+        float(np.linalg.norm(local.mean(axis=0))),
+        local_batch=batch,
+        num_ranks=ranks,
+    )
+
+    assert found == pytest.approx(expected, rel=0.1)  # two standard errors of 2000 dimensions
+
+
+@pytest.mark.parametrize(
+    ("local", "whole"), [([1.0, 1.0], 1.0), ([1.0, 1.0], 0.5), ([math.inf, 1.0], 1.0)]
+)
+def test_the_noise_scale_is_unknown_where_noise_or_signal_is_not_positive(
+    local: list[float], whole: float
+) -> None:
+    assert gradient_noise_scale(local, whole, local_batch=1, num_ranks=2) is None
