@@ -20,7 +20,7 @@ from tracksided.demo.results import Results, find_results, wait_for_average
 from tracksided.errors import OutputError
 from tracksided.launch import running_daemon, wait_until_drained
 
-DEFAULT_STEPS = 500
+DEFAULT_STEPS = 400
 MIN_STEPS = 60  # below that, sampled steps and checkpoints lie too close to show anything
 SHM_ROOT = Path("/dev/shm")  # noqa: S108 - memory, made private below
 DRAIN_TIMEOUT_S = 120.0  # the daemon draws on cycles that nobody else wants
