@@ -46,6 +46,11 @@ class Place:
     """From the root to the module that made the call; at least the root."""
 
     @property
+    def module(self) -> nn.Module:
+        """The module that made the call."""
+        return self.lineage[-1].module
+
+    @property
     def path(self) -> str:
         """Full module path without wrappers, an empty string for the root."""
         names = (ancestor.name for ancestor in self.lineage[1:])

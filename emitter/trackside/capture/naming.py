@@ -103,7 +103,7 @@ def _stack(call: AttentionCall, place: Place, traits: ModelTraits) -> Stack:
         return "decoder" if is_causal and not traits.has_decoder else "encoder"
     if named == "decoder" or is_causal:
         return "decoder"
-    if getattr(place.lineage[-1].module, "is_causal", None) is False:
+    if getattr(place.module, "is_causal", None) is False:
         return "encoder"
     return "decoder" if call.is_hand_written or _looks_generative(place) else "encoder"
 
@@ -111,7 +111,7 @@ def _stack(call: AttentionCall, place: Place, traits: ModelTraits) -> Stack:
 def _is_causal(call: AttentionCall, place: Place) -> bool:
     if call.is_causal or call.is_causal_hint:
         return True
-    if getattr(place.lineage[-1].module, "is_causal", None) is True:
+    if getattr(place.module, "is_causal", None) is True:
         return True
     config = next(_configs(place), None)
     return getattr(config, "is_decoder", None) is True

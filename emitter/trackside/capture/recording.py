@@ -12,7 +12,7 @@ from torch._C._functorch import peek_interpreter_stack
 from torch.utils._python_dispatch import _disable_current_modes
 
 from trackside.capture.captured import CapturedAttention
-from trackside.capture.modules import ModuleIndex, is_in_reentrant_checkpoint
+from trackside.capture.modules import ModuleIndex, Place, is_in_reentrant_checkpoint
 from trackside.capture.naming import ModelTraits, classify
 from trackside.capture.rows import Rows
 from trackside.capture.sources.call import AttentionCall, Kept, Refusal
@@ -78,11 +78,12 @@ class Recording:
             if args and _is_in_graph_capture(args[0]):
                 self._note("attention inside a CUDA graph capture")
                 return
-            inspection = source(args, kwargs)
+            place = self._index.running()
+            inspection = source(args, kwargs, place.module)
             if isinstance(inspection, Refusal):
                 self._note(inspection.reason)
             elif inspection is not None:
-                self._keep(inspection)
+                self._keep(inspection, place)
 
     def finish(self) -> tuple[CapturedAttention, ...]:
         """Return the wanted layers in order of execution, and forget everything."""
@@ -100,8 +101,7 @@ class Recording:
             if captured.call.layer in layers or captured.call.layer - self.counts[group] in layers
         )
 
-    def _keep(self, call: AttentionCall) -> None:
-        place = self._index.running()
+    def _keep(self, call: AttentionCall, place: Place) -> None:
         group = classify(call, place, self._traits)
         layer = self.counts[group]
         self.counts[group] += 1

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from trackside.capture.rows import Rows
 
@@ -62,7 +63,8 @@ class Refusal:
 Inspection = AttentionCall | Refusal | None
 """None is a call that is not attention."""
 
-Source = Callable[[Sequence[object], Mapping[str, object]], Inspection]
+Source = Callable[[Sequence[object], Mapping[str, object], nn.Module], Inspection]
+"""Gets the call's arguments and the module that made it."""
 
 
 def bind(
@@ -75,7 +77,7 @@ def bind(
 def refuse(name: str, *tensors: torch.Tensor) -> Refusal | None:
     """Refuse tensors whose numbers cannot be read as plain strided arrays."""
     for tensor in tensors:
-        if type(tensor) is not torch.Tensor and type(tensor) is not torch.nn.Parameter:
+        if type(tensor) is not torch.Tensor and type(tensor) is not nn.Parameter:
             return Refusal(f"{name} was called on a {type(tensor).__name__}")
         if tensor.is_nested or tensor.layout is not torch.strided:
             return Refusal(f"{name} was called on a nested or sparse tensor")

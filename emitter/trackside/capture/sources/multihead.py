@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from torch.nn import functional
 
 from trackside.capture.sources.call import AttentionCall, Inspection, Kept, Refusal, pick, refuse
@@ -53,12 +54,15 @@ class _Arguments:
         return self.query.shape[2] // self.num_heads
 
 
-def inspect_multihead(args: Sequence[object], kwargs: Mapping[str, object]) -> Inspection:
+def inspect_multihead(
+    args: Sequence[object], kwargs: Mapping[str, object], module: nn.Module
+) -> Inspection:
     """Describe a call of `torch.nn.functional.multi_head_attention_forward`.
 
     Where the module takes its causal hint instead of the mask, the hint counts; in every other
     case the mask does. Boolean masks become True = attend; mixed ones are added up.
     """
+    del module  # the arguments say it all
     passed = _SIGNATURE.bind(*args, **kwargs).arguments
     tensors = [value for value in passed.values() if isinstance(value, torch.Tensor)]
     refusal = refuse(_NAME, *tensors)

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
+from torch import nn
 
 from trackside.capture.sources.call import (
     AttentionCall,
@@ -21,12 +22,15 @@ _NAMES = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
 _DIMENSIONS = 4  # [batch, heads, rows, head_dim]
 
 
-def inspect_sdpa(args: Sequence[object], kwargs: Mapping[str, object]) -> Inspection:
+def inspect_sdpa(
+    args: Sequence[object], kwargs: Mapping[str, object], module: nn.Module
+) -> Inspection:
     """Describe a call of [batch, heads, rows, head_dim], [batch, rows, head_dim] or less.
 
     Keys of fewer heads, or expanded from one head without a copy, count as that many key heads.
     The mask is boolean (True = attend) or is added to the logits; it broadcasts from the right.
     """
+    del module  # the arguments say it all
     passed = bind(_NAMES, args, kwargs)
     query, key, mask = passed.get("query"), passed.get("key"), passed.get("attn_mask")
     if not isinstance(query, torch.Tensor) or not isinstance(key, torch.Tensor):

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Mapping, Sequence
 
 import torch
+from torch import nn
 
 from trackside.capture.sources.call import (
     AttentionCall,
@@ -19,55 +20,96 @@ from trackside.capture.sources.call import (
 _FUNCTIONAL_NAMES = ("input", "dim", "_stacklevel", "dtype")
 _METHOD_NAMES = ("input", "dim", "dtype")
 _DIMENSIONS = 4  # [batch, heads, queries, keys]
+_HEAD_COUNTS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "nhead", "heads")
 
 
-def inspect_softmax(args: Sequence[object], kwargs: Mapping[str, object]) -> Inspection:
+def inspect_softmax(
+    args: Sequence[object], kwargs: Mapping[str, object], module: nn.Module
+) -> Inspection:
     """Describe `torch.softmax` and `Tensor.softmax` of [batch, heads, queries, keys].
 
-    Logits of another number of dimensions are not attention for sure (a vocabulary, a router).
-    What softmax is called on already holds scale and mask.
+    Three dimensions are [batch * heads, queries, keys] where the module is an attention that
+    says how many heads it has. All else is not attention for sure: a vocabulary, a router.
+
+    What softmax is called on already holds scale and mask. Where the module has ``sinks``, one
+    per head, the last column is theirs.
     """
-    return _inspect(bind(_METHOD_NAMES, args, kwargs))
+    return _inspect(bind(_METHOD_NAMES, args, kwargs), module)
 
 
-def inspect_functional_softmax(args: Sequence[object], kwargs: Mapping[str, object]) -> Inspection:
+def inspect_functional_softmax(
+    args: Sequence[object], kwargs: Mapping[str, object], module: nn.Module
+) -> Inspection:
     """Describe `torch.nn.functional.softmax`, which differs in the order of its arguments."""
-    return _inspect(bind(_FUNCTIONAL_NAMES, args, kwargs))
+    return _inspect(bind(_FUNCTIONAL_NAMES, args, kwargs), module)
 
 
-def _inspect(passed: Mapping[str, object]) -> Inspection:
+def _inspect(passed: Mapping[str, object], module: nn.Module) -> Inspection:
     logits = passed.get("input", passed.get("self"))
-    if not isinstance(logits, torch.Tensor) or not _is_over_keys(logits, passed.get("dim")):
+    if not isinstance(logits, torch.Tensor):
+        return None
+    if passed.get("dim") not in {-1, logits.dim() - 1} or not _may_be_attention(logits, module):
         return None
     refusal = refuse("softmax", logits)
     if refusal is not None:
         return refusal
-    if logits.numel() == 0 or not logits.is_floating_point():
-        return None
+    if logits.dim() < _DIMENSIONS:
+        logits = logits.reshape(-1, _num_heads(module), *logits.shape[1:])
+    sinks = _sinks(logits, module)
+    batch_size, num_heads, num_queries, num_columns = logits.shape
     dtype = passed.get("dtype")
-    batch_size, num_heads, num_queries, num_keys = logits.shape
     return AttentionCall(
         batch_size=batch_size,
         num_heads=num_heads,
         num_key_heads=num_heads,
         num_queries=num_queries,
-        num_keys=num_keys,
+        num_keys=num_columns if sinks is None else num_columns - 1,
         scale=1.0,
         is_causal=False,
         is_causal_hint=False,
         is_hand_written=True,
         shares_sequence=None,
-        read=functools.partial(_read, logits, dtype if isinstance(dtype, torch.dtype) else None),
+        read=functools.partial(
+            _read, logits, sinks, dtype if isinstance(dtype, torch.dtype) else None
+        ),
     )
 
 
-def _is_over_keys(logits: torch.Tensor, dim: object) -> bool:
-    return logits.dim() == _DIMENSIONS and dim in {-1, _DIMENSIONS - 1}
+def _may_be_attention(logits: torch.Tensor, module: nn.Module) -> bool:
+    if logits.numel() == 0 or not logits.is_floating_point():
+        return False
+    if logits.dim() == _DIMENSIONS:
+        return True
+    num_heads = _num_heads(module)
+    return logits.dim() == _DIMENSIONS - 1 and num_heads > 0 and logits.shape[0] % num_heads == 0
 
 
-def _read(logits: torch.Tensor, dtype: torch.dtype | None, kept: Kept) -> dict[str, torch.Tensor]:
+def _num_heads(module: nn.Module) -> int:
+    """Return how many heads an attention module says it has, 0 where it does not."""
+    if "att" not in type(module).__name__.lower():
+        return 0
+    counts = (getattr(module, name, None) for name in _HEAD_COUNTS)
+    return next((count for count in counts if isinstance(count, int) and count > 0), 0)
+
+
+def _sinks(logits: torch.Tensor, module: nn.Module) -> torch.Tensor | None:
+    sinks = getattr(module, "sinks", None)
+    if not isinstance(sinks, torch.Tensor) or refuse("softmax", sinks) is not None:
+        return None
+    return sinks if sinks.shape == logits.shape[1:2] and logits.shape[-1] > 1 else None
+
+
+def _read(
+    logits: torch.Tensor, sinks: torch.Tensor | None, dtype: torch.dtype | None, kept: Kept
+) -> dict[str, torch.Tensor]:
     rows = kept.rows.take(pick(of_sample(logits, kept.sample), kept.heads))
     # softmax casts before it computes: to a wider type exactly, to a narrower one with rounding.
     if dtype is not None and dtype.itemsize < rows.dtype.itemsize:
         rows = rows.to(dtype)
-    return {"logits": rows}
+    if sinks is None:
+        return {"logits": rows}
+    # Models shift each row by its maximum first. Against the sink the shift is undone; in
+    # float32, because the shifted logits would be rounded a second time.
+    own = pick(sinks, kept.heads).float()  # [heads]
+    shift = own[:, None, None] - rows[..., -1:].float()
+    return {"logits": rows[..., :-1].float() + shift, "sinks": own}

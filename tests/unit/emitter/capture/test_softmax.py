@@ -93,3 +93,67 @@ def test_logits_are_rounded_where_softmax_rounds_them(make_tap: MakeTap):
     model(torch.randn(1, 2, 4, 4))
 
     assert tap.take()[0].tensors["logits"].dtype is torch.bfloat16
+
+
+class SinkAttention(nn.Module):
+    """Each head's sink takes part in softmax and is cut off, as in GPT-OSS."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sinks = nn.Parameter(torch.tensor([0.5, -1.0, 3.0]))
+
+    def forward(self, logits: torch.Tensor) -> torch.Tensor:
+        sinks = self.sinks.reshape(1, -1, 1, 1).expand(logits.shape[0], -1, logits.shape[2], -1)
+        combined = torch.cat([logits, sinks], dim=-1)
+        combined = combined - combined.max(dim=-1, keepdim=True).values
+        return combined.softmax(-1)[..., :-1]
+
+
+def test_sinks_are_told_apart_from_keys(make_tap: MakeTap):
+    model, logits = SinkAttention(), torch.randn(2, 3, 4, 5) * 4
+    tap = make_tap(model, heads=(2, 0))
+
+    tap.arm()
+    weights = model(logits)
+    (captured,) = tap.take()
+
+    assert captured.call.num_keys == 5
+    found = captured.tensors["logits"].double()
+    assert (found - logits[0, [2, 0]]).abs().max() < 1e-5
+    powers = found.exp()
+    sinks = captured.tensors["sinks"].double().exp()[:, None, None]
+    expected = weights[0, [2, 0]].double()
+    assert (powers / (powers.sum(-1, keepdim=True) + sinks) - expected).abs().max() <= 1e-5
+
+
+class BatchedAttention(nn.Module):
+    """Folds heads into the batch, as models did that multiplied with bmm."""
+
+    def __init__(self, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+
+    def forward(self, logits: torch.Tensor) -> torch.Tensor:
+        return functional.softmax(logits, dim=-1)
+
+
+def test_heads_folded_into_the_batch_are_told_apart(make_tap: MakeTap, reconstruct: Reconstruct):
+    model, logits = BatchedAttention(3), torch.randn(6, 4, 5)
+    tap = make_tap(model, sample=1)
+
+    tap.arm()
+    weights = model(logits)
+    (captured,) = tap.take()
+
+    assert captured.call.num_heads == 3
+    assert np.abs(reconstruct(captured) - weights[3:].double().numpy()).max() <= 1e-5
+
+
+def test_a_batch_that_heads_do_not_divide_is_not_attention(make_tap: MakeTap):
+    model = BatchedAttention(4)
+    tap = make_tap(model)
+
+    tap.arm()
+    model(torch.randn(6, 4, 5))
+
+    assert tap.take() == ()
