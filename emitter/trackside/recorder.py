@@ -102,7 +102,6 @@ class Recorder:
         self._draft: StepDraft | None = None
         self._held: StepDraft | None = None  # waits for a loss that is logged after its step
         self._may_hold = True
-        self._has_logged = False
         self._last_logged_loss: Number | None = None
         self._logged_loss: Number | None = None  # for the step in progress
         self._has_seen_forward = False
@@ -126,7 +125,6 @@ class Recorder:
 
     def log(self, step: int | None, epoch: float | None, scalars: Mapping[str, object]) -> None:
         """Take in what the user logs; see `Session.log`."""
-        self._has_logged = True
         if step is not None and abs(step - self.step) > STEP_TOLERANCE:
             self._set_step(int(step))
         if epoch is not None:
@@ -314,7 +312,7 @@ class Recorder:
             draft.gradients = self._gradients.after_step()
         if self._logged_loss is not None:
             draft.loss = self._logged_loss
-        elif self._has_logged and self._may_hold:
+        elif self._last_logged_loss is not None and self._may_hold:
             self._held = draft
             return
         self._outbox.submit(draft)

@@ -1,0 +1,480 @@
+"""What a plain training loop publishes, checked against formulas by hand."""
+
+import copy
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from trackside.errors import ConfigError
+from trackside.session import Session, attach
+
+Attach = Callable[..., Session]
+Receive = Callable[[], Any]
+
+
+def _regression() -> tuple[nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    return model, torch.optim.SGD(model.parameters(), lr=0.1)
+
+
+def _step(model: nn.Module, optimizer: torch.optim.Optimizer, *, clip: float | None = None) -> Any:
+    loss = model(torch.randn(5, 4)).square().mean()
+    loss.backward()
+    if clip is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), clip)
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss.detach()
+
+
+def test_due_steps_and_no_others_are_published(
+    quiet_attach: Attach, receive: Receive, tmp_path: Path
+) -> None:
+    model, optimizer = _regression()
+    session = quiet_attach(model, optimizer, every=3, run="r", config={"lr": 0.1})
+
+    for _ in range(7):
+        _step(model, optimizer)
+    session.close()
+
+    received = receive()
+    assert [step.step for step in received.steps] == [3, 6]
+    assert (received.close.steps, received.close.sampled, received.close.published) == (7, 2, 2)
+    assert received.hello.run == "r"
+    assert received.hello.config == {"lr": 0.1}
+    assert received.hello.save_dir == str(tmp_path / "out")
+
+
+def test_loss_and_learning_rate_are_those_of_the_step(
+    quiet_attach: Attach, receive: Receive
+) -> None:
+    model, optimizer = _regression()
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+    quiet_attach(model, optimizer, every=2)
+
+    losses = []
+    for _ in range(4):
+        losses.append(_step(model, optimizer).item())
+        schedule.step()
+
+    second, fourth = receive().steps
+    assert (second.loss, fourth.loss) == (losses[1], losses[3])
+    assert second.learning_rate == pytest.approx(0.1 * 0.5)
+    assert fourth.learning_rate == pytest.approx(0.1 * 0.5**3)
+    assert second.micro_batches == 1
+    assert second.epoch is None
+    assert second.amp_scale is None
+    assert fourth.step_seconds > 0
+
+
+def test_norms_before_and_after_clipping_match_numpy(
+    quiet_attach: Attach, receive: Receive
+) -> None:
+    model, optimizer = _regression()
+    quiet_attach(model, optimizer, every=1)
+    loss = model(torch.randn(5, 4)).square().mean()
+    loss.backward()
+    raw = np.concatenate([p.grad.numpy().ravel() for p in model.parameters()]).astype(np.float64)
+    limit = 0.01
+
+    returned = nn.utils.clip_grad_norm_(model.parameters(), limit)
+    clipped = [p.grad.numpy().astype(np.float64).copy() for p in model.parameters()]
+    optimizer.step()
+
+    (step,) = receive().steps
+    assert step.norm_before_clip == returned.item()
+    assert step.norm_before_clip == pytest.approx(np.linalg.norm(raw), rel=1e-6)
+    whole = np.concatenate([gradient.ravel() for gradient in clipped])
+    assert step.norm_after_clip == pytest.approx(np.linalg.norm(whole), rel=1e-6)
+    assert (step.max_norm, step.clipped, step.clip_rate) == (limit, True, 1.0)
+    assert step.local_gradient_norm == step.norm_before_clip
+
+
+def test_gradient_arrays_match_the_tensors(quiet_attach: Attach, receive: Receive) -> None:
+    model, optimizer = _regression()
+    quiet_attach(model, optimizer, every=1)
+    model(torch.randn(5, 4)).square().mean().backward()
+    gradients = [p.grad.numpy().copy() for p in model.parameters()]
+    before = [p.detach().numpy().copy() for p in model.parameters()]
+    optimizer.step()
+    after = [p.detach().numpy().copy() for p in model.parameters()]
+
+    (sample,) = receive().samples
+
+    found = sample.gradients
+    assert found.names == ("0.weight", "0.bias", "1.weight", "1.bias")
+    assert found.num_elements == (12, 3, 6, 2)
+    np.testing.assert_allclose(found.norm, [np.linalg.norm(g) for g in gradients], rtol=1e-6)
+    np.testing.assert_array_equal(found.abs_max, [np.abs(g).max() for g in gradients])
+    np.testing.assert_allclose(found.weight_norm, [np.linalg.norm(w) for w in before], rtol=1e-6)
+    for index in range(4):
+        np.testing.assert_array_equal(found.sample[index], gradients[index].ravel())
+        np.testing.assert_array_equal(found.weight_before[index], before[index].ravel())
+        np.testing.assert_array_equal(found.weight_after[index], after[index].ravel())
+
+
+def test_large_tensors_are_sampled_with_an_even_stride(
+    quiet_attach: Attach, receive: Receive
+) -> None:
+    model = nn.Linear(100, 50, bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    quiet_attach(model, optimizer, every=1)
+    model(torch.randn(2, 100)).sum().backward()
+    gradient = model.weight.grad.numpy().ravel().copy()
+    optimizer.step()
+
+    (sample,) = receive().samples
+
+    stride = math.ceil(5000 / 1024)
+    np.testing.assert_array_equal(sample.gradients.sample[0], gradient[::stride])
+    assert len(sample.gradients.sample[0]) <= 1024
+
+
+def test_a_step_without_clipping_has_one_norm(quiet_attach: Attach, receive: Receive) -> None:
+    model, optimizer = _regression()
+    quiet_attach(model, optimizer, every=1)
+
+    _step(model, optimizer)
+
+    (step,) = receive().steps
+    assert step.norm_before_clip == step.norm_after_clip
+    assert (step.max_norm, step.clipped, step.clip_rate) == (None, False, 0.0)
+
+
+def test_the_clip_rate_covers_the_steps_since_the_last_sample(
+    quiet_attach: Attach, receive: Receive
+) -> None:
+    model, optimizer = _regression()
+    quiet_attach(model, optimizer, every=4)
+
+    for index in range(8):
+        _step(model, optimizer, clip=1e-6 if index in {1, 4, 5, 6} else 1e6)
+
+    assert [step.clip_rate for step in receive().steps] == [0.25, 0.75]
+
+
+def test_accumulation_averages_the_loss_and_counts_micro_batches(
+    quiet_attach: Attach, receive: Receive
+) -> None:
+    model, optimizer = _regression()
+    quiet_attach(model, optimizer, every=2)
+
+    losses = []
+    for index in range(6):
+        loss = model(torch.randn(5, 4)).square().mean()
+        loss.backward()
+        losses.append(loss.item())
+        if index % 3 == 2:
+            optimizer.step()
+            optimizer.zero_grad()
+
+    (step,) = receive().steps
+    assert step.micro_batches == 3
+    assert step.loss == pytest.approx(np.mean(np.float64(losses[3:])), rel=1e-6)
+
+
+@pytest.mark.parametrize("is_after", [False, True])
+def test_a_logged_loss_wins_before_and_after_the_step(
+    quiet_attach: Attach, receive: Receive, *, is_after: bool
+) -> None:
+    model, optimizer = _regression()
+    session = quiet_attach(model, optimizer, every=2)
+
+    for index in range(1, 7):
+        loss = model(torch.randn(5, 4)).square().mean()
+        loss.backward()
+        if not is_after:
+            session.log(loss=10.0 * index)
+        optimizer.step()
+        if is_after:
+            session.log(loss=10.0 * index)
+    session.close()
+
+    received = receive()
+    assert [step.loss for step in received.steps] == [20.0, 40.0, 60.0]
+    assert received.close.loss == 60.0
+
+
+def test_a_loss_logged_before_backward_is_that_of_its_step(
+    quiet_attach: Attach, receive: Receive
+) -> None:
+    model, optimizer = _regression()
+    session = quiet_attach(model, optimizer, every=2)
+
+    losses = []
+    for _ in range(4):
+        loss = model(torch.randn(5, 4)).square().mean()
+        session.log(loss=loss)
+        losses.append(loss.item())
+        loss.backward()
+        optimizer.step()
+
+    assert [step.loss for step in receive().steps] == [losses[1], losses[3]]
+
+
+def test_logged_values_travel_with_the_next_record(quiet_attach: Attach, receive: Receive) -> None:
+    model, optimizer = _regression()
+    session = quiet_attach(model, optimizer, every=2)
+    moving = torch.tensor(1.5)
+
+    _step(model, optimizer)
+    session.log(accuracy=moving, count=np.int64(3))
+    session.text("note", "hello")
+    moving.add_(1)
+    _step(model, optimizer)
+    session.log(late=True)
+    session.close()
+
+    received = receive()
+    (step,) = received.steps
+    found = [(entry.step, entry.name, entry.value) for entry in step.scalars]
+    assert found == [(1, "accuracy", 1.5), (1, "count", 3.0)]
+    assert [(text.tag, text.text) for text in step.texts] == [("note", "hello")]
+    assert [(entry.name, entry.value) for entry in received.close.scalars] == [("late", 1.0)]
+
+
+def test_a_value_that_is_no_number_is_refused_once(
+    quiet_attach: Attach, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, optimizer = _regression()
+    session = quiet_attach(model, optimizer)
+
+    for _ in range(3):
+        session.log(names=["a"], vector=torch.zeros(2))
+
+    assert len(caplog.records) == 2
+    assert "names" in caplog.text
+
+
+def test_too_many_logged_values_lose_the_oldest_and_are_counted(
+    quiet_attach: Attach, receive: Receive
+) -> None:
+    model, optimizer = _regression()
+    session = quiet_attach(model, optimizer, every=1)
+
+    for index in range(1030):
+        session.log(x=float(index))
+    _step(model, optimizer)
+
+    (step,) = receive().steps
+    assert (len(step.scalars), step.scalars[0].value) == (1024, 6.0)
+    assert step.dropped == {"other": 6}
+
+
+def test_a_resumed_run_counts_on_from_the_logged_step(
+    quiet_attach: Attach, receive: Receive
+) -> None:
+    model, optimizer = _regression()
+    session = quiet_attach(model, optimizer, every=10)
+
+    session.log(step=99)
+    _step(model, optimizer)
+    for index in range(101, 111):
+        _step(model, optimizer)
+        session.log(step=index - 1)  # counted from 0, after the step
+
+    assert [step.step for step in receive().steps] == [100, 110]
+
+
+def test_the_first_step_of_a_requested_epoch_is_sampled(
+    quiet_attach: Attach, receive: Receive
+) -> None:
+    model, optimizer = _regression()
+    session = quiet_attach(model, optimizer, every=1000, epochs=(0, 2))
+
+    for epoch in range(4):
+        session.log(epoch=epoch)
+        for _ in range(3):
+            _step(model, optimizer)
+
+    found = [(step.step, step.epoch, step.epoch_requested) for step in receive().steps]
+    assert found == [(1, 0, True), (7, 2, True)]
+
+
+def test_a_closure_is_seen_after_its_backward(quiet_attach: Attach, receive: Receive) -> None:
+    model, optimizer = _regression()
+    quiet_attach(model, optimizer, every=1)
+    losses = []
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = model(torch.ones(5, 4)).square().mean()
+        loss.backward()
+        losses.append(loss.item())
+        return loss
+
+    optimizer.step(closure)
+
+    (sample,) = receive().samples
+    assert sample.step.loss == losses[0]
+    assert sample.step.norm_after_clip > 0
+    assert sample.gradients.names == ("0.weight", "0.bias", "1.weight", "1.bias")
+
+
+def test_without_an_optimizer_the_first_that_updates_the_model_is_taken(
+    quiet_attach: Attach, receive: Receive
+) -> None:
+    model, optimizer = _regression()
+    other, other_optimizer = _regression()
+    quiet_attach(model, every=2)
+
+    for _ in range(4):
+        _step(other, other_optimizer)
+        _step(model, optimizer)
+
+    assert [step.step for step in receive().steps] == [2, 4]
+
+
+def test_sparse_gradients_are_left_out_with_a_note(
+    quiet_attach: Attach, receive: Receive, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = nn.Sequential(nn.Embedding(5, 3, sparse=True), nn.Linear(3, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    quiet_attach(model, optimizer, every=1)
+
+    model(torch.tensor([1, 2])).sum().backward()
+    optimizer.step()
+
+    (sample,) = receive().samples
+    assert sample.gradients.names == ("1.weight", "1.bias")
+    assert "0.weight has a sparse gradient" in caplog.text
+
+
+def test_bfloat16_and_frozen_and_empty_parameters(quiet_attach: Attach, receive: Receive) -> None:
+    model = nn.Linear(64, 64).to(torch.bfloat16)
+    model.frozen = nn.Parameter(torch.zeros(3), requires_grad=False)
+    model.empty = nn.Parameter(torch.zeros(0))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    quiet_attach(model, optimizer, every=1)
+
+    (model(torch.randn(2, 64, dtype=torch.bfloat16)).sum() + model.empty.sum()).backward()
+    expected = model.weight.grad.double().norm().item()
+    optimizer.step()
+
+    (sample,) = receive().samples
+    assert sample.gradients.names == ("weight", "bias")
+    assert sample.gradients.norm[0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_grad_scaler_is_divided_out(quiet_attach: Attach, receive: Receive) -> None:
+    model, optimizer = _regression()
+    quiet_attach(model, optimizer, every=1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+
+    loss = model(torch.ones(5, 4)).square().mean()
+    expected = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
+    scaler.scale(loss).backward()
+    scaler.step(optimizer)
+    scaler.update()
+
+    (step,) = receive().steps
+    assert step.amp_scale == 1024.0
+    assert step.loss == pytest.approx(loss.item(), rel=1e-6)
+    total = np.linalg.norm(np.concatenate([g.numpy().ravel() for g in expected]))
+    assert step.norm_after_clip == pytest.approx(float(total), rel=1e-5)
+
+
+def test_attaching_twice_goes_on_and_other_settings_attach_anew(
+    quiet_attach: Attach, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, optimizer = _regression()
+
+    first = quiet_attach(model, optimizer, every=2)
+    assert quiet_attach(model, optimizer, every=2) is first
+    assert "attached already" in caplog.text
+    second = quiet_attach(model, optimizer, every=1)
+
+    assert second is not first
+    assert len(optimizer._optimizer_step_post_hooks) == 1
+    assert len(model._forward_hooks) == 1
+
+
+def test_close_puts_everything_back(quiet_attach: Attach) -> None:
+    backward, clip = torch.autograd.backward, nn.utils.clip_grad._clip_grads_with_norm_
+    model, optimizer = _regression()
+
+    session = quiet_attach(model, optimizer)
+    assert torch.autograd.backward is not backward
+    session.close()
+    session.close()
+
+    assert torch.autograd.backward is backward
+    assert nn.utils.clip_grad._clip_grads_with_norm_ is clip
+    assert nn.utils.clip_grads_with_norm_ is clip
+    assert not model._forward_pre_hooks
+    assert not model._forward_hooks
+    assert not optimizer._optimizer_step_pre_hooks
+    assert not optimizer._optimizer_step_post_hooks
+
+
+def test_close_says_in_one_line_what_became_of_it(
+    quiet_attach: Attach, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    caplog.set_level(logging.INFO, logger="trackside")
+    model, optimizer = _regression()
+
+    with quiet_attach(model, optimizer, every=2):
+        for _ in range(5):
+            _step(model, optimizer)
+
+    (line,) = caplog.records
+    assert line.levelno == logging.INFO
+    assert "5 steps, 2 sampled, 3 records published, dropped: none" in line.getMessage()
+    assert str(tmp_path / "out") in line.getMessage()
+
+
+def test_a_failed_with_block_says_so(quiet_attach: Attach, receive: Receive) -> None:
+    model, optimizer = _regression()
+
+    with pytest.raises(ZeroDivisionError), quiet_attach(model, optimizer):
+        raise ZeroDivisionError
+
+    assert receive().close.reason == "failed: ZeroDivisionError"
+
+
+def test_a_copy_of_an_attached_model_is_free(quiet_attach: Attach, receive: Receive) -> None:
+    model, optimizer = _regression()
+    quiet_attach(model, optimizer, every=1)
+
+    twin = copy.deepcopy(model)
+    twin(torch.randn(1, 4))
+    _step(model, optimizer)
+
+    assert len(receive().steps) == 1
+
+
+def test_the_switch_touches_nothing(monkeypatch: pytest.MonkeyPatch, shm_dir: Path) -> None:
+    monkeypatch.setenv("TRACKSIDE", "0")
+    monkeypatch.setenv("TRACKSIDE_EVERY", "nonsense")
+    backward = torch.autograd.backward
+    model, optimizer = _regression()
+
+    with attach(model, optimizer) as session:
+        session.log(loss=1.0)
+        session.text("a", "b")
+        _step(model, optimizer)
+
+    assert torch.autograd.backward is backward
+    assert not model._forward_pre_hooks
+    assert list(shm_dir.iterdir()) == []
+
+
+def test_wrong_arguments_are_refused(shm_dir: Path) -> None:
+    model, optimizer = _regression()
+
+    with pytest.raises(ConfigError, match="did you mean 'every'"):
+        attach(model, optimizer, evry=3)  # type: ignore[call-arg] # the point
+    with pytest.raises(ConfigError, match="model="):
+        attach([model], optimizer)  # type: ignore[arg-type] # the point
+    with pytest.raises(ConfigError, match="optimizer="):
+        attach(model, [optimizer])  # type: ignore[arg-type] # the point
+
+    assert list(shm_dir.iterdir()) == []
