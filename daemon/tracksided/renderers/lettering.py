@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 from matplotlib.backends.backend_agg import RendererAgg
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from tracksided.renderers.palette import WHITE, Indices, ink_indices
 from tracksided.samples import FloatArray
@@ -43,7 +43,7 @@ def line(text: str, style: Style) -> Indices:
     """Draw one line, black on white.
 
     Returns:
-        [style.height_px, width], not writable. What DejaVu Sans lacks shows as a box.
+        [style.height_px, width], not writable. What the font lacks is a question mark.
     """
     letters = [_letter(character, style) for character in text]
     width = math.ceil(sum(letter.advance_px for letter in letters)) + 2 * SIDE_BEARING_PX
@@ -93,7 +93,7 @@ class _Letter:
 
 @lru_cache(maxsize=MAX_KEPT_LETTERS)
 def _letter(character: str, style: Style) -> _Letter:
-    if not character.isprintable():
+    if not character.isprintable() or ord(character) not in _known_characters():
         character = "?"
     font = FontProperties(
         family=FONT, size=style.points, weight="bold" if style.is_bold else "normal"
@@ -113,3 +113,8 @@ def _letter(character: str, style: Style) -> _Letter:
     width = math.ceil(advance) + 2 * SIDE_BEARING_PX
     ink = pixels[:, :width, 3].astype(np.float32) / np.float32(255)
     return _Letter(ink, float(advance))
+
+
+@lru_cache(maxsize=1)
+def _known_characters() -> frozenset[int]:
+    return frozenset(get_font(findfont(FONT)).get_charmap())
