@@ -21,6 +21,8 @@ _DROP_IN = "paths.conf"
 _EXEC_START = re.compile(r"^ExecStart=.*$", re.MULTILINE)
 # PrivateTmp puts empty directories here; what the daemon shall see is bound back in.
 _PRIVATE = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 - compared with, nothing is made there
+# ProtectHome= makes these read-only, and wins over ReadWritePaths= of the very same path.
+_PROTECTED_HOMES = (Path("/home"), Path("/root"), Path("/run/user"))
 # What Linux and useradd allow, less what would change the name of the unit.
 _USER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 
@@ -83,6 +85,9 @@ def system_service(
     name = f"trackside@{user}.service"
     lines = ["# What the daemon of this user may write, besides /dev/shm.", "[Service]"]
     paths = (home, *read_write, *(() if shm_dir is None else (shm_dir,)))
+    if any(path in _PROTECTED_HOMES for path in paths):
+        lines.append("# ProtectSystem=strict keeps the other homes read-only.")
+        lines.append("ProtectHome=no")
     lines.extend(_writable(path) for path in paths)
     lines.extend(_environment(shm_dir))
     templates = units_directory()

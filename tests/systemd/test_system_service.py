@@ -57,12 +57,12 @@ def wait_until_it_runs_again(machine: Machine, old_pid: str) -> None:
     )
 
 
-def train(machine: Machine, run_directory: str, steps: int) -> None:
-    uid = machine.run("id", "-u", "ada").stdout.strip()
+def train(machine: Machine, run_directory: str, steps: int, user: str = "ada") -> None:
+    uid = machine.run("id", "-u", user).stdout.strip()
     segments = f"/dev/shm/trackside-{uid}"  # noqa: S108 - where the daemon looks
     machine.run(
         *(sys.executable, str(TRAINER), segments, run_directory, str(steps)),
-        user="ada",
+        user=user,
     )
 
 
@@ -146,6 +146,34 @@ def test_what_was_published_without_a_daemon_is_written_after_the_start(service:
 
     wait_for(
         lambda: len(history(service, directory)) == 3,
+        RESTART_DEADLINE_S,
+        lambda: service.journal(UNIT),
+    )
+
+
+def test_a_daemon_of_root_writes_in_its_home(service: Machine):
+    directory = "/root/runs/one"
+    service.trackside("service", "install", "--system", "--for", "root")
+
+    train(service, directory, 3, user="root")
+
+    wait_for(
+        lambda: len(history(service, directory)) == 3,
+        RESTART_DEADLINE_S,
+        lambda: service.journal("trackside@root.service"),
+    )
+    service.run("systemd-analyze", "security", "--threshold=12", "trackside@root.service")
+    service.trackside("service", "uninstall", "--system", "--for", "root")
+    assert service.property(UNIT, "ActiveState") == "active"
+
+
+def test_an_output_that_the_service_may_not_write_is_named(service: Machine):
+    service.run("install", "-d", "-o", "ada", "/data")
+
+    train(service, "/data/one", 1)
+
+    wait_for(
+        lambda: "cannot write /data/one: Read-only file system" in service.journal(UNIT),
         RESTART_DEADLINE_S,
         lambda: service.journal(UNIT),
     )

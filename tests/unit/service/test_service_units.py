@@ -80,6 +80,13 @@ def test_a_directory_below_tmp_is_bound_into_the_private_one():
     assert BELOW_TMP not in "".join(settings_of(text, "ReadWritePaths"))
 
 
+def test_root_may_write_in_its_home():
+    service = system_service("root", Path("/root"), PYTHON, (), None)
+
+    assert settings_of(drop_in(service), "ProtectHome") == ["no"]
+    assert settings_of(drop_in(service_for()), "ProtectHome") == []
+
+
 @pytest.mark.parametrize("path", [*SHARED, f"{BELOW_TMP}:b", "runs", "/data\nUser=root"])
 def test_a_directory_that_cannot_be_opened_is_refused(path: str):
     with pytest.raises(SettingsError, match=re.escape(path.partition("\n")[0])):
