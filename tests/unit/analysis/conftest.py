@@ -1,0 +1,132 @@
+"""Samples of a step as a trainer would send them."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from trackside.wire.records import Attention, Gradients, Hello, Step
+from tracksided.samples import AttentionSample, GradientSample, Sample, StepSamples
+
+HELLO = Hello(
+    run="r",
+    rank=0,
+    local_rank=0,
+    world_size=2,
+    local_world_size=2,
+    node_rank=0,
+    hostname="host",
+    pid=1,
+    attempt=0,
+    started_at=0.0,
+    save_dir="/nowhere",
+    checkpoints=(),
+    every=100,
+    visualize=("heatmap", "statistics"),
+    save_raw=False,
+    config={},
+    versions={},
+)
+STEP = Step(
+    step=100,
+    epoch=1,
+    epoch_requested=False,
+    timestamp=0.0,
+    loss=1.0,
+    learning_rate=1e-3,
+    norm_before_clip=None,
+    norm_after_clip=None,
+    max_norm=None,
+    clipped=None,
+    clip_rate=None,
+    local_gradient_norm=None,
+    step_seconds=None,
+    amp_scale=None,
+    micro_batches=None,
+    dropped={},
+    attention=(),
+    gradients=None,
+    scalars=(),
+    texts=(),
+    arrays=(),
+)
+
+
+@pytest.fixture(scope="session")
+def make_attention() -> Callable[..., AttentionSample]:
+    """Build a causal call of 2 heads and 4 positions with seeded queries and keys."""
+
+    def make(seed: int = 0, **fields: object) -> AttentionSample:
+        query, key = np.random.default_rng(seed).normal(0, 1, (2, 2, 4, 3)).astype(np.float32)
+        call = Attention(
+            stack="decoder",
+            type="self_attention",
+            layer=0,
+            module="h.0.attn",
+            scale=0.5,
+            is_causal=True,
+            heads=(0, 1),
+            key_heads=(0, 1),
+            num_heads=2,
+            num_queries=4,
+            num_keys=4,
+            query_rows=(0, 1, 2, 3),
+        )
+        return AttentionSample(replace(call, **fields), query, key, None, None, None)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_samples() -> Callable[..., StepSamples]:
+    """Build the samples of ranks; each is given as the fields of its step that differ."""
+
+    def make(
+        *ranks: dict[str, object],
+        attention: tuple[AttentionSample, ...] = (),
+        gradients: GradientSample | None = None,
+        **hello: object,
+    ) -> StepSamples:
+        samples = []
+        for rank, fields in enumerate(ranks or ({},)):
+            step = replace(STEP, **fields)
+            if gradients is not None and rank == 0:
+                meta = Gradients(names=gradients.names, num_elements=gradients.num_elements)
+                step = replace(step, gradients=meta)
+            greeting = replace(HELLO, rank=rank, local_rank=rank, **hello)
+            samples.append(
+                Sample(
+                    greeting,
+                    step,
+                    attention if rank == 0 else (),
+                    gradients if rank == 0 else None,
+                )
+            )
+        return StepSamples("r", STEP.step, tuple(samples))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def gradients() -> GradientSample:
+    """Two parameters: one sound, one broken."""
+    return GradientSample(
+        names=("h.0.weight", "h.0.bias"),
+        num_elements=(4, 2),
+        norm=np.array([2.0, np.nan], dtype=np.float32),
+        abs_max=np.array([1.5, np.inf], dtype=np.float32),
+        weight_norm=np.array([3.0, 4.0], dtype=np.float32),
+        sample=(
+            np.array([1.0, 0.0, -1.0, 2.0], dtype=np.float32),
+            np.array([np.nan, np.inf], dtype=np.float32),
+        ),
+        weight_before=(
+            np.array([1.0, 0.0, 0.0, 0.0], dtype=np.float32),
+            np.array([2.0, 0.0], dtype=np.float32),
+        ),
+        weight_after=(
+            np.array([1.0, 0.1, 0.0, 0.0], dtype=np.float32),
+            np.array([2.0, 0.0], dtype=np.float32),
+        ),
+    )
