@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 from torch.utils.checkpoint import CheckpointFunction
 
@@ -45,6 +46,9 @@ class Place:
     lineage: tuple[Ancestor, ...]
     """From the root to the module that made the call; at least the root."""
 
+    shares_sequence: bool | None = None
+    """Whether the module was called as (x, x, x) or as (x, y, y); None where as neither."""
+
     @property
     def module(self) -> nn.Module:
         """The module that made the call."""
@@ -79,16 +83,17 @@ class ModuleIndex:
             if frame.f_code in _CALL_CODES:
                 module = frame.f_locals["self"]
                 if id(module) in self._paths and not _is_bare_layer(module):
-                    return self._place(self._paths[id(module)])
+                    shares_sequence = _shares_sequence(frame.f_locals["args"])
+                    return self._place(self._paths[id(module)], shares_sequence)
             frame = frame.f_back
-        return self._place(_ROOT_PATH)
+        return self._place(_ROOT_PATH, None)
 
-    def _place(self, path: str) -> Place:
+    def _place(self, path: str, shares_sequence: bool | None) -> Place:  # noqa: FBT001 - private
         lineage = [Ancestor(_ROOT_PATH, self._modules[_ROOT_PATH])]
         parts = path.split(".") if path else []
         for depth, part in enumerate(parts, 1):
             lineage.append(Ancestor(part, self._modules[".".join(parts[:depth])]))
-        return Place(tuple(lineage))
+        return Place(tuple(lineage), shares_sequence)
 
 
 def is_in_reentrant_checkpoint() -> bool:
@@ -102,6 +107,17 @@ def is_in_reentrant_checkpoint() -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def _shares_sequence(arguments: tuple[object, ...]) -> bool | None:
+    """Tell self from cross attention by the first arguments: query, key and value."""
+    first = arguments[:3]
+    if len(first) < 3 or not all(isinstance(one, torch.Tensor) for one in first):  # noqa: PLR2004
+        return None
+    query, key, value = first
+    if query is key:
+        return True
+    return False if key is value else None
 
 
 def _is_bare_layer(module: nn.Module) -> bool:

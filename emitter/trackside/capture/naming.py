@@ -8,7 +8,8 @@ Type:
 1. A part of the path says it, innermost first, else a class name does: ``self_attn``,
    ``SelfAttention``; ``crossattention``, ``cross_attn``, ``encoder_attn``, ``EncDecAttention``,
    ``src_attn``, and ``multihead_attn`` of a decoder layer.
-2. Keys and queries are known to come from one tensor (self) or from two (cross).
+2. Keys and queries are known to come from one tensor (self) or from two (cross): by the arguments
+   of `torch.nn.MultiheadAttention`, or of a module that was called with query, key and value.
 3. As many keys as queries, or no encoder in the model: self. Else cross.
 
 Stack of cross attention: decoder. Stack of self attention:
@@ -75,8 +76,9 @@ def _type(call: AttentionCall, place: Place, traits: ModelTraits) -> AttentionTy
     named = _named_type(place)
     if named is not None:
         return named
-    if call.shares_sequence is not None:
-        return "self_attention" if call.shares_sequence else "cross_attention"
+    shares = place.shares_sequence if call.shares_sequence is None else call.shares_sequence
+    if shares is not None:
+        return "self_attention" if shares else "cross_attention"
     differs = call.num_queries != call.num_keys
     return "cross_attention" if differs and traits.has_encoder else "self_attention"
 

@@ -94,3 +94,20 @@ def test_only_a_reentrant_checkpoint_is_one() -> None:
     probe(rows)
 
     assert probe.is_checkpointed == [True, False, False]
+
+
+def test_query_key_and_value_tell_one_sequence_from_two() -> None:
+    found: list[bool | None] = []
+
+    class Attention(nn.Module):
+        def forward(self, *_: torch.Tensor) -> None:
+            found.append(index.running().shares_sequence)
+
+    model = Attention()
+    index = ModuleIndex(model)
+    one, two, three = torch.ones(1), torch.ones(1), torch.ones(1)
+
+    for arguments in [(one, one, one), (one, two, two), (one, two, three), (one, two), (one,)]:
+        model(*arguments)
+
+    assert found == [True, False, None, None, None]

@@ -117,6 +117,9 @@ def test_one_sequence_or_two_tell_the_type_where_no_name_does() -> None:
 
     assert classify(call(shares_sequence=False), where, NOTHING)[1] == "cross_attention"
     assert classify(call(shares_sequence=True, num_keys=9), where, BOTH)[1] == "self_attention"
+    called_so = Place(where.lineage, shares_sequence=False)
+    assert classify(call(), called_so, NOTHING)[1] == "cross_attention"
+    assert classify(call(shares_sequence=True), called_so, NOTHING)[1] == "self_attention"
 
 
 def test_other_keys_than_queries_are_cross_attention_beside_an_encoder() -> None:
