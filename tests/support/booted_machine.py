@@ -17,6 +17,8 @@ BOOT_DEADLINE_S = 60
 PROGRAMS = ("unshare", "nsenter", "runuser", "useradd", "systemctl", "loginctl", "dbus-daemon")
 # Alone, or beside version 1.
 CGROUP_PLACES = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
+# What boot.sh mounts anew; a checkout may lie there.
+FRESH_MOUNTS = ("/tmp", "/run", "/dev")  # noqa: S108 - compared with
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -35,7 +37,7 @@ class Machine:
                     *("unshare", "--mount", "--pid", "--uts", "--ipc", "--net", "--cgroup"),
                     *("--fork", "--kill-child", "--propagation", "private"),
                     *("bash", str(BOOT), str(directory / "base")),
-                    *(str(path) for path in other_file_systems()),
+                    *(str(path) for path in hidden_directories()),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
@@ -152,11 +154,15 @@ def is_cgroup2(place: Path) -> bool:
     return (place / "cgroup.controllers").is_file() and os.access(place, os.W_OK)
 
 
-def other_file_systems() -> list[Path]:
-    """Return the directories that the tests need and an overlay of / does not show."""
+def hidden_directories() -> list[Path]:
+    """Return what the tests need and an overlay of / with fresh mounts on it does not show."""
     needed = {REPOSITORY, Path(sys.prefix), Path(sys.base_prefix)}
     device = Path("/").stat().st_dev
-    return sorted(path for path in needed if path.stat().st_dev != device)
+    return sorted(
+        path
+        for path in needed
+        if path.stat().st_dev != device or any(path.is_relative_to(top) for top in FRESH_MOUNTS)
+    )
 
 
 def wait_for(
