@@ -27,6 +27,15 @@ _PROTECTED_HOMES = (Path("/home"), Path("/root"), Path("/run/user"))
 _USER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """The installation of trackside that a service runs."""
+
+    python: Path
+    code: tuple[Path, ...] = ()
+    """Directories that the interpreter reads: its prefixes, and where the packages lie."""
+
+
 @dataclass(frozen=True, slots=True)
 class UnitFile:
     """A file that systemd reads."""
@@ -66,14 +75,18 @@ def units_directory() -> Path:
 
 
 def system_service(
-    user: str, home: Path, python: Path, read_write: Sequence[Path], shm_dir: Path | None
+    user: str,
+    home: Path,
+    program: Program,
+    read_write: Sequence[Path] = (),
+    shm_dir: Path | None = None,
 ) -> Service:
     """Render the instance of the machine's ``trackside@.service`` for one user.
 
     Args:
         user: name of the account that the daemon runs as.
         home: their home, which the daemon may write.
-        python: interpreter that has trackside installed.
+        program: what the service runs.
         read_write: further directories that the daemon may write, absolute.
         shm_dir: node-local directory, where it is not the default one.
 
@@ -89,6 +102,8 @@ def system_service(
         lines.append("# ProtectSystem=strict keeps the other homes read-only.")
         lines.append("ProtectHome=no")
     lines.extend(_writable(path) for path in paths)
+    hidden = sorted({path for path in program.code if _is_private(path)})
+    lines.extend(f"BindReadOnlyPaths={quoted(f'-{path}')}" for path in hidden)
     lines.extend(_environment(shm_dir))
     templates = units_directory()
     return Service(
@@ -97,7 +112,7 @@ def system_service(
         files=(
             UnitFile(
                 SYSTEM_DIRECTORY / _SYSTEM_TEMPLATE,
-                _with_command(templates / _SYSTEM_TEMPLATE, python),
+                _with_command(templates / _SYSTEM_TEMPLATE, program.python),
                 shared=True,
             ),
             UnitFile(
@@ -110,12 +125,12 @@ def system_service(
     )
 
 
-def user_service(config_home: Path, python: Path, shm_dir: Path | None) -> Service:
+def user_service(config_home: Path, program: Program, shm_dir: Path | None = None) -> Service:
     """Render ``trackside.service`` for a user's own service manager.
 
     Args:
         config_home: the user's home; the unit goes to ``.config/systemd/user`` below it.
-        python: interpreter that has trackside installed.
+        program: what the service runs.
         shm_dir: node-local directory, where it is not the default one.
 
     Raises:
@@ -123,7 +138,7 @@ def user_service(config_home: Path, python: Path, shm_dir: Path | None) -> Servi
     """
     directory = config_home / USER_DIRECTORY
     name = "trackside.service"
-    text = _with_command(units_directory() / _USER_TEMPLATE, python)
+    text = _with_command(units_directory() / _USER_TEMPLATE, program.python)
     files = [UnitFile(directory / name, text)]
     environment = _environment(shm_dir)
     if environment:
@@ -159,12 +174,16 @@ def _with_command(template: Path, python: Path) -> str:
 def _writable(path: Path) -> str:
     if not path.is_absolute():
         raise SettingsError(f"{path} is not an absolute path")
-    if any(path.is_relative_to(private) for private in _PRIVATE):
+    if _is_private(path):
         if ":" in str(path) or path in _PRIVATE:
             raise SettingsError(f"{path} cannot be opened to the service; use another directory")
         return f"BindPaths={quoted(f'-{path}')}"
     # The minus: a directory that is missing when the service starts is no error.
     return f"ReadWritePaths={quoted(f'-{path}')}"
+
+
+def _is_private(path: Path) -> bool:
+    return any(path.is_relative_to(private) for private in _PRIVATE)
 
 
 def _environment(shm_dir: Path | None) -> tuple[str, ...]:

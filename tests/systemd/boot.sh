@@ -1,6 +1,6 @@
 #!/bin/bash
 # PID 1 of fresh namespaces: build a root from the host's, and become systemd in it.
-#   boot.sh EMPTY_DIR [DIR...]     DIRs of other file systems that shall be seen inside, read-only
+#   boot.sh EMPTY_DIR [DIR...]     DIRs that would be hidden and shall be seen inside, read-only
 # Everything that is written lands in a tmpfs and is gone when the namespaces are.
 set -euo pipefail
 base=$1

@@ -10,11 +10,13 @@ from typing import TypeVar
 
 import click
 
+import trackside.wire
+import tracksided
 from trackside.wire.segment import SHM_DIR_VARIABLE
 from tracksided.errors import OutputError, SettingsError
 from tracksided.lifecycle import daemon_pid
 from tracksided.service_manager import ServiceManager, lingers, remove_units, write_units
-from tracksided.service_units import Scope, Service, system_service, user_service
+from tracksided.service_units import Program, Scope, Service, system_service, user_service
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 # Python starts in well under a second; a home on a sleepy network file system does not.
@@ -121,14 +123,18 @@ def _account(scope: Scope, account: str | None) -> pwd.struct_passwd:
 
 
 def _service(scope: Scope, entry: pwd.struct_passwd, read_write: tuple[Path, ...]) -> Service:
-    python = Path(sys.executable)
+    packages = (Path(package.__file__ or "") for package in (trackside.wire, tracksided))
+    program = Program(
+        python=Path(sys.executable),
+        code=(Path(sys.prefix), Path(sys.base_prefix), *(path.parents[1] for path in packages)),
+    )
     shm_dir = _moved_shm_dir()
     if scope == "user":
         if read_write:
             raise SettingsError("--read-write belongs to --system; --user may write what you may")
-        return user_service(Path.home(), python, shm_dir)
+        return user_service(Path.home(), program, shm_dir)
     writable = [path.expanduser().absolute() for path in read_write]
-    return system_service(entry.pw_name, Path(entry.pw_dir), python, writable, shm_dir)
+    return system_service(entry.pw_name, Path(entry.pw_dir), program, writable, shm_dir)
 
 
 def _moved_shm_dir() -> Path | None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from tracksided.errors import SettingsError
 from tracksided.service_units import (
+    Program,
     Service,
     quoted,
     system_service,
@@ -16,6 +17,7 @@ from tracksided.service_units import (
 )
 
 PYTHON = Path("/opt/trackside/bin/python")
+PROGRAM = Program(python=PYTHON, code=(PYTHON.parents[1],))
 HOME = Path("/home/ada")
 # Nothing is made in these places.
 SHARED = ("/tmp", "/var/tmp")  # noqa: S108 - names only
@@ -26,7 +28,7 @@ MOVED = "/dev/shm/mine"  # noqa: S108 - a name only
 def service_for(*read_write: str, user: str = "ada", shm_dir: str | None = None) -> Service:
     directories = [Path(path) for path in read_write]
     moved = None if shm_dir is None else Path(shm_dir)
-    return system_service(user, HOME, PYTHON, directories, moved)
+    return system_service(user, HOME, PROGRAM, directories, moved)
 
 
 def settings_of(text: str, name: str) -> list[str]:
@@ -80,8 +82,17 @@ def test_a_directory_below_tmp_is_bound_into_the_private_one():
     assert BELOW_TMP not in "".join(settings_of(text, "ReadWritePaths"))
 
 
+def test_an_installation_below_tmp_is_bound_into_the_private_one():
+    clone = Path(BELOW_TMP)
+    program = Program(python=clone / "bin/python", code=(clone, Path("/usr"), clone))
+
+    text = drop_in(system_service("ada", HOME, program))
+
+    assert [read_back(value) for value in settings_of(text, "BindReadOnlyPaths")] == [[f"-{clone}"]]
+
+
 def test_root_may_write_in_its_home():
-    service = system_service("root", Path("/root"), PYTHON, (), None)
+    service = system_service("root", Path("/root"), PROGRAM)
 
     assert settings_of(drop_in(service), "ProtectHome") == ["no"]
     assert settings_of(drop_in(service_for()), "ProtectHome") == []
@@ -107,7 +118,7 @@ def test_a_moved_node_local_directory_is_handed_on():
 
 
 def test_the_user_unit_goes_where_the_users_systemd_looks():
-    service = user_service(HOME, PYTHON, None)
+    service = user_service(HOME, PROGRAM)
 
     assert [str(file.path) for file in service.files] == [
         "/home/ada/.config/systemd/user/trackside.service"
@@ -118,7 +129,7 @@ def test_the_user_unit_goes_where_the_users_systemd_looks():
 
 
 def test_the_user_unit_hands_on_a_moved_node_local_directory():
-    service = user_service(HOME, PYTHON, Path(MOVED))
+    service = user_service(HOME, PROGRAM, Path(MOVED))
 
     assert service.files[1].path.parent.name == "trackside.service.d"
     assert f"TRACKSIDE_SHM_DIR={MOVED}" in service.files[1].text
