@@ -167,6 +167,7 @@ class Recorder:
         if self._clip.has_event:
             self._run_in_optimizer("clipping", self._clip.end_step)
         if self._is_sampling:
+            self._is_sampling = False  # whatever fails in there
             self._run_in_optimizer("end of an optimizer step", self._finish)
         elif self.steps_seen == 1:
             self._clock.lap(time.perf_counter(), 1)

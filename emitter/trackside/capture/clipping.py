@@ -80,11 +80,14 @@ class ClipWatch:
 
 def _local(norm: object) -> torch.Tensor:
     """Return the norm as a tensor; of a sharded model, that of this rank's shards."""
+    if type(norm) is torch.Tensor:
+        return norm
     to_local = getattr(norm, "to_local", None)
     local = to_local() if to_local is not None else norm
     return local if isinstance(local, torch.Tensor) else torch.tensor(float(local))  # type: ignore[arg-type]  # a plain number
 
 
 def _number(norm: torch.Tensor) -> Number:
-    norm = norm.detach()
-    return float(norm) if norm.device.type == "cpu" else norm
+    if norm.requires_grad:
+        norm = norm.detach()
+    return float(norm) if norm.is_cpu else norm
