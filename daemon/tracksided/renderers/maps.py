@@ -80,7 +80,8 @@ def draw(
 
 def mean_panel(caption: str, attention: AttentionMap, max_side_px: int) -> ReducedPanel:
     """Reduce the mean over the kept heads of a map."""
-    weights = attention.weights.mean(axis=0)  # [queries, keys]
+    heads = attention.weights
+    weights = heads[0] if len(heads) == 1 else heads.mean(axis=0)  # [queries, keys]
     return reduce_panel(MapPanel(caption, weights, attention.query_rows), max_side_px)
 
 
