@@ -69,8 +69,9 @@ class Outbox:
         """
         while self._queue and self._staging.drain(self._queue[0].staged, DRAIN_TIMEOUT_S):
             self._publish(self._queue.popleft())
-        self._publisher.count_drop(DropCause.COPY_LATE, len(self._queue))
-        self._queue.clear()
+        if self._queue:
+            self._publisher.count_drop(DropCause.COPY_LATE, len(self._queue))
+            self._queue.clear()
         page = self.logbook.take()
         tensors = {f"{i}": tensor for i, tensor in enumerate(page.tensors())}
         if isinstance(loss, torch.Tensor):

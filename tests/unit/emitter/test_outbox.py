@@ -1,0 +1,253 @@
+"""The way of sampled steps to the ring: order, lateness, shedding, counts."""
+
+from collections.abc import Callable, Mapping
+
+import pytest
+import torch
+
+from trackside.capture.captured import CapturedAttention
+from trackside.capture.logbook import Logbook, LoggedNumber
+from trackside.draft import StepDraft
+from trackside.outbox import Outbox
+from trackside.publisher import Publisher
+from trackside.staging import HostArray, Staged, Staging
+from trackside.wire.layout import DropCause
+from trackside.wire.records import Attention, Close, RecordKind, Step, decode
+from trackside.wire.ring import PublishResult
+
+
+class _Ring:
+    """Keeps records; refuses payloads above a limit."""
+
+    def __init__(self, limit: int = 1 << 20) -> None:
+        self.limit = limit
+        self.records: list[tuple[RecordKind, int, bytes]] = []
+        self.chunks: list[list[tuple[int, memoryview]]] = []
+        self.counts: dict[str, int] = {}
+
+    def publish(
+        self,
+        kind: RecordKind,
+        step: int,
+        metadata: bytes,
+        arrays: list[tuple[int, memoryview]],
+        payload_bytes: int,
+    ) -> PublishResult:
+        if payload_bytes > self.limit:
+            self.count_drop(DropCause.RING_FULL)
+            return PublishResult.RING_FULL
+        self.records.append((kind, step, metadata))
+        self.chunks.append(arrays)
+        return PublishResult.PUBLISHED
+
+    def count_drop(self, cause: DropCause, count: int = 1) -> None:
+        if count:
+            self.counts[cause.label] = self.counts.get(cause.label, 0) + count
+
+    @property
+    def drops(self) -> dict[str, int]:
+        return self.counts
+
+    def close(self) -> None:
+        pass
+
+    def steps(self) -> list[Step]:
+        return [decode(Step, packed) for kind, _, packed in self.records if kind == RecordKind.STEP]
+
+
+class _LateStaging(Staging):
+    """Copies that are done when the test says so; one that never gets a buffer if full."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.done: list[bool] = []
+        self.is_full = False
+
+    def stage(self, tensors: Mapping[str, torch.Tensor]) -> Staged | None:
+        staged = super().stage(tensors)
+        assert staged is not None
+        if self.is_full:
+            return None
+        index = len(self.done)
+        self.done.append(False)
+        return Staged(staged.arrays, lambda: self.done[index], ())
+
+
+def _outbox(ring: _Ring, staging: Staging | None = None) -> Outbox:
+    return Outbox(Publisher(ring, None), staging or Staging())  # type: ignore[arg-type] # a fake
+
+
+def _draft(step: int, **fields: object) -> StepDraft:
+    return StepDraft(step=step, epoch=None, epoch_requested=False, **fields)  # type: ignore[arg-type] # the caller's
+
+
+def _attention(num_bytes: int) -> CapturedAttention:
+    call = Attention(
+        stack="decoder",
+        type="self_attention",
+        layer=0,
+        module="m",
+        scale=1.0,
+        is_causal=False,
+        heads=(0,),
+        key_heads=(0,),
+        num_heads=1,
+        num_queries=1,
+        num_keys=1,
+        query_rows=(0,),
+    )
+    shared = torch.zeros(num_bytes, dtype=torch.uint8)
+    return CapturedAttention(call, {"query": shared, "key": shared})
+
+
+def test_steps_leave_in_order_and_only_when_they_have_arrived() -> None:
+    ring, staging = _Ring(), _LateStaging()
+    outbox = _outbox(ring, staging)
+    for step in (1, 2):
+        outbox.submit(_draft(step, loss=torch.tensor(float(step))))
+
+    staging.done[1] = True
+    outbox.flush()
+    assert ring.steps() == []
+    staging.done[0] = True
+    outbox.flush()
+
+    assert [(step.step, step.loss) for step in ring.steps()] == [(1, 1.0), (2, 2.0)]
+    assert not outbox.is_waiting
+
+
+def test_a_step_without_a_buffer_is_counted_and_its_log_kept() -> None:
+    ring, staging = _Ring(), _LateStaging()
+    outbox = _outbox(ring, staging)
+    outbox.logbook.add(LoggedNumber(1, "a", 1.0))
+
+    staging.is_full = True
+    outbox.submit(_draft(1))
+    staging.is_full = False
+    outbox.submit(_draft(2))
+    staging.done[0] = True
+    outbox.flush()
+
+    (step,) = ring.steps()
+    assert step.dropped == {"copy_late": 1}
+    assert [entry.name for entry in step.scalars] == ["a"]
+
+
+def test_attention_is_shed_first_and_its_arrays_with_it() -> None:
+    ring = _Ring(limit=100)
+    outbox = _outbox(ring)
+
+    outbox.submit(_draft(1, attention=(_attention(200),), loss=0.5))
+
+    (step,) = ring.steps()
+    assert (step.attention, step.arrays, step.loss) == ((), (), 0.5)
+    assert step.dropped == {"ring_full": 1}
+
+
+def test_a_tensor_that_layers_share_is_sent_once() -> None:
+    ring = _Ring()
+    outbox = _outbox(ring)
+
+    outbox.submit(_draft(1, attention=(_attention(200),)))
+
+    (step,) = ring.steps()
+    assert [(spec.name, spec.offset) for spec in step.arrays] == [
+        ("attention/0/query", 0),
+        ("attention/0/key", 0),
+    ]
+    assert len(ring.chunks[0]) == 1
+
+
+def test_numbers_on_a_device_are_read_when_they_arrive() -> None:
+    ring, staging = _Ring(), _LateStaging()
+    outbox = _outbox(ring, staging)
+    outbox.logbook.add(LoggedNumber(3, "host", 1.0))
+    outbox.logbook.add(LoggedNumber(3, "device", torch.tensor(2.0)))
+    clip = {"clip_norm": torch.tensor(4.0), "max_norm": 1.0, "clip_count": torch.tensor(3)}
+
+    outbox.submit(_draft(4, num_steps=4, **clip))
+    staging.done[0] = True
+    outbox.flush()
+
+    (step,) = ring.steps()
+    assert (step.norm_before_clip, step.clipped, step.clip_rate) == (4.0, True, 0.75)
+    assert [(entry.name, entry.value) for entry in step.scalars] == [("host", 1.0), ("device", 2.0)]
+
+
+def test_what_never_arrives_is_counted_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trackside.outbox.DRAIN_TIMEOUT_S", 0.0)
+    ring, staging = _Ring(), _LateStaging()
+    outbox = _outbox(ring, staging)
+    outbox.submit(_draft(1))
+
+    outbox.close("closed", steps=5, sampled=1, loss=2.5)
+
+    ((_, _, packed),) = ring.records
+    close = decode(Close, packed)
+    assert close.dropped == {"copy_late": 1}
+    assert (close.steps, close.sampled, close.published, close.loss) == (5, 1, 0, 2.5)
+
+
+def test_without_a_ring_everything_is_counted() -> None:
+    publisher = Publisher(None, None)
+    outbox = Outbox(publisher, Staging())
+
+    outbox.submit(_draft(1))
+    outbox.close("closed", steps=1, sampled=1, loss=None)
+
+    assert publisher.drops == {"other": 2}
+
+
+def test_the_bell_rings_after_each_record() -> None:
+    ring = _Ring()
+    seen: list[int] = []
+
+    class Bell:
+        def ring(self) -> None:
+            seen.append(len(ring.records))
+
+        def close(self) -> None:
+            seen.append(-1)
+
+    publisher = Publisher(ring, Bell())  # type: ignore[arg-type] # a fake
+    outbox = Outbox(publisher, Staging())
+    outbox.submit(_draft(1))
+    outbox.submit(_draft(2))
+    publisher.close()
+    publisher.close()
+
+    assert seen == [1, 2, -1]
+
+
+def test_a_logbook_gives_back_in_order() -> None:
+    logbook = Logbook()
+    for index in range(3):
+        logbook.add(LoggedNumber(index, "x", float(index)))
+    page = logbook.take()
+    logbook.add(LoggedNumber(3, "x", 3.0))
+
+    logbook.put_back(page)
+
+    assert [number.step for number in logbook.take().numbers] == [0, 1, 2, 3]
+    assert logbook.take_overflowed() == 0
+
+
+def test_a_full_logbook_gives_back_the_newest() -> None:
+    logbook = Logbook()
+    for index in range(3):
+        logbook.add(LoggedNumber(index, "x", 0.0))
+    page = logbook.take()
+    for index in range(1023):
+        logbook.add(LoggedNumber(10 + index, "x", 0.0))
+
+    logbook.put_back(page)
+
+    assert [number.step for number in logbook.take().numbers][:2] == [2, 10]
+    assert logbook.take_overflowed() == 2
+
+
+def test_a_host_array_reads_its_number() -> None:
+    array = HostArray("int32", (), memoryview(b"\x05\0\0\0"))
+    ask: Callable[[], float] = array.number
+
+    assert ask() == 5.0
