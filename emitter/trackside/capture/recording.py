@@ -23,6 +23,11 @@ Heads = Literal["all", "average"] | tuple[int, ...]
 Group = tuple[Stack, AttentionType]
 """Layers are counted in each group by itself."""
 
+NO_ATTENTION = (
+    "no attention call was seen in the forward: neither scaled_dot_product_attention nor "
+    "torch.nn.MultiheadAttention nor a softmax over [batch, heads, queries, keys]"
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TapSettings:
@@ -63,6 +68,7 @@ class Recording:
         self._expected = expected
         self._note = note
         self._kept: list[tuple[Group, CapturedAttention]] = []
+        self._num_refused = 0
         self.counts: Counter[Group] = Counter()
         """Layers seen so far."""
 
@@ -72,22 +78,24 @@ class Recording:
         if source is None or not (torch.is_grad_enabled() or is_in_reentrant_checkpoint()):
             return
         if peek_interpreter_stack() is not None:
-            self._note("attention inside a functional transform (torch.func, vmap)")
+            self._refuse("attention inside a functional transform (torch.func, vmap)")
             return
         with _invisible():
             if args and _is_in_graph_capture(args[0]):
-                self._note("attention inside a CUDA graph capture")
+                self._refuse("attention inside a CUDA graph capture")
                 return
             place = self._index.running()
             inspection = source(args, kwargs, place.module)
             if isinstance(inspection, Refusal):
-                self._note(inspection.reason)
+                self._refuse(inspection.reason)
             elif inspection is not None:
                 self._keep(inspection, place)
 
     def finish(self) -> tuple[CapturedAttention, ...]:
         """Return the wanted layers in order of execution, and forget everything."""
         kept, self._kept = self._kept, []
+        if not self.counts and not self._num_refused:
+            self._note(NO_ATTENTION)
         layers = self._settings.layers
         if layers is None:
             return tuple(captured for _, captured in kept)
@@ -100,6 +108,10 @@ class Recording:
             for group, captured in kept
             if captured.call.layer in layers or captured.call.layer - self.counts[group] in layers
         )
+
+    def _refuse(self, reason: str) -> None:
+        self._num_refused += 1
+        self._note(reason)
 
     def _keep(self, call: AttentionCall, place: Place) -> None:
         group = classify(call, place, self._traits)

@@ -284,3 +284,27 @@ def test_grouped_keys_are_sent_unexpanded_where_the_model_does_not_expand_them()
 
     assert [one.tensors["key"].shape[0] for one in captured] == [2, 2]
     assert {one.call.key_heads for one in captured} == {(0, 0, 1, 1)}
+
+
+@pytest.mark.parametrize("build", [llama, gpt2])
+def test_autocast_to_bfloat16_stays_within_the_contract(build: Callable[[], Any]) -> None:
+    torch.manual_seed(1)
+    model = build()
+    sharpen(model)
+    inputs = tokens()
+    model.set_attn_implementation("eager")
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = model(**inputs, output_attentions=True).attentions[0][SAMPLE].double().numpy()
+    model.set_attn_implementation("sdpa")
+    tap = AttentionTap(
+        model, layers=(0,), heads="all", sample=SAMPLE, max_queries=512, on_error=lambda *_: None
+    )
+
+    tap.install()
+    tap.arm()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model(**inputs)
+    (captured,) = tap.take()
+    tap.remove()
+
+    assert np.abs(reconstruct(captured) - expected).max() <= 2e-2

@@ -1,12 +1,15 @@
 """Training with a tap armed at every step is bit for bit the training without one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn import functional
 from torch.utils.checkpoint import (
     CheckpointPolicy,
@@ -234,3 +237,53 @@ def test_a_compiled_model_is_compiled_no_more_often_and_run_eagerly_when_armed(
         graphs.append(num_graphs)
 
     assert graphs[0] == graphs[1] > 0
+
+
+@pytest.fixture
+def process_group(tmp_path: Path) -> Iterator[None]:
+    """One rank with itself."""
+    distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+def shard(model: nn.Module) -> nn.Module:
+    mesh = init_device_mesh("cpu", (1,))
+    for layer in model.get_submodule("layers").children():
+        fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+@pytest.mark.usefixtures("process_group")
+@pytest.mark.parametrize("wrap", [nn.parallel.DistributedDataParallel, shard])
+@pytest.mark.parametrize("tapped", ["model before", "model after", "wrapper"])
+def test_distributed_wrappers_before_and_after_make_no_difference(
+    wrap: Callable[[nn.Module], nn.Module], tapped: str
+) -> None:
+    errors: list[tuple[str, BaseException]] = []
+
+    def install(model: nn.Module) -> AttentionTap:
+        tap = AttentionTap(
+            model,
+            layers=None,
+            heads="all",
+            sample=0,
+            max_queries=512,
+            on_error=lambda *error: errors.append(error),
+        )
+        tap.install()
+        return tap
+
+    model = encoder()
+    if tapped == "model before":
+        tap = install(model)
+    wrapped = wrap(model)
+    if tapped != "model before":
+        tap = install(model if tapped == "model after" else wrapped)
+
+    tap.arm()
+    wrapped(torch.randn(BATCH, ROWS, WIDTH)).sum().backward()
+
+    assert errors == []
+    modules = [one.call.module for one in tap.take()]
+    assert modules == ["layers.0.self_attn", "layers.1.self_attn"]

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from trackside.capture.attention import AttentionTap
 from trackside.capture.captured import CapturedAttention
+from trackside.capture.recording import NO_ATTENTION
 
 MakeTap = Callable[..., AttentionTap]
 Reconstruct = Callable[[CapturedAttention], np.ndarray]
@@ -70,7 +71,7 @@ def test_other_softmaxes_are_not_attention(make_tap: MakeTap, softmax: Softmax):
     model(torch.randn(2, 3, 4, 5))
 
     assert tap.take() == ()
-    assert tap.notes == ()
+    assert tap.notes == (NO_ATTENTION,)
 
 
 def test_logits_in_bfloat16_keep_their_type(make_tap: MakeTap, reconstruct: Reconstruct):

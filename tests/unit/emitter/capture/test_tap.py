@@ -541,3 +541,33 @@ def test_copies_and_files_of_a_model_carry_no_tap(make_tap: MakeTap, hidden: Hid
 
     model(hidden)
     assert layers_of(tap) == [0, 1, 2]
+
+
+def test_encoder_decoder_models_have_three_kinds_of_layers(make_tap: MakeTap):
+    model = nn.Transformer(WIDTH, HEADS, 2, 2, 16, batch_first=True)
+    tap = make_tap(model, layers=(-1,))
+    source, target = torch.randn(2, 5, WIDTH), torch.randn(2, 5, WIDTH)
+
+    tap.arm()
+    model(source, target, tgt_mask=nn.Transformer.generate_square_subsequent_mask(5))
+
+    found = {(one.call.stack, one.call.type): one.call for one in tap.take()}
+    modules = {group: call.module for group, call in found.items()}
+    assert modules == {
+        ("encoder", "self_attention"): "encoder.layers.1.self_attn",
+        ("decoder", "self_attention"): "decoder.layers.1.self_attn",
+        ("decoder", "cross_attention"): "decoder.layers.1.multihead_attn",
+    }
+    assert {call.layer for call in found.values()} == {1}
+    assert [call.is_causal for call in found.values()] == [False, True, False]
+
+
+def test_an_encoder_layer_with_a_causal_mask_is_a_decoder(make_tap: MakeTap):
+    layer = nn.TransformerEncoderLayer(WIDTH, HEADS, 16, batch_first=True)
+    model = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+    tap = make_tap(model)
+
+    tap.arm()
+    model(torch.randn(2, 5, WIDTH), mask=nn.Transformer.generate_square_subsequent_mask(5))
+
+    assert [one.call.stack for one in tap.take()] == ["decoder"]
