@@ -23,6 +23,8 @@ WIDTH_INCHES = 10.0
 HEIGHT_INCHES = 8.0
 MAX_NAMES = 40  # more cannot be read side by side: then every n-th parameter is named
 MAX_NAME_LETTERS = 34
+NAME_POINTS = 8
+NAME_LETTER_INCHES = 0.064  # of a letter in that size, above the average
 PNG_LEVEL = 1  # quick; lines and text shrink well anyway
 # About 1e-3 of a weight per step is usual; see docs/stages.md.
 USUAL_UPDATE_RATIO = 1e-3
@@ -46,7 +48,10 @@ def _draw(step: int, parameters: Sequence[Mapping[str, Any]]) -> Picture:
     figure = Figure(figsize=(WIDTH_INCHES, HEIGHT_INCHES), dpi=DPI)
     canvas = FigureCanvasAgg(figure)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    figure.subplots_adjust(left=0.085, right=0.98, top=0.93, bottom=0.31, hspace=0.06)
+    stride = -(-len(parameters) // MAX_NAMES)
+    names = [_shorten(str(parameter["name"])) for parameter in parameters[::stride]]
+    bottom = (2 + max(map(len, names))) * NAME_LETTER_INCHES / HEIGHT_INCHES
+    figure.subplots_adjust(left=0.085, right=0.98, top=0.93, bottom=bottom, hspace=0.06)
     figure.text(0.016, 0.955, f"gradient flow, step {step}", fontsize=13, fontweight="bold")
     _draw_gradients(above, parameters)
     ratios = _column(parameters, "update_ratio")
@@ -54,9 +59,8 @@ def _draw(step: int, parameters: Sequence[Mapping[str, Any]]) -> Picture:
     below.axhline(USUAL_UPDATE_RATIO, linestyle=":", color="grey")
     _use_log_scale(below, ratios)
     below.set_ylabel("update / weight")
-    stride = -(-len(parameters) // MAX_NAMES)
-    names = [_shorten(str(parameter["name"])) for parameter in parameters]
-    below.set_xticks(range(0, len(names), stride), names[::stride], rotation=90, fontsize=8)
+    places = range(0, len(parameters), stride)
+    below.set_xticks(places, names, rotation=90, fontsize=NAME_POINTS)
     below.set_xlim(-0.7, len(parameters) - 0.3)
     for axes in (above, below):
         axes.grid(visible=True, axis="y", alpha=0.3)
