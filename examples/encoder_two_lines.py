@@ -3,8 +3,8 @@
 
     python examples/encoder_two_lines.py
 
-About half a minute on a CPU. Attention maps, gradient norms and curves appear in
-./trackside_logs/sorting, written by a daemon that the first line starts if none runs.
+About a minute on a CPU. Attention maps, gradient norms and curves appear in
+./trackside_logs, written by a daemon that `attach` starts if none runs.
 """
 
 import torch
@@ -40,7 +40,7 @@ def main() -> None:
     torch.manual_seed(0)
     model = Sorter()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    trackside.attach(model, optimizer, every=50, run="sorting")
+    trackside.attach(model, optimizer, every=50)
 
     for step in range(1, STEPS + 1):
         tokens = torch.randint(NUM_DIGITS, (64, LENGTH))
