@@ -12,8 +12,8 @@ from pathlib import Path
 
 from trackside.wire import segment
 from trackside.wire.doorbell import SOCKET_NAME
+from trackside.wire.locks import daemon_pid
 from tracksided.errors import TracksidedError
-from tracksided.lifecycle import daemon_pid
 
 logger = logging.getLogger(__name__)
 

@@ -4,16 +4,12 @@ import fcntl
 import os
 import signal
 import socket
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
+from trackside.wire.locks import DAEMON_LOCK_NAME, daemon_pid
 from tracksided.errors import DaemonRunning
-
-LOCK_NAME = "daemon.lock"
-# struct flock of Linux on 64-bit machines: type, whence, start, len, pid.
-_FLOCK = struct.Struct("hhqqi4x")
 
 
 class DaemonLock:
@@ -29,7 +25,7 @@ class DaemonLock:
         Raises:
             DaemonRunning: another process holds it.
         """
-        path = directory / LOCK_NAME
+        path = directory / DAEMON_LOCK_NAME
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -43,23 +39,6 @@ class DaemonLock:
     def release(self) -> None:
         """Let the next daemon in. The file stays: removing it would race with that daemon."""
         os.close(self._fd)
-
-
-def daemon_pid(directory: Path) -> int | None:
-    """Return the pid of the daemon that holds the lock, 0 if it is in another PID namespace.
-
-    None where no daemon runs. Never call this in the daemon's own process.
-    """
-    try:
-        fd = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    try:
-        query = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, query))
-    finally:
-        os.close(fd)
-    return None if kind == fcntl.F_UNLCK else max(pid, 0)
 
 
 class Signals:

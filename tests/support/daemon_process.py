@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tracksided.lifecycle import daemon_pid
+from trackside.wire.locks import daemon_pid
 
 DEADLINE_S = 90.0
 

@@ -12,9 +12,9 @@ import click
 
 import trackside.wire
 import tracksided
+from trackside.wire.locks import daemon_pid
 from trackside.wire.segment import SHM_DIR_VARIABLE
 from tracksided.errors import OutputError, SettingsError
-from tracksided.lifecycle import daemon_pid
 from tracksided.service_manager import ServiceManager, lingers, remove_units, write_units
 from tracksided.service_units import Program, Scope, Service, system_service, user_service
 

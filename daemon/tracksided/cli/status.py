@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from trackside.wire import segment
+from trackside.wire.locks import daemon_pid
 from trackside.wire.segment import node_directory
-from tracksided.lifecycle import daemon_pid
 from tracksided.status_file import read_status
 
 EXIT_NO_DAEMON = 3  # as `systemctl status` has it

@@ -15,7 +15,6 @@ import mmap
 import os
 import re
 import stat
-import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from trackside.wire.layout import (
     pack_segment_header,
     parse_segment_header,
 )
+from trackside.wire.locks import SAFE_OPEN, lock_holder
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +43,6 @@ _NAME = re.compile(
     r"\.(?P<pid>0|[1-9][0-9]{0,8})\.(?P<nonce>[A-Za-z0-9]{1,32})\.ring"
 )
 _GROUP_AND_OTHERS = 0o077
-_SAFE_OPEN = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a fifo must not block the opening
-_FLOCK = struct.Struct("hhqqi4x")  # struct flock of 64-bit Linux: type, whence, start, length, pid
 _LOCK_ATTEMPTS = 16  # each lost attempt needs a sweeper in a window of microseconds
 
 # POSIX locks belong to the process, so what this process holds is known per process:
@@ -180,7 +178,7 @@ def open_existing(path: Path, *, read_only: bool) -> tuple[mmap.mmap, SegmentHea
     if SegmentName.parse(path.name) is None:
         raise SegmentRefused(f"{refused} the name is not <run>.r<rank>.<pid>.<nonce>.ring")
     try:
-        descriptor = os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | _SAFE_OPEN)
+        descriptor = os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | SAFE_OPEN)
     except OSError as error:
         reason = "a symbolic link" if error.errno == errno.ELOOP else error.strerror
         raise SegmentRefused(f"{refused} {reason}") from error
@@ -206,15 +204,12 @@ def is_writer_alive(ring_path: Path) -> bool:
     try:
         if _is_held_here(path):
             return True
-        with _opened(path, os.O_RDONLY) as descriptor:
-            question = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-            answer = fcntl.fcntl(descriptor, fcntl.F_GETLK, question)
+        return lock_holder(path) is not None
     except OSError as error:
         if error.errno in {errno.ENOENT, errno.ELOOP, errno.ENXIO, errno.EISDIR}:
             return False
         logger.warning("cannot tell whether %s is held, taking it as alive: %s", path, error)
         return True
-    return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
 
 
 def remove(ring_path: Path) -> None:
@@ -262,7 +257,7 @@ class AliveLock:
         if path.exists() and _is_held_here(path):
             raise FileExistsError(errno.EEXIST, "this process holds the lock already", str(path))
         for _ in range(_LOCK_ATTEMPTS):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _SAFE_OPEN, 0o600)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | SAFE_OPEN, 0o600)
             try:
                 fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if _identity(os.fstat(descriptor)) == _identity(path.lstat()):
@@ -294,7 +289,7 @@ def _list(directory: Path, suffix: str) -> tuple[Path, ...]:
 
 def _allocate(path: Path, num_bytes: int) -> mmap.mmap:
     """Create a file with every page of it in memory; ENOSPC here saves a SIGBUS later."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFE_OPEN, 0o600)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | SAFE_OPEN, 0o600)
     try:
         os.posix_fallocate(descriptor, 0, num_bytes)
         return mmap.mmap(descriptor, num_bytes, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
@@ -335,7 +330,7 @@ def _identity(found: os.stat_result) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def _opened(path: Path, flags: int) -> Iterator[int]:
-    descriptor = os.open(path, flags | _SAFE_OPEN)
+    descriptor = os.open(path, flags | SAFE_OPEN)
     try:
         yield descriptor
     finally:

@@ -12,8 +12,8 @@ from daemon_process import DaemonProcess, wait_until
 from fake_trainer import FakeRank, make_hello
 from written import load, steps
 
+from trackside.wire.locks import daemon_pid
 from trackside.wire.segment import remove
-from tracksided.lifecycle import daemon_pid
 
 pytestmark = pytest.mark.integration
 
