@@ -24,6 +24,7 @@ HEIGHT_INCHES = 8.0
 MAX_NAMES = 40  # more cannot be read side by side: then every n-th parameter is named
 MAX_NAME_LETTERS = 34
 NAME_POINTS = 8
+LOG_ROOM = 2.0  # between the outermost values and the frame, as a factor
 NAME_LETTER_INCHES = 0.064  # of a letter in that size, above the average
 PNG_LEVEL = 1  # quick; lines and text shrink well anyway
 # About 1e-3 of a weight per step is usual; see docs/stages.md.
@@ -76,11 +77,17 @@ def _draw(step: int, parameters: Sequence[Mapping[str, Any]]) -> Picture:
 
 def _draw_gradients(axes: Axes, parameters: Sequence[Mapping[str, Any]]) -> None:
     norms, largest = _column(parameters, "norm"), _column(parameters, "abs_max")
-    positive = [column[column > 0] for column in (norms, largest)]
-    smallest = min((column.min() for column in positive if column.size), default=0.0)
+    positive = np.concatenate([column[column > 0] for column in (norms, largest)])
+    smallest = positive.min() if positive.size else 0.0
     edges = np.arange(len(parameters) + 1) - 0.5
     axes.stairs(
-        norms, edges, baseline=smallest / 2, fill=True, color="#7f9fc4", label="L2 norm", lw=0.5
+        norms,
+        edges,
+        baseline=smallest / LOG_ROOM,
+        fill=True,
+        color="#7f9fc4",
+        label="L2 norm",
+        lw=0.5,
     )
     places = np.arange(len(parameters))
     axes.plot(places, largest, "D", markersize=3.5, color="#c2410c", label="largest element")
@@ -105,9 +112,12 @@ def _column(parameters: Sequence[Mapping[str, Any]], name: str) -> NDArray[np.fl
 
 
 def _use_log_scale(axes: Axes, *columns: NDArray[np.float64]) -> None:
-    """Make an axis logarithmic, unless nothing on it is above 0."""
-    if any((column > 0).any() for column in columns):
+    """Make an axis logarithmic with room on both sides, unless nothing on it is above 0."""
+    positive = np.concatenate([column[column > 0] for column in columns])
+    if positive.size:
         axes.set_yscale("log")
+        # matplotlib cannot choose where all values are one.
+        axes.set_ylim(positive.min() / LOG_ROOM, positive.max() * LOG_ROOM)
 
 
 def _shorten(name: str) -> str:
