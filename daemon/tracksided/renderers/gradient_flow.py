@@ -115,9 +115,9 @@ def _use_log_scale(axes: Axes, *columns: NDArray[np.float64]) -> None:
     """Make an axis logarithmic with room on both sides, unless nothing on it is above 0."""
     positive = np.concatenate([column[column > 0] for column in columns])
     if positive.size:
-        axes.set_yscale("log")
-        # matplotlib cannot choose where all values are one.
+        # First the limits: to choose them itself, matplotlib warns where all values are one.
         axes.set_ylim(positive.min() / LOG_ROOM, positive.max() * LOG_ROOM)
+        axes.set_yscale("log")
 
 
 def _shorten(name: str) -> str:
