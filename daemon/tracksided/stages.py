@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trackside.wire.records import AttentionType, Stack
-from tracksided.reports import Picture, Scalar
+from tracksided.reports import Picture
 from tracksided.samples import FloatArray, GradientSample
 
 
@@ -90,10 +90,3 @@ class Renderer(Protocol):
 
     def render(self, step: StepData) -> Iterable[Picture]:
         """Yield pictures; none where the step has nothing to draw."""
-
-
-class ScalarSource(Protocol):
-    """Turns statistics into TensorBoard scalars."""
-
-    def scalars(self, step: int, statistics: Mapping[str, Any]) -> Iterable[Scalar]:
-        """Yield scalars; unknown values yield nothing."""
