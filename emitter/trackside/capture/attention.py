@@ -3,25 +3,24 @@
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from torch._C import (
-    _get_function_stack_at,
-    _len_torch_function_stack,
-    _pop_torch_function_stack,
-    _push_on_torch_function_stack,
-)
-from torch.overrides import TorchFunctionMode
 
 from trackside.capture.captured import CapturedAttention
+from trackside.capture.frozen import frozen_parts
+from trackside.capture.mode import CallMode
+from trackside.capture.module_hooks import hook_forward
 from trackside.capture.recording import Group, Heads, Recording, TapSettings
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
-_Observer = Callable[[object, Sequence[object], Mapping[str, object]], None]
+_FROZEN = (
+    "is frozen and in eval mode, and capturing would switch off the fast path of "
+    "torch.nn.MultiheadAttention there"
+)
 
 
 class AttentionTap:
@@ -39,9 +38,7 @@ class AttentionTap:
     run once, as they are; what goes wrong in the tap goes to ``on_error``. Use it from the thread
     that trains.
 
-    Under gradients only: outside of them the mode would switch off the fast path of
-    `torch.nn.MultiheadAttention`. A part of a forward that is in eval mode under `no_grad` does
-    lose it while recording.
+    Under gradients only, and not in `frozen_parts`: there the mode would change results.
     """
 
     def __init__(
@@ -74,10 +71,13 @@ class AttentionTap:
         self._layer_counts: dict[Group, int] = {}
         self._captured: tuple[CapturedAttention, ...] = ()
         self._is_armed = False
+        self._is_observing = False
         self._is_removed_late = False
         self._recording: Recording | None = None
-        self._mode: _CallMode | None = None
+        self._mode: CallMode | None = None
         self._depth = 0  # calls of the root inside of one another
+        self._part_handles: list[RemovableHandle] = []
+        self._part_depth = 0  # calls of frozen parts inside of one another
         self._exception_before: BaseException | None = None
 
     @property
@@ -90,13 +90,7 @@ class AttentionTap:
         if self._handles:
             return
         self._is_removed_late = False
-        self._handles = [
-            self._root.register_forward_pre_hook(_RootHook(self._before_forward)),
-            # First of the hooks behind the forward, and also when the forward raises.
-            self._root.register_forward_hook(
-                _RootHook(self._after_forward), prepend=True, always_call=True
-            ),
-        ]
+        self._handles = hook_forward(self._root, self._before_forward, self._after_forward)
 
     def remove(self) -> None:
         """Take everything off the model and off torch; twice is fine.
@@ -104,13 +98,10 @@ class AttentionTap:
         In the middle of one of the tap's own calls torch has put the mode aside; then the rest is
         done when the forward ends.
         """
-        self._is_armed = False
-        self._captured = ()
-        self._recording = None
-        if self._mode is not None and not self._pop():
-            self._is_removed_late = True
-            return
-        self._unhook()
+        self._is_removed_late = self._is_observing
+        self.disarm()
+        if not self._is_observing:
+            self._unhook()
 
     def arm(self) -> None:
         """Capture the next forward of the root that runs with gradients."""
@@ -126,8 +117,8 @@ class AttentionTap:
         self._is_armed = False
         self._captured = ()
         self._recording = None
-        if self._mode is not None:
-            self._pop()
+        if not self._is_observing:
+            self._end()
 
     def take(self) -> tuple[CapturedAttention, ...]:
         """Return what was captured since `arm`, in order of execution, and forget it."""
@@ -145,13 +136,22 @@ class AttentionTap:
         elif torch.is_grad_enabled():
             self._is_armed = False
             with self._guard("start of the forward"):
-                self._recording = Recording(
-                    self._root, self._settings, self._layer_counts, self._note
-                )
-                self._exception_before = sys.exception()
-                self._mode = _CallMode(self._observe)
-                _push_on_torch_function_stack(self._mode)
-                self._depth = 1
+                self._begin()
+
+    def _begin(self) -> None:
+        parts = tuple(frozen_parts(self._root))
+        for part in parts:
+            if part.module is self._root or not part.can_be_hooked:
+                self._note(f"{part.path or 'the model'} {_FROZEN}; nothing is captured")
+                return
+            self._note(f"{part.path} {_FROZEN}; it is left out")
+        recording = Recording(self._root, self._settings, self._layer_counts, self._note)
+        mode = CallMode(self._observe)
+        for part in parts:
+            self._part_handles += hook_forward(part.module, self._before_part, self._after_part)
+        self._exception_before = sys.exception()
+        self._recording, self._mode, self._depth = recording, mode, 1
+        mode.put_on()
 
     def _after_forward(self, module: nn.Module) -> None:
         if torch.compiler.is_compiling() or not self._depth:
@@ -165,20 +165,45 @@ class AttentionTap:
         self._exception_before = None
         recording, self._recording = self._recording, None
         with self._guard("end of the forward"):
-            self._pop()
-            self._mode = None  # also where somebody else has taken it off
+            self._end()
             if recording is not None and not has_raised:
                 self._captured = recording.finish()
                 self._layer_counts = dict(recording.counts)
+
+    def _before_part(self, _: nn.Module) -> None:
+        self._part_depth += 1
+        if self._part_depth == 1 and self._mode is not None:
+            self._mode.take_off()
+
+    def _after_part(self, _: nn.Module) -> None:
+        if self._part_depth == 0:  # a hook in front of ours has raised
+            return
+        self._part_depth -= 1
+        if self._part_depth == 0 and self._mode is not None:
+            self._mode.put_on()
+
+    def _end(self) -> None:
+        """Take the mode off torch's stack, wherever the recording has got to."""
+        if self._mode is not None:
+            self._mode.take_off()
+        for handle in self._part_handles:
+            handle.remove()
+        self._part_handles = []
+        self._mode = None
+        self._depth = self._part_depth = 0
         if self._is_removed_late:
-            self._captured = ()
             self._unhook()
 
     def _observe(self, func: object, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
         recording = self._recording
-        if recording is not None:
+        if recording is None:
+            return
+        self._is_observing = True
+        try:
             with self._guard("attention"):
                 recording.observe(func, args, kwargs)
+        finally:
+            self._is_observing = False
 
     @contextlib.contextmanager
     def _guard(self, where: str) -> Iterator[None]:
@@ -194,58 +219,3 @@ class AttentionTap:
         for handle in self._handles:
             handle.remove()
         self._handles = []
-
-    def _pop(self) -> bool:
-        """Take the mode off torch's stack and leave the others; False where it is not there."""
-        mode = self._mode
-        stack = (_get_function_stack_at(i) for i in range(_len_torch_function_stack()))
-        if not any(other is mode for other in stack):
-            return False
-        above = []
-        while (top := _pop_torch_function_stack()) is not mode:
-            above.append(top)
-        for other in reversed(above):
-            _push_on_torch_function_stack(other)
-        self._mode = None
-        self._depth = 0
-        return True
-
-
-class _CallMode(TorchFunctionMode):
-    """Runs every call as it is, then shows it to the tap."""
-
-    def __init__(self, observe: _Observer) -> None:
-        super().__init__()
-        self._observe = observe
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        passed = kwargs or {}
-        result = func(*args, **passed)
-        self._observe(func, args, passed)
-        return result
-
-
-class _RootHook:
-    """A hook of the root that does not follow the module into a copy or a file."""
-
-    def __init__(self, call: Callable[[nn.Module], None]) -> None:
-        self._call = call
-
-    def __call__(self, module: nn.Module, *_: object) -> None:
-        self._call(module)
-
-    def __deepcopy__(self, memo: dict[int, object]) -> "_RootHook":
-        return _RootHook(_do_nothing)
-
-    def __reduce__(self) -> tuple[type["_RootHook"], tuple[Callable[[nn.Module], None]]]:
-        return _RootHook, (_do_nothing,)
-
-
-def _do_nothing(module: nn.Module) -> None:
-    """Stand in for the hook of a module that was copied or saved."""
