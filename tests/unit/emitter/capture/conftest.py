@@ -8,9 +8,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn import functional
 
 from trackside.capture.attention import AttentionTap
 from trackside.capture.captured import CapturedAttention
+
+WIDTH, HEADS = 8, 2
+Hidden = torch.Tensor  # [batch, rows, width]
 
 Reconstruct = Callable[[CapturedAttention], NDArray[np.float64]]
 MakeTap = Callable[..., AttentionTap]
@@ -67,3 +71,47 @@ def reconstruct() -> Reconstruct:
         return powers / powers.sum(axis=-1, keepdims=True)
 
     return weights
+
+
+class Block(nn.Module):
+    """Causal attention of two heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = nn.Linear(WIDTH, 3 * WIDTH)
+
+    def forward(self, hidden: Hidden) -> Hidden:
+        query, key, value = (
+            part.unflatten(-1, (HEADS, -1)).transpose(1, 2)
+            for part in self.project(hidden).chunk(3, -1)
+        )
+        mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        return hidden + mixed.transpose(1, 2).flatten(2)
+
+
+class Model(nn.Module):
+    """Some blocks, one after another."""
+
+    def __init__(self, num_layers: int = 3) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block() for _ in range(num_layers))
+
+    def forward(self, hidden: Hidden) -> Hidden:
+        for block in self.blocks:
+            hidden = block(hidden)
+        return hidden
+
+
+@pytest.fixture
+def block_class() -> type[nn.Module]:
+    return Block
+
+
+@pytest.fixture
+def model_class() -> type[nn.Module]:
+    return Model
+
+
+@pytest.fixture
+def hidden() -> Hidden:
+    return torch.randn(2, 5, WIDTH)
