@@ -12,6 +12,7 @@ from trackside.capture.logbook import LogPage
 from trackside.staging import HostArray
 from trackside.wire.records import Step
 
+CLIP_EPSILON = 1e-6  # as in torch.nn.utils.clip_grad_norm_
 _NUMBER = "number/"
 _LOGGED = "logged/"
 
@@ -68,11 +69,11 @@ class StepDraft:
         ``arrays`` and ``dropped`` of the step are left to the publisher.
         """
         found = self._read(arrays)
-        after = found["norm_after"]
+        after = self._norm_after(found)
         before = found["clip_norm"] if found["clip_norm"] is not None else after
         clipped: bool | None = None
         if self.clip_norm is None:
-            clipped = False if after is not None else None
+            clipped = False if self.gradients is not None else None
         elif before is not None and self.max_norm is not None:
             clipped = before > self.max_norm
         count = found["clip_count"]
@@ -108,6 +109,15 @@ class StepDraft:
             name: array for name, array in arrays.items() if not name.startswith((_NUMBER, _LOGGED))
         }
         return step, kept
+
+    def _norm_after(self, found: Mapping[str, float | None]) -> float | None:
+        """Return the norm as the optimizer saw it; of a sharded model it follows from clipping."""
+        if self.gradients is None or not self.gradients.is_sharded:
+            return found["norm_after"]
+        before = found["clip_norm"]
+        if before is None or self.max_norm is None:
+            return None
+        return before * min(1.0, self.max_norm / (before + CLIP_EPSILON))
 
     def _numbers(self) -> dict[str, Number | None]:
         return {

@@ -2,7 +2,8 @@
 
 Norms are over all elements; everything finer is estimated by the daemon from a strided sample,
 because reading every element again costs more than the step can spare. Nothing here waits for a
-device, and nothing is written to a tensor of the model's.
+device, and nothing is written to a tensor of the model's. Of a sharded model (FSDP2) a rank reads
+its own shards: to ask for more would be a collective.
 """
 
 from collections.abc import Sequence
@@ -29,6 +30,9 @@ class CapturedGradients:
 
     total_norm: torch.Tensor
     """L2 norm over all parameters of this rank, 0-d."""
+
+    is_sharded: bool
+    """Whether other ranks hold other parts of a gradient, so that no rank knows the norm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,7 @@ class GradientTap:
                 "gradients/weight_before": _sample(weights),
             },
             total_norm=torch.linalg.vector_norm(norms),
+            is_sharded=any(_is_sharded(parameter) for parameter in trainable(optimizer)),
         )
 
     @torch.no_grad()
@@ -159,6 +164,10 @@ def _local(tensor: torch.Tensor) -> torch.Tensor:
     to_local = getattr(tensor, "to_local", None)
     shard = to_local() if to_local is not None else tensor
     return cast("torch.Tensor", shard).detach()
+
+
+def _is_sharded(tensor: torch.Tensor) -> bool:
+    return any(not placement.is_replicate() for placement in getattr(tensor, "placements", ()))
 
 
 def _norms(tensors: Sequence[torch.Tensor], order: float) -> torch.Tensor:
