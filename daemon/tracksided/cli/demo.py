@@ -166,7 +166,14 @@ def _signals_as_exceptions() -> Iterator[None]:
             signal.signal(handled, signal.SIG_IGN)
         raise Interrupted(number)
 
-    previous = {number: signal.signal(number, interrupt) for number in HANDLED_SIGNALS}
+    # What is ignored already (under nohup, say) stays ignored.
+    previous = {
+        number: handler
+        for number in HANDLED_SIGNALS
+        if (handler := signal.getsignal(number)) is not signal.SIG_IGN
+    }
+    for number in previous:
+        signal.signal(number, interrupt)
     try:
         yield
     finally:

@@ -47,6 +47,19 @@ def test_a_signal_ends_the_demo_with_its_own_exit_code(
     assert signal.getsignal(number) is before
 
 
+def test_a_signal_that_is_ignored_stays_ignored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "_run", interrupting(signal.SIGHUP))
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        result = CliRunner().invoke(demo.command, ["--out", str(tmp_path)])
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+    assert result.exit_code == 0
+
+
 def interrupting(number: signal.Signals) -> Callable[[Path, int], None]:
     """Return a demo that is sent a signal, and the same again while it puts things in order."""
 
