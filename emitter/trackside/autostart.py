@@ -1,22 +1,19 @@
 """Finds a running daemon, or starts one: detached, at low priority, without waiting for it."""
 
 import contextlib
-import fcntl
 import importlib.util
 import logging
-import os
-import struct
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from trackside.wire.locks import daemon_pid
+
 logger = logging.getLogger("trackside")
 
-LOCK_NAME = "daemon.lock"
 IDLE_EXIT_S = 300
 MAX_LOG_BYTES = 10 << 20
-_FLOCK = struct.Struct("hhqqi4x")  # struct flock of 64-bit Linux: type, whence, start, length, pid
 
 # What a daemon must not inherit: it is no rank, needs no GPU, and serves other trainers later.
 _TRAINER_NAMES = frozenset(
@@ -45,27 +42,13 @@ def ensure_daemon(directory: Path, environ: Mapping[str, str]) -> bool:
     """
     try:
         is_installed = importlib.util.find_spec("tracksided") is not None
-        if not is_installed or is_daemon_running(directory):
+        if not is_installed or daemon_pid(directory) is not None:
             return False
         _start(daemon_environment(environ), log_path(environ))
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         logger.warning("trackside: no daemon could be started, run `trackside daemon`: %s", error)
         return False
     return True
-
-
-def is_daemon_running(directory: Path) -> bool:
-    """Whether a process holds the daemon's lock in ``directory``; no other process is disturbed."""
-    try:
-        descriptor = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        question = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        kind = _FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, question))[0]
-    finally:
-        os.close(descriptor)
-    return bool(kind != fcntl.F_UNLCK)
 
 
 def daemon_environment(environ: Mapping[str, str]) -> dict[str, str]:

@@ -3,6 +3,8 @@
 import atexit
 import logging
 import os
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
@@ -13,7 +15,7 @@ from torch import nn
 from trackside import autostart
 from trackside.config import AttachKeywords, EmitterConfig, is_switched_off
 from trackside.errors import ConfigError
-from trackside.identity import identify
+from trackside.identity import MAX_RUN_CHARS, Identity, identify
 from trackside.opening import open_publisher, output_directory
 from trackside.optimizer_hooks import innermost
 from trackside.recorder import Recorder
@@ -24,6 +26,9 @@ logger = logging.getLogger("trackside")
 
 # What is attached in this process, so that attaching twice does not send everything twice.
 _open_sessions: list["Session"] = []
+
+# How often each run id was attached in this process: every session is a run of its own.
+_attached: Counter[str] = Counter()
 
 
 def attach(
@@ -71,8 +76,12 @@ class _Parts:
         directory = segment.node_directory(os.environ)
         self.config = config
         self.root = unwrap(model)
-        self.identity = identify(os.environ, run=config.run)
+        self.identity = _of_its_own(identify(os.environ, run=config.run))
         self.save_dir = output_directory(config, self.identity, Path.cwd())
+        in_use = {session.save_dir for session in _open_sessions}
+        if self.save_dir in in_use:
+            # Two models that train side by side would write into each other's step folders.
+            self.save_dir = self.save_dir / self.identity.run
         self.publisher = open_publisher(directory, config, self.identity, self.save_dir)
         is_asked = config.autostart and self.identity.place.local_rank == 0
         if is_asked and self.publisher.has_ring:
@@ -84,6 +93,16 @@ class _Parts:
             place=self.identity.place,
             publisher=self.publisher,
         )
+
+
+def _of_its_own(identity: Identity) -> Identity:
+    """Name a second session of one process ``<run>-2``: the daemon serves it beside the first."""
+    _attached[identity.run] += 1
+    count = _attached[identity.run]
+    if count == 1:
+        return identity
+    suffix = f"-{count}"
+    return replace(identity, run=identity.run[: MAX_RUN_CHARS - len(suffix)] + suffix)
 
 
 class Session:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from trackside import autostart
+from trackside.wire.locks import DAEMON_LOCK_NAME, daemon_pid
 
 
 class _Started:
@@ -43,7 +44,7 @@ def test_a_daemon_is_started_where_none_runs(tmp_path: Path, started: _Started) 
 
 
 def test_a_running_daemon_is_left_alone(tmp_path: Path, started: _Started) -> None:
-    lock = tmp_path / autostart.LOCK_NAME
+    lock = tmp_path / DAEMON_LOCK_NAME
     ready, done = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:  # a POSIX lock says nothing to the process that holds it
@@ -55,17 +56,17 @@ def test_a_running_daemon_is_left_alone(tmp_path: Path, started: _Started) -> No
         os._exit(0)
     os.read(ready[0], 1)
 
-    is_running = autostart.is_daemon_running(tmp_path)
+    serving = daemon_pid(tmp_path)
     was_started = autostart.ensure_daemon(tmp_path, {"XDG_STATE_HOME": str(tmp_path)})
     os.close(done[1])
     os.waitpid(child, 0)
     for descriptor in (*ready, done[0]):
         os.close(descriptor)
 
-    assert is_running
+    assert serving == child
     assert not was_started
     assert started.calls == []
-    assert not autostart.is_daemon_running(tmp_path)
+    assert daemon_pid(tmp_path) is None
 
 
 def test_without_the_daemon_package_nothing_is_started(

@@ -382,6 +382,17 @@ def test_a_grad_scaler_is_divided_out(quiet_attach: Attach, receive: Receive) ->
     assert step.norm_after_clip == pytest.approx(float(total), rel=1e-5)
 
 
+def test_two_models_of_one_process_are_two_runs_with_outputs_of_their_own(
+    quiet_attach: Attach, tmp_path: Path
+) -> None:
+    first = quiet_attach(*_regression(), run="pair")
+    second = quiet_attach(*_regression(), run="pair")
+
+    assert (first.run, second.run) == ("pair", "pair-2")
+    assert first.save_dir == tmp_path / "out"
+    assert second.save_dir == tmp_path / "out" / "pair-2"
+
+
 def test_attaching_twice_goes_on_and_other_settings_attach_anew(
     quiet_attach: Attach, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -421,7 +432,7 @@ def test_close_says_in_one_line_what_became_of_it(
     caplog.set_level(logging.INFO, logger="trackside")
     model, optimizer = _regression()
 
-    with quiet_attach(model, optimizer, every=2):
+    with quiet_attach(model, optimizer, every=2, attention=False):
         for _ in range(5):
             _step(model, optimizer)
 
