@@ -72,7 +72,11 @@ def assemble(
         step=leader.step.step,
         statistics=statistics,
         history=_history(leader, statistics, {**analysis.failures, **(failures or {})}, shed),
-        scalars=(*training_scalars(leader.step), *analysis.scalars),
+        scalars=(
+            *training_scalars(leader.step),
+            *_noise_scale(leader.step, statistics["gradient_noise_scale"]),
+            *analysis.scalars,
+        ),
         texts=tuple(logged_texts(leader.step.texts)),
         histograms=analysis.histograms,
         pictures=analysis.pictures,
@@ -118,6 +122,11 @@ def training_scalars(step: Step) -> Iterable[Scalar]:
         if value is not None:
             yield Scalar(tag, float(value), step.step)
     yield from logged_scalars(step.scalars)
+
+
+def _noise_scale(step: Step, value: float | None) -> Iterable[Scalar]:
+    if value is not None:
+        yield Scalar("Monitoring/Gradient_Noise_Scale", value, step.step)
 
 
 def logged_scalars(scalars: Sequence[LoggedScalar]) -> Iterable[Scalar]:

@@ -27,6 +27,7 @@ from tracksided.sinks.folder import write_step_folder
 
 logger = logging.getLogger(__name__)
 
+STATISTICS = "statistics"  # the word in `visualize` that asks for statistics.json
 MAX_OPEN_SEGMENTS = 64  # of runs served before; a map costs address space only
 
 
@@ -68,7 +69,7 @@ class Worker:
         write_step_folder(
             job.output_dir,
             folder_name(leader.step),
-            statistics=report.statistics,
+            statistics=report.statistics if STATISTICS in leader.hello.visualize else None,
             pictures=report.pictures,
             raw=analysis.raw,
         )
