@@ -12,7 +12,11 @@ from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from trackside.session import attach
 
-pytestmark = pytest.mark.integration
+pytestmark = [
+    pytest.mark.integration,
+    # Tracing a block asks its input for a gradient, with and without us.
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning"),
+]
 
 
 class _Block(nn.Module):
