@@ -1,6 +1,7 @@
 """`trackside service install --system` on a machine with a real systemd."""
 
 import json
+import struct
 import sys
 from collections.abc import Iterator
 
@@ -16,6 +17,14 @@ TRAINER = REPOSITORY / "tests/support/fake_trainer.py"
 RESTART_DEADLINE_S = 60
 # The periods of the unit are made for busy machines; a test need not wait for them.
 IMPATIENT = r"[Service]\nRestartSec=100ms\nWatchdogSec=%s\nTimeoutAbortSec=500ms\n"
+# One float32 tensor: length of the header, header, four bytes.
+WRITE_CHECKPOINT = """
+import json, struct, sys
+header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+with open(sys.argv[1], "wb") as stream:
+    stream.write(struct.pack("<Q", len(header)) + header + struct.pack("<f", float(sys.argv[2])))
+"""
+TO_HEX = (sys.executable, "-c", "import sys; print(open(sys.argv[1], 'rb').read().hex())")
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +144,31 @@ def test_the_daemon_of_the_service_writes_the_outputs_of_a_run(service: Machine,
         RESTART_DEADLINE_S,
         lambda: service.journal(UNIT),
     )
+    outputs = service.run("ls", f"{directory}/step_3").stdout.split()
+    assert "decoder_layer0_self_attn.png" in outputs
+
+
+def test_reload_reads_the_settings_and_checkpoints_are_averaged(service: Machine):
+    directory = "/home/ada/checkpoints"
+    service.run("mkdir", "-p", directory, "/home/ada/.config/trackside", user="ada")
+    for step in (1, 2, 3):
+        write = (sys.executable, "-c", WRITE_CHECKPOINT, f"{directory}/step_{step}.safetensors")
+        service.run(*write, str(float(step)), user="ada")
+    settings = f'[checkpoints]\ndirectories = ["{directory}"]\npoll_seconds = 0.2\n'
+    target = "/home/ada/.config/trackside/daemon.toml"
+    service.run("sh", "-c", 'printf "%s" "$0" > "$1"', settings, target, user="ada")
+
+    service.run("systemctl", "reload", UNIT)
+
+    average = f"{directory}/averaged_model.safetensors"
+    wait_for(
+        lambda: service.run("test", "-e", average, check=False).returncode == 0,
+        RESTART_DEADLINE_S,
+        lambda: service.journal(UNIT),
+    )
+    (value,) = struct.unpack("<f", bytes.fromhex(service.run(*TO_HEX, average).stdout)[-4:])
+    assert value == 2.0
+    service.run("rm", target)
 
 
 def test_what_was_published_without_a_daemon_is_written_after_the_start(service: Machine):
