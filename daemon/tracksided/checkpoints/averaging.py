@@ -3,7 +3,6 @@
 Memory is a few MiB per thread at any model size and any number of sources.
 """
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -13,10 +12,9 @@ from dataclasses import dataclass
 from isal import isal_zlib
 
 from tracksided.checkpoints.arithmetic import BLOCK_BYTES, BlockSum
-from tracksided.checkpoints.formats.base import Checkpoint, Record
+from tracksided.checkpoints.formats.base import Checkpoint, Place, Record
 from tracksided.checkpoints.planning import Piece, RecordJob, plan_records
-from tracksided.checkpoints.source import SourceRefused
-from tracksided.checkpoints.writeback import begin_writeback
+from tracksided.checkpoints.writeback import begin_writeback, write_all
 from tracksided.errors import CheckpointRefused
 
 CHUNK_BYTES = 32 * BLOCK_BYTES  # unit of work of a thread: a large embedding is many
@@ -53,19 +51,19 @@ class _ChunkCrcs:
 def average(
     checkpoints: Sequence[Checkpoint],
     weights: Sequence[float],
-    offsets: Mapping[str, int],
-    descriptor: int,
+    places: Mapping[str, Place],
+    descriptors: Sequence[int],
     *,
     num_threads: int = 2,
     progress: Progress | None = None,
 ) -> Averaged:
-    """Write the weighted sum of checkpoints into an open file.
+    """Write the weighted sum of checkpoints into open files.
 
     Args:
         checkpoints: oldest first; the last is the template.
         weights: one per checkpoint; where all are equal, the plain mean is taken.
-        offsets: of each record of the template in the output.
-        descriptor: of the output, open for writing.
+        places: of each record of the template in the output.
+        descriptors: of the output's files, open for writing.
         num_threads: 1 or more.
         progress: called after each chunk.
 
@@ -75,7 +73,7 @@ def average(
         CheckpointRefused: a dtype cannot be averaged.
         OSError: the output cannot be written.
     """
-    kernel = _Kernel(checkpoints, weights, offsets, descriptor)
+    kernel = _Kernel(checkpoints, weights, places, descriptors)
     return kernel.run(num_threads, progress)
 
 
@@ -86,15 +84,15 @@ class _Kernel:
         self,
         checkpoints: Sequence[Checkpoint],
         weights: Sequence[float],
-        offsets: Mapping[str, int],
-        descriptor: int,
+        places: Mapping[str, Place],
+        descriptors: Sequence[int],
     ) -> None:
         is_uniform = len(set(weights)) == 1
         self._checkpoints = checkpoints
         self._weights = (1.0,) * len(weights) if is_uniform else tuple(weights)
         self._divisor = float(len(weights)) if is_uniform else 1.0
-        self._offsets = offsets
-        self._descriptor = descriptor
+        self._places = places
+        self._descriptors = descriptors
         self._jobs = plan_records(checkpoints)
         self._keys = [
             {id(record): key for key, record in checkpoint.records.items()}
@@ -157,7 +155,8 @@ class _Kernel:
 
     def _chunk(self, chunk: _Chunk, block_sum: BlockSum) -> _ChunkCrcs:
         job = self._jobs[chunk.job]
-        offset = self._offsets[job.key]
+        place = self._places[job.key]
+        descriptor, offset = self._descriptors[place.file], place.offset
         is_averaged = _is_averaged(job)
         output_crc, source_crcs = 0, [0] * len(self._checkpoints)
         for piece, start, stop in _blocks(job, chunk.start, chunk.stop):
@@ -171,8 +170,8 @@ class _Kernel:
                     self._pass_by(job, start, stop, block_sum, source_crcs)
                 out = self._newest(piece, start, stop, block_sum)
             output_crc = isal_zlib.crc32(out, output_crc)
-            _write(self._descriptor, out, offset + start)
-        begin_writeback(self._descriptor, offset + chunk.start, chunk.stop - chunk.start)
+            write_all(descriptor, out, offset + start)
+        begin_writeback(descriptor, offset + chunk.start, chunk.stop - chunk.start)
         return _ChunkCrcs(output_crc, tuple(source_crcs))
 
     def _sum(
@@ -256,12 +255,6 @@ def _combined(crcs: list[int], sizes: list[int]) -> int:
     return crc
 
 
-def _write(descriptor: int, block: memoryview, offset: int) -> None:
-    written = 0
-    while written < len(block):
-        written += os.pwrite(descriptor, block[written:], offset + written)
-
-
 def _name_the_culprit(piece: Piece, start: int, stop: int, block_sum: BlockSum) -> None:
     """Read a block again, source by source, to say which one is not finite."""
     element = piece.element or ""
@@ -271,7 +264,7 @@ def _name_the_culprit(piece: Piece, start: int, stop: int, block_sum: BlockSum) 
         record.source.read_into(block_sum.block[:nbytes], record.offset + shift + start)
         block_sum.add(nbytes, element, 1.0)
         if not block_sum.is_finite(nbytes, element):
-            raise SourceRefused(record.source.path, f"NaN or infinity in tensor {piece.tensor!r}")
+            raise record.source.refusal(f"NaN or infinity in tensor {piece.tensor!r}")
     raise CheckpointRefused(f"the sum of tensor {piece.tensor!r} exceeds float64")
 
 
@@ -279,8 +272,7 @@ def _require_stated(checkpoint: Checkpoint, found: Mapping[str, int]) -> None:
     for key, record in checkpoint.records.items():
         if record.crc32 is not None and record.crc32 != found[key]:
             names = [name for name, entry in checkpoint.tensors.items() if entry.record == key]
-            raise SourceRefused(
-                checkpoint.source.path,
+            raise record.source.refusal(
                 f"corrupt: tensor {names[0]!r} does not match its CRC-32 "
                 f"({found[key]:08x}, the file states {record.crc32:08x})",
             )

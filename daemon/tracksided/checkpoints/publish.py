@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from tracksided.checkpoints.naming import is_temporary, temporary_name
+from tracksided.checkpoints.writeback import write_all
 from tracksided.errors import OutputError
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ class Publication:
             raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
         try:
             fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _take_owner_and_mode(self.descriptor, like)
+            take_owner_and_mode(self.descriptor, like)
             if nbytes:
                 os.posix_fallocate(self.descriptor, 0, nbytes)
         except OSError as error:
@@ -50,11 +51,10 @@ class Publication:
                 f"{path}: no room for {nbytes} bytes: {error.strerror}; the previous file stays"
             ) from error
 
-    def write(self, offset: int, content: bytes) -> None:
-        """Write all of ``content``."""
-        written = 0
-        while written < len(content):
-            written += os.pwrite(self.descriptor, content[written:], offset + written)
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """Of the one file."""
+        return (self.descriptor,)
 
     def sync(self) -> None:
         """Wait until everything written is on disk."""
@@ -65,7 +65,7 @@ class Publication:
         self.sync()
         self.temporary.replace(self.path)
         self._is_committed = True
-        _sync_directory(self.path.parent)
+        sync_directory(self.path.parent)
 
     def __enter__(self) -> Self:
         return self
@@ -98,7 +98,7 @@ def publish_json(path: Path, content: Mapping[str, object], like: os.stat_result
     """
     encoded = json.dumps(content, indent=2).encode() + b"\n"
     with Publication(path, len(encoded), like) as publication:
-        publication.write(0, encoded)
+        write_all(publication.descriptor, encoded, 0)
         publication.commit()
 
 
@@ -128,7 +128,8 @@ def _remove_if_abandoned(path: Path) -> bool:
     return True
 
 
-def _take_owner_and_mode(descriptor: int, like: os.stat_result) -> None:
+def take_owner_and_mode(descriptor: int, like: os.stat_result) -> None:
+    """Give a file or directory of ours the owner, where allowed, and the mode of another."""
     own = os.fstat(descriptor)
     if (own.st_uid, own.st_gid) != (like.st_uid, like.st_gid):
         # Only root may give files away; others write as who they are.
@@ -137,7 +138,8 @@ def _take_owner_and_mode(descriptor: int, like: os.stat_result) -> None:
     os.fchmod(descriptor, like.st_mode & _MODE_BITS)
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """Wait until the names in a directory are on disk."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -11,7 +11,7 @@ from typing import Self
 
 from tracksided.checkpoints.content import is_same_content
 from tracksided.checkpoints.formats.base import Checkpoint
-from tracksided.checkpoints.formats.catalog import format_of
+from tracksided.checkpoints.formats.catalog import describe
 from tracksided.checkpoints.naming import step_in_name
 from tracksided.checkpoints.policy import Candidate, StepRange, mismatch, newest_first, step_of
 from tracksided.checkpoints.provenance import Skipped, is_own_output
@@ -123,7 +123,7 @@ def _with_content_steps(candidates: Sequence[Candidate], skipped: list[Skipped])
         try:
             source = SourceFile(candidate.path)
             try:
-                step = _describe(source).step
+                step = describe(source).step
             finally:
                 source.close()
         except CheckpointRefused as error:
@@ -142,7 +142,7 @@ def _take(candidate: Candidate, selection: Selection) -> None:
         selection.skipped.append(Skipped(path.name, _reason(error, path)))
         return
     try:
-        checkpoint = _describe(source)
+        checkpoint = describe(source)
         reason = _unfit(checkpoint, selection)
     except CheckpointRefused as error:
         reason = _reason(error, path)
@@ -154,18 +154,11 @@ def _take(candidate: Candidate, selection: Selection) -> None:
     selection.chosen.append(Chosen(checkpoint, step_of(candidate)))
 
 
-def _describe(source: SourceFile) -> Checkpoint:
-    found = format_of(source.name)
-    if found is None:
-        raise CheckpointRefused(f"{source.name}: no format is known for this name")
-    return found.describe(source)
-
-
 def _unfit(checkpoint: Checkpoint, selection: Selection) -> str | None:
     if not selection.chosen:
         return None
     for chosen in selection.chosen:
-        one, other = chosen.checkpoint.source.identity, checkpoint.source.identity
+        one, other = chosen.checkpoint.sources[0].identity, checkpoint.sources[0].identity
         if (one.device, one.inode) == (other.device, other.inode):
             return f"is the same file as {chosen.checkpoint.name}"
     reason = mismatch(selection.chosen[0].checkpoint, checkpoint)

@@ -1,7 +1,9 @@
-"""Open checkpoint files for reading, and notice when they change under the reader."""
+"""Open checkpoint files and directories for reading, and notice when they change."""
 
+import errno
 import os
 import stat
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -42,22 +44,31 @@ class SourceFile:
     It stays readable when the trainer's rotation unlinks it. Any thread may read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, inside: "SourceDirectory | None" = None) -> None:
+        """Open a file that is a checkpoint, or, ``inside`` a directory, a part of one."""
         self.path = path
+        self.owner = path if inside is None else inside.path
+        """The checkpoint that it is or belongs to."""
+
         try:
-            self.descriptor = os.open(path, OPEN_FLAGS)
+            if inside is None:
+                self.descriptor = os.open(path, OPEN_FLAGS)
+            else:
+                self.descriptor = inside.open_entry(path.name)
         except OSError as error:
-            raise SourceRefused(path, f"cannot be opened: {error.strerror}") from error
+            raise self.refusal(f"cannot be opened: {error.strerror}") from error
         self.status = os.fstat(self.descriptor)
         if not stat.S_ISREG(self.status.st_mode):
             self.close()
-            raise SourceRefused(path, "not a regular file")
+            raise self.refusal("not a regular file")
         self.identity = FileIdentity.of(self.status)
 
     @property
     def name(self) -> str:
-        """The file's name, for messages."""
-        return self.path.name
+        """The file's name, with its directory's where that is the checkpoint; for messages."""
+        if self.owner == self.path:
+            return self.path.name
+        return f"{self.owner.name}/{self.path.name}"
 
     @property
     def nbytes(self) -> int:
@@ -81,21 +92,97 @@ class SourceFile:
             try:
                 count = os.preadv(self.descriptor, [buffer[filled:]], offset + filled)
             except OSError as error:
-                raise SourceRefused(self.path, f"read failed: {error.strerror}") from error
+                raise self.refusal(f"read failed: {error.strerror}") from error
             if count == 0:
                 missing = len(buffer) - filled
-                raise SourceRefused(
-                    self.path, f"ends at byte {offset + filled}, {missing} bytes are missing"
-                )
+                raise self.refusal(f"ends at byte {offset + filled}, {missing} bytes are missing")
             filled += count
 
     def require_unchanged(self) -> None:
         """Refuse the file if it was written to since it was opened."""
         if FileIdentity.of(os.fstat(self.descriptor)) != self.identity:
-            raise SourceRefused(self.path, "changed while it was being read")
+            raise self.refusal("changed while it was being read")
+
+    def refusal(self, reason: str) -> SourceRefused:
+        """Make the error that costs the whole checkpoint its place."""
+        if self.owner == self.path:
+            return SourceRefused(self.path, reason)
+        return SourceRefused(self.owner, f"{self.path.name}: {reason}")
 
     def close(self) -> None:
         """Close the descriptor; may be called again."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
+
+
+class SourceDirectory:
+    """A checkpoint directory, and the files in it that were opened.
+
+    Entries are opened relative to the directory that was opened first, so that a directory
+    which is rotated away and made anew under the same name is never mixed with the old one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._files: dict[str, SourceFile] = {}
+        try:
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+            self.descriptor = os.open(path, flags)
+        except OSError as error:
+            raise SourceRefused(path, f"cannot be opened: {error.strerror}") from error
+        try:
+            self.status = os.fstat(self.descriptor)
+            self.names = frozenset(os.listdir(self.descriptor))  # noqa: PTH208 - by descriptor
+        except OSError as error:
+            self.close()
+            raise SourceRefused(path, f"cannot be listed: {error.strerror}") from error
+
+    def open(self, name: str) -> SourceFile:
+        """Open a file of the directory, once; it is closed together with the directory.
+
+        Raises:
+            SourceRefused: there is none, or the name or a link leads out of the directory.
+        """
+        if name not in self._files:
+            if not is_entry_name(name):
+                raise SourceRefused(self.path, f"{name!r} names no file inside of it")
+            self._files[name] = SourceFile(self.path / name, inside=self)
+        return self._files[name]
+
+    def open_entry(self, name: str) -> int:
+        """Open an entry, following one link if that stays in the directory.
+
+        Raises:
+            OSError: as the system says.
+            SourceRefused: a link leads elsewhere.
+        """
+        flags = OPEN_FLAGS | os.O_NOFOLLOW
+        try:
+            return os.open(name, flags, dir_fd=self.descriptor)
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+        target = os.readlink(name, dir_fd=self.descriptor)
+        if not is_entry_name(target):
+            raise SourceRefused(self.path, f"{name}: a link that leaves the directory")
+        return os.open(target, flags, dir_fd=self.descriptor)
+
+    def keep_open(self, kept: Collection[SourceFile]) -> None:
+        """Close all other files: many checkpoints of many files would use up the descriptors."""
+        for file in self._files.values():
+            if file not in kept:
+                file.close()
+
+    def close(self) -> None:
+        """Close everything; may be called again."""
+        for file in self._files.values():
+            file.close()
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+
+def is_entry_name(name: str) -> bool:
+    """Whether a name stands for an entry of a directory itself, not for a way out of it."""
+    return name not in {"", ".", ".."} and "/" not in name and "\0" not in name

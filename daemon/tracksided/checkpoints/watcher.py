@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TypeAlias
 
-from tracksided.checkpoints.formats.catalog import FORMATS
+from tracksided.checkpoints.formats.catalog import FILE_FORMATS
 from tracksided.checkpoints.job import DEFAULT_OUTPUT
 
 Signature: TypeAlias = frozenset[tuple[str, int, int, int]]
 """(name, inode, bytes, mtime_ns) of every checkpoint file."""
 
 _OWN_STEM = PurePath(DEFAULT_OUTPUT).stem
-_SUFFIXES = tuple(suffix for entry in FORMATS for suffix in entry.suffixes)
+_SUFFIXES = tuple(suffix for entry in FILE_FORMATS for suffix in entry.suffixes)
 
 
 @dataclass(frozen=True, slots=True)

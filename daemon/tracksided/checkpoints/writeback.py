@@ -1,10 +1,18 @@
-"""Let the disk begin before fsync asks for everything at once."""
+"""Write in full, and let the disk begin before fsync asks for everything at once."""
 
 import ctypes
 import functools
+import os
 from collections.abc import Callable
 
 _SYNC_FILE_RANGE_WRITE = 2
+
+
+def write_all(descriptor: int, content: bytes | memoryview, offset: int) -> None:
+    """Write all of ``content``; the system may take less at a time."""
+    written = 0
+    while written < len(content):
+        written += os.pwrite(descriptor, content[written:], offset + written)
 
 
 def begin_writeback(descriptor: int, offset: int, nbytes: int) -> None:

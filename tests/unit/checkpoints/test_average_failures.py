@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tracksided.checkpoints import job
+from tracksided.checkpoints import writing
 from tracksided.checkpoints.averaging import average
 from tracksided.checkpoints.job import AverageRequest, TooFewCheckpoints, run_average
 from tracksided.checkpoints.publish import Publication, sweep
@@ -141,7 +141,7 @@ def test_sources_that_are_deleted_while_they_are_read_still_count(
             path.unlink()
         return average(*args, **options)  # type: ignore[arg-type] # passed on as they came
 
-    monkeypatch.setattr(job, "average", rotate_then_average)
+    monkeypatch.setattr(writing, "average", rotate_then_average)
     run_average(AverageRequest(directory=tmp_path))
 
     expected = torch.stack([state["bias"] for state in states]).double().mean(0).float()
@@ -161,7 +161,7 @@ def test_a_source_overwritten_while_it_is_read_is_left_out(
         os.truncate(path, path.stat().st_size * 2 if change == "grow" else 100)
         return average(*args, **options)  # type: ignore[arg-type] # passed on as they came
 
-    monkeypatch.setattr(job, "average", overwrite_then_average)
+    monkeypatch.setattr(writing, "average", overwrite_then_average)
 
     with pytest.raises(TooFewCheckpoints, match=r"step_1\.pt: (changed|ends at)"):
         run_average(AverageRequest(directory=tmp_path))
@@ -204,7 +204,7 @@ def test_an_interrupt_leaves_no_debris(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(job, "average", interrupt)
+    monkeypatch.setattr(writing, "average", interrupt)
 
     with pytest.raises(KeyboardInterrupt):
         run_average(AverageRequest(directory=tmp_path))

@@ -1,10 +1,11 @@
 """What a checkpoint is to the averaging, and what a format must be able to do."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from tracksided.checkpoints.source import SourceFile
+from tracksided.checkpoints.source import SourceDirectory, SourceFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,9 @@ class TensorEntry:
 class Checkpoint:
     """A complete checkpoint, open for reading. Its tensors are the model's only."""
 
-    source: SourceFile
+    sources: tuple[SourceFile, ...]
+    """The files that hold its tensors; at least one, of one owner."""
+
     format: str
     tensors: Mapping[str, TensorEntry]
     records: Mapping[str, Record]
@@ -55,31 +58,88 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """The file's name, for messages."""
-        return self.source.name
+        """The name of its file or directory, for messages."""
+        return self.sources[0].owner.name
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its files with tensors."""
+        return sum(source.nbytes for source in self.sources)
+
+    @property
+    def mtime_ns(self) -> int:
+        """When the last of them was written."""
+        return max(source.identity.mtime_ns for source in self.sources)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A position in the output: which of its files, and where in it."""
+
+    file: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """Bytes to be written when the average is known."""
+
+    file: int
+    offset: int
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFile:
+    """One file of an output."""
+
+    name: str
+    """Relative to the output directory; empty where the output is a single file."""
+
+    nbytes: int
+    like: os.stat_result
+    """Of the file whose owner and mode it takes."""
+
+    literals: tuple[tuple[int, bytes], ...] = ()
+    """(offset, bytes) known before the average is."""
+
+    copied: SourceFile | None = None
+    """Taken over as it is, if not None."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutputLayout:
     """Where everything goes in an output that follows a template."""
 
-    nbytes: int
-    literals: tuple[tuple[int, bytes], ...]
-    """(offset, bytes) known before the average is."""
-
-    records: Mapping[str, int]
-    """Offset of each record of `Checkpoint.records`."""
+    files: tuple[OutputFile, ...]
+    records: Mapping[str, Place]
+    """Of each record of `Checkpoint.records`."""
 
     dropped: tuple[str, ...] = ()
     """Entries of the template that the output leaves out, such as the optimizer's."""
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all files."""
+        return sum(file.nbytes for file in self.files)
+
 
 class CheckpointFormat(Protocol):
-    """Reads and writes one kind of checkpoint. Adding one is one file and a line in the catalog."""
+    """Writes one kind of checkpoint. Adding one is one file and a line in the catalog."""
 
     @property
     def name(self) -> str:
         """Short name, for messages and provenance."""
+
+    def layout(self, template: Checkpoint) -> OutputLayout:
+        """Lay out an output with the template's structure."""
+
+    def seal(self, template: Checkpoint, crcs: Mapping[str, int]) -> tuple[Patch, ...]:
+        """Return the bytes that depend on the CRC-32 of the averaged records."""
+
+
+class FileFormat(CheckpointFormat, Protocol):
+    """A checkpoint that is one file."""
 
     @property
     def suffixes(self) -> tuple[str, ...]:
@@ -92,8 +152,12 @@ class CheckpointFormat(Protocol):
             CheckpointRefused: it is another format, incomplete or not sane.
         """
 
-    def layout(self, template: Checkpoint) -> OutputLayout:
-        """Lay out an output with the template's structure."""
 
-    def seal(self, template: Checkpoint, crcs: Mapping[str, int]) -> tuple[tuple[int, bytes], ...]:
-        """Return the (offset, bytes) that depend on the CRC-32 of the averaged records."""
+class DirectoryFormat(CheckpointFormat, Protocol):
+    """A checkpoint that is a directory."""
+
+    def recognises(self, names: Collection[str]) -> bool:
+        """Whether a directory with these entries is of this format, complete or not."""
+
+    def describe(self, directory: SourceDirectory) -> Checkpoint:
+        """Open and read all files; see `FileFormat.describe`."""

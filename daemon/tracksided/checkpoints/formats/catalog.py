@@ -1,15 +1,63 @@
 """All checkpoint formats; reading this shows what can be averaged."""
 
+from collections.abc import Collection
 from pathlib import PurePath
 
-from tracksided.checkpoints.formats.base import CheckpointFormat
+from tracksided.checkpoints.formats.base import (
+    Checkpoint,
+    CheckpointFormat,
+    DirectoryFormat,
+    FileFormat,
+)
 from tracksided.checkpoints.formats.safetensors import Safetensors
 from tracksided.checkpoints.formats.torch_zip import TorchZip
+from tracksided.checkpoints.source import SourceDirectory, SourceFile
+from tracksided.errors import CheckpointRefused
 
-FORMATS: tuple[CheckpointFormat, ...] = (TorchZip(), Safetensors())
+FILE_FORMATS: tuple[FileFormat, ...] = (TorchZip(), Safetensors())
+DIRECTORY_FORMATS: tuple[DirectoryFormat, ...] = ()
 
 
-def format_of(name: str) -> CheckpointFormat | None:
+def format_of(name: str) -> FileFormat | None:
     """Return the format that reads files of this name, or None."""
     suffix = PurePath(name).suffix.lower()
-    return next((entry for entry in FORMATS if suffix in entry.suffixes), None)
+    return next((entry for entry in FILE_FORMATS if suffix in entry.suffixes), None)
+
+
+def format_named(name: str) -> CheckpointFormat:
+    """Return the format with a name, as `Checkpoint.format` states it."""
+    known: tuple[CheckpointFormat, ...] = (*FILE_FORMATS, *DIRECTORY_FORMATS)
+    return next(entry for entry in known if entry.name == name)
+
+
+def directory_format_of(names: Collection[str]) -> DirectoryFormat | None:
+    """Return the format of a directory with these entries, or None."""
+    return next((entry for entry in DIRECTORY_FORMATS if entry.recognises(names)), None)
+
+
+def describe_as(name: str, source: SourceFile | SourceDirectory) -> Checkpoint:
+    """Read the structure in the format with a name, whatever the source is called.
+
+    Raises:
+        CheckpointRefused: it is incomplete or not sane.
+    """
+    if isinstance(source, SourceDirectory):
+        return next(entry for entry in DIRECTORY_FORMATS if entry.name == name).describe(source)
+    return next(entry for entry in FILE_FORMATS if entry.name == name).describe(source)
+
+
+def describe(source: SourceFile | SourceDirectory) -> Checkpoint:
+    """Read the structure of a file or directory of any format.
+
+    Raises:
+        CheckpointRefused: no format reads it, or it is incomplete or not sane.
+    """
+    if isinstance(source, SourceDirectory):
+        directory_format = directory_format_of(source.names)
+        if directory_format is None:
+            raise CheckpointRefused(f"{source.path.name}: holds no weights that are read here")
+        return directory_format.describe(source)
+    file_format = format_of(source.name)
+    if file_format is None:
+        raise CheckpointRefused(f"{source.name}: no format is known for this name")
+    return file_format.describe(source)

@@ -11,7 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tracksided.checkpoints.dtypes import DTYPES
-from tracksided.checkpoints.formats.base import Checkpoint, OutputLayout, Record, TensorEntry
+from tracksided.checkpoints.formats.base import (
+    Checkpoint,
+    OutputFile,
+    OutputLayout,
+    Patch,
+    Place,
+    Record,
+    TensorEntry,
+)
 from tracksided.checkpoints.source import SourceFile
 from tracksided.errors import CheckpointRefused
 
@@ -75,7 +83,7 @@ class Safetensors:
         if not tensors:
             raise CheckpointRefused(f"{source.name}: holds no tensors")
         return Checkpoint(
-            source=source,
+            sources=(source,),
             format=self.name,
             tensors=tensors,
             records=records,
@@ -88,13 +96,14 @@ class Safetensors:
         kept = template.template
         if not isinstance(kept, _Template):
             raise TypeError("the template of another format")
+        (source,) = template.sources
+        file = OutputFile("", source.nbytes, source.status, ((0, kept.head),))
         return OutputLayout(
-            nbytes=template.source.nbytes,
-            literals=((0, kept.head),),
-            records={key: record.offset for key, record in template.records.items()},
+            files=(file,),
+            records={key: Place(0, record.offset) for key, record in template.records.items()},
         )
 
-    def seal(self, template: Checkpoint, crcs: Mapping[str, int]) -> tuple[tuple[int, bytes], ...]:
+    def seal(self, template: Checkpoint, crcs: Mapping[str, int]) -> tuple[Patch, ...]:
         """Nothing depends on checksums: the format has none."""
         del template, crcs
         return ()

@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from isal import isal_zlib
 
 from tracksided.checkpoints.dtypes import DTYPES
-from tracksided.checkpoints.formats.base import Checkpoint, OutputLayout, Record, TensorEntry
+from tracksided.checkpoints.formats.base import (
+    Checkpoint,
+    OutputFile,
+    OutputLayout,
+    Patch,
+    Place,
+    Record,
+    TensorEntry,
+)
 from tracksided.checkpoints.formats.inert_pickle import (
     MAX_PICKLE_BYTES,
     InertPickle,
@@ -86,25 +94,25 @@ class TorchZip:
         ]
         offsets = {record.name: record.offset for record in plan.placed}
         end = plan.directory_at + len(directory(plan.placed, (0,) * len(plan.placed), 0))
+        (source,) = template.sources
         return OutputLayout(
-            nbytes=end,
-            literals=tuple(literals),
-            records={key: offsets[name] for key, name in plan.averaged.items()},
+            files=(OutputFile("", end, source.status, tuple(literals)),),
+            records={key: Place(0, offsets[name]) for key, name in plan.averaged.items()},
             dropped=plan.dropped,
         )
 
-    def seal(self, template: Checkpoint, crcs: Mapping[str, int]) -> tuple[tuple[int, bytes], ...]:
+    def seal(self, template: Checkpoint, crcs: Mapping[str, int]) -> tuple[Patch, ...]:
         """Write all headers and the directory, now that the CRCs are known."""
         plan = _plan(template)
         by_name = {name: isal_zlib.crc32(body) for name, body in plan.literal_bytes.items()}
         by_name |= {name: crcs[key] for key, name in plan.averaged.items()}
         ordered = tuple(by_name[record.name] for record in plan.placed)
         headers = [
-            (record.header_at, local_header(record, crc))
+            Patch(0, record.header_at, local_header(record, crc))
             for record, crc in zip(plan.placed, ordered, strict=True)
         ]
         end = directory(plan.placed, ordered, plan.directory_at)
-        return (*headers, (plan.directory_at, end))
+        return (*headers, Patch(0, plan.directory_at, end))
 
 
 def _require_zip(source: SourceFile) -> None:
@@ -156,7 +164,7 @@ def _describe(source: SourceFile, archive: tuple[str, dict[str, ZipRecord]]) -> 
     storages = _storage_records(pickle.root, records)
     used = {view.storage.key for view in views.values()}
     return Checkpoint(
-        source=source,
+        sources=(source,),
         format=TorchZip.name,
         tensors={name: _entry(view) for name, view in views.items()},
         records={
