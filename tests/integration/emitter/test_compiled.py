@@ -69,7 +69,7 @@ def test_sampling_compiles_nothing_more_and_captures_attention(
     watched = _train(how, order, 3)
 
     (received,) = receive_all().values()
-    # Compiled in place, torch takes a bare Sequential block by block, and one with hooks as a whole.
+    # In place, torch compiles a bare Sequential block by block, and one with hooks as a whole.
     assert watched["unique_graphs"] <= bare["unique_graphs"]
     assert [sample.step.step for sample in received.samples] == [3, 6]
     for sample in received.samples:
