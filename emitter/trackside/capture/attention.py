@@ -200,8 +200,9 @@ class AttentionTap:
             return
         self._is_observing = True
         try:
-            with self._guard("attention"):
-                recording.observe(func, args, kwargs)
+            recording.observe(func, args, kwargs)
+        except Exception as error:  # noqa: BLE001 - nothing of ours may reach the training
+            self._on_error("attention tap, attention", error)
         finally:
             self._is_observing = False
 

@@ -1,15 +1,12 @@
 """Training with a tap armed at every step is bit for bit the training without one."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import distributed, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import (
     CheckpointPolicy,
@@ -165,125 +162,33 @@ def test_training_is_unchanged(name: str, dtype: torch.dtype) -> None:
     assert len(set(map(float, plain.losses))) == len(plain.losses)  # it did train
 
 
-class Compilable(nn.Module):
-    """Three blocks, each a module of its own."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(HandWritten() for _ in range(3))
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        for block in self.blocks:
-            hidden = block(hidden)
-        return hidden
-
-
-def compile_wrapper(model: Compilable, **options: Any) -> nn.Module:
-    return torch.compile(model, **options)
-
-
-def compile_in_place(model: Compilable, **options: Any) -> nn.Module:
-    model.compile(**options)
-    return model
-
-
-def compile_blocks(model: Compilable, **options: Any) -> nn.Module:
-    for block in model.blocks:
-        block.compile(**options)
-    return model
-
-
-@pytest.mark.parametrize("how", [compile_wrapper, compile_in_place, compile_blocks])
-# Dynamo looks at the gradient of what goes into the second block.
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-def test_a_compiled_model_is_compiled_no_more_often_and_run_eagerly_when_armed(
-    how: Callable[..., nn.Module],
-) -> None:
-    graphs = []
-    for is_tapped in (False, True):
-        torch.compiler.reset()
-        num_graphs = 0
-
-        def backend(graph: Any, _: Any) -> Callable[..., Any]:
-            nonlocal num_graphs
-            num_graphs += 1
-            return graph.forward
-
-        model = Compilable()
-        errors: list[tuple[str, BaseException]] = []
-        tap = AttentionTap(
-            model,
-            layers=None,
-            heads="all",
-            sample=0,
-            max_queries=512,
-            on_error=lambda *error, errors=errors: errors.append(error),
-        )
-        if is_tapped:
-            tap.install()
-        compiled = how(model, backend=backend, fullgraph=True)
-        for step in range(6):
-            is_due = step in {2, 4}
-            if is_due:
-                torch.compiler.set_stance("force_eager")
-                tap.arm()
-            compiled(torch.randn(BATCH, ROWS, WIDTH)).sum().backward()
-            captured = tap.take()
-            if is_due:
-                torch.compiler.set_stance("default")
-            assert len(captured) == (6 if is_due and is_tapped else 0)
-        tap.remove()
-        assert errors == []
-        graphs.append(num_graphs)
-
-    assert graphs[0] == graphs[1] > 0
-
-
-@pytest.fixture
-def process_group(tmp_path: Path) -> Iterator[None]:
-    """One rank with itself."""
-    distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
-    yield
-    distributed.destroy_process_group()
-
-
-def shard(model: nn.Module) -> nn.Module:
-    mesh = init_device_mesh("cpu", (1,))
-    for layer in model.get_submodule("layers").children():
-        fully_shard(layer, mesh=mesh)
-    return fully_shard(model, mesh=mesh)
-
-
-@pytest.mark.usefixtures("process_group")
-@pytest.mark.parametrize("wrap", [nn.parallel.DistributedDataParallel, shard])
-@pytest.mark.parametrize("tapped", ["model before", "model after", "wrapper"])
-def test_distributed_wrappers_before_and_after_make_no_difference(
-    wrap: Callable[[nn.Module], nn.Module], tapped: str
-) -> None:
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("name", ["hand-written", "nn.TransformerEncoder"])
+def test_capturing_never_waits_for_the_device(name: str) -> None:
+    build, num_layers = MODELS[name]
+    model = build().cuda()
+    hidden = torch.randn(BATCH, ROWS, WIDTH, device="cuda")
     errors: list[tuple[str, BaseException]] = []
-
-    def install(model: nn.Module) -> AttentionTap:
-        tap = AttentionTap(
-            model,
-            layers=None,
-            heads="all",
-            sample=0,
-            max_queries=512,
-            on_error=lambda *error: errors.append(error),
-        )
-        tap.install()
-        return tap
-
-    model = encoder()
-    if tapped == "model before":
-        tap = install(model)
-    wrapped = wrap(model)
-    if tapped != "model before":
-        tap = install(model if tapped == "model after" else wrapped)
+    tap = AttentionTap(
+        model,
+        layers=None,
+        heads=(2, 0),
+        sample=0,
+        max_queries=4,
+        on_error=lambda *error: errors.append(error),
+    )
+    tap.install()
+    model(hidden)
 
     tap.arm()
-    wrapped(torch.randn(BATCH, ROWS, WIDTH)).sum().backward()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        model(hidden)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
     assert errors == []
-    modules = [one.call.module for one in tap.take()]
-    assert modules == ["layers.0.self_attn", "layers.1.self_attn"]
+    assert len(tap.take()) == num_layers
+    tap.remove()

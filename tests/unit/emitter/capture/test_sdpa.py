@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
@@ -187,6 +189,60 @@ def test_kept_heads_and_rows_are_those_of_the_full_map(
     assert call.query_rows == (0, 2, 5, 8)
     full = naive(query[1], key[1], scale=SIZE**-0.5, mask=mask[1])
     expected = full[[5, 0, 1]][:, [0, 2, 5, 8]]
+    assert np.abs(reconstruct(captured) - expected).max() <= TOLERANCE
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> dict[str, Any]:
+    """Draw a call that SDPA takes, with a mask that broadcasts somehow, and what is kept of it."""
+    batch, key_heads, group = (
+        draw(st.integers(1, 3)),
+        draw(st.integers(1, 3)),
+        draw(st.integers(1, 3)),
+    )
+    num_queries, num_keys = draw(st.integers(1, 6)), draw(st.integers(1, 6))
+    full = (batch, key_heads * group, num_queries, num_keys)
+    mask = [draw(st.sampled_from([1, side])) for side in full[:3]] + [num_keys]
+    num_dimensions = draw(st.integers(2, 4))
+    return {
+        "full": full,
+        "key_heads": key_heads,
+        "mask": mask[-num_dimensions:],
+        "is_bool": draw(st.booleans()),
+        "sample": draw(st.integers(0, batch - 1)),
+        "heads": tuple(draw(st.permutations(range(full[1])))[: draw(st.integers(1, full[1]))]),
+        "max_queries": draw(st.integers(1, 6)),
+    }
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+@given(drawn=shapes())
+def test_whatever_broadcasts_is_reconstructed(
+    make_tap: MakeTap, reconstruct: Reconstruct, drawn: dict[str, Any]
+) -> None:
+    batch, heads, num_queries, num_keys = drawn["full"]
+    model = Call()
+    query, key = (
+        rand(batch, heads, num_queries, SIZE),
+        rand(batch, drawn["key_heads"], num_keys, SIZE),
+    )
+    mask = rand(*drawn["mask"])
+    if drawn["is_bool"]:
+        mask = mask > 0
+        mask[..., 0] = True  # a row without any key has no weights to compare
+    kept = {name: drawn[name] for name in ("sample", "heads", "max_queries")}
+    tap = make_tap(model, **kept)
+
+    tap.arm()
+    model(query, key, attn_mask=mask, enable_gqa=True)
+    (captured,) = tap.take()
+    tap.remove()
+
+    sample = drawn["sample"]
+    full = naive(
+        query[sample], key[sample], scale=SIZE**-0.5, mask=mask.expand(drawn["full"])[sample]
+    )
+    expected = full[list(drawn["heads"])][:, list(captured.call.query_rows)]
     assert np.abs(reconstruct(captured) - expected).max() <= TOLERANCE
 
 
