@@ -6,6 +6,7 @@ device, and nothing is written to a tensor of the model's. Of a sharded model (F
 its own shards: to ask for more would be a collective.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -68,8 +69,8 @@ class GradientTap:
             return
         gradients = [parameter.gradient for parameter in self._parameters]
         weights = [parameter.weight for parameter in self._parameters]
-        norms = _norms(gradients, 2.0)
-        largest = _norms(gradients, float("inf"))
+        norms = _norms(gradients)
+        largest = _largest(gradients)
         sample = _sample(gradients)
         if scale is not None:
             norms, largest, sample = norms / scale, largest / scale, sample / scale
@@ -82,7 +83,7 @@ class GradientTap:
             tensors={
                 "gradients/norm": norms,  # [parameters]
                 "gradients/abs_max": largest,
-                "gradients/weight_norm": _norms(weights, 2.0),
+                "gradients/weight_norm": _norms(weights),
                 "gradients/sample": sample,  # [sampled elements]
                 "gradients/sample_count": torch.tensor(counts),
                 "gradients/weight_before": _sample(weights),
@@ -139,10 +140,7 @@ def trainable(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
 
 def total_norm(norms: Sequence[torch.Tensor]) -> torch.Tensor:
     """Return the L2 norm of parts whose norms are given, on the device of the first."""
-    device = norms[0].device
-    norm: torch.Tensor = torch.linalg.vector_norm(
-        torch.stack([part.to(device, non_blocking=True) for part in norms])
-    )
+    norm: torch.Tensor = torch.linalg.vector_norm(_stack(norms))
     return norm
 
 
@@ -170,7 +168,7 @@ def _is_sharded(tensor: torch.Tensor) -> bool:
     return any(not placement.is_replicate() for placement in getattr(tensor, "placements", ()))
 
 
-def _norms(tensors: Sequence[torch.Tensor], order: float) -> torch.Tensor:
+def _norms(tensors: Sequence[torch.Tensor], order: float = 2.0) -> torch.Tensor:
     """Return the norm of each tensor, [tensors], at least in float32."""
     wide = [i for i, tensor in enumerate(tensors) if tensor.dtype not in _NARROW]
     narrow = [i for i, tensor in enumerate(tensors) if tensor.dtype in _NARROW]
@@ -180,8 +178,24 @@ def _norms(tensors: Sequence[torch.Tensor], order: float) -> torch.Tensor:
             some = torch._foreach_norm([tensors[i] for i in positions], order, dtype)  # noqa: SLF001 - as torch's own clipping
             for position, norm in zip(positions, some, strict=True):
                 norms[position] = norm
-    device = tensors[0].device
-    return torch.stack([norm.to(device, non_blocking=True) for norm in norms if norm is not None])
+    return _stack([norm for norm in norms if norm is not None])
+
+
+def _largest(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the largest magnitude of each tensor, [tensors]; NaN where there is one."""
+    if any(not tensor.is_cpu for tensor in tensors):
+        return _norms(tensors, float("inf"))  # one kernel for many tensors
+    # On the CPU the norm of order infinity is 10 to 40 times slower.
+    bounds = [torch.aminmax(tensor) for tensor in tensors]
+    lowest, highest = _stack([low for low, _ in bounds]), _stack([high for _, high in bounds])
+    return torch.maximum(lowest.neg(), highest).to(torch.promote_types(lowest.dtype, torch.float32))
+
+
+def _stack(scalars: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return 0-d tensors as one, on the device of the first."""
+    device = scalars[0].device
+    dtype = functools.reduce(torch.promote_types, (scalar.dtype for scalar in scalars))
+    return torch.stack([scalar.to(device, dtype, non_blocking=True) for scalar in scalars])
 
 
 def _num_sampled(num_elements: int) -> int:

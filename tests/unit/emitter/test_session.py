@@ -357,11 +357,28 @@ def test_bfloat16_and_frozen_and_empty_parameters(quiet_attach: Attach, receive:
 
     (model(torch.randn(2, 64, dtype=torch.bfloat16)).sum() + model.empty.sum()).backward()
     expected = model.weight.grad.double().norm().item()
+    largest = model.weight.grad.abs().max().item()
     optimizer.step()
 
     (sample,) = receive().samples
     assert sample.gradients.names == ("weight", "bias")
     assert sample.gradients.norm[0] == pytest.approx(expected, rel=1e-5)
+    assert sample.gradients.abs_max[0] == largest
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_not_finite_shows(quiet_attach: Attach, receive: Receive, bad: float) -> None:
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    quiet_attach(model, optimizer, every=1)
+
+    model(torch.ones(3)).sum().backward()
+    model.weight.grad[0, 1] = bad
+    optimizer.step()
+
+    (sample,) = receive().samples
+    assert np.isfinite(sample.gradients.abs_max).tolist() == [False, True]
+    assert not math.isfinite(sample.step.norm_after_clip)
 
 
 def test_a_grad_scaler_is_divided_out(quiet_attach: Attach, receive: Receive) -> None:
