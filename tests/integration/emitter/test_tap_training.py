@@ -160,35 +160,3 @@ def test_training_is_unchanged(name: str, dtype: torch.dtype) -> None:
     assert tapped.random_state is not None
     assert torch.equal(plain.random_state, tapped.random_state)
     assert len(set(map(float, plain.losses))) == len(plain.losses)  # it did train
-
-
-@pytest.mark.gpu
-@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-@pytest.mark.parametrize("name", ["hand-written", "nn.TransformerEncoder"])
-def test_capturing_never_waits_for_the_device(name: str) -> None:
-    build, num_layers = MODELS[name]
-    model = build().cuda()
-    hidden = torch.randn(BATCH, ROWS, WIDTH, device="cuda")
-    errors: list[tuple[str, BaseException]] = []
-    tap = AttentionTap(
-        model,
-        layers=None,
-        heads=(2, 0),
-        sample=0,
-        max_queries=4,
-        on_error=lambda *error: errors.append(error),
-    )
-    tap.install()
-    model(hidden)
-
-    tap.arm()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        model(hidden)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-    assert errors == []
-    assert len(tap.take()) == num_layers
-    tap.remove()
