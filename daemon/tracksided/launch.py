@@ -31,7 +31,8 @@ class DaemonNotStarted(TracksidedError):
 def running_daemon(directory: Path, *arguments: str) -> Iterator[None]:
     """Serve a node-local directory as long as the context lasts, unless a daemon does already.
 
-    The daemon is a child in a session of its own: Ctrl-C in a terminal does not reach it.
+    The daemon is a child in a session of its own: Ctrl-C in a terminal does not reach it. It
+    ends with this process, even where that is killed.
 
     Raises:
         DaemonNotStarted: it ended, or did not answer in time.
@@ -43,7 +44,7 @@ def running_daemon(directory: Path, *arguments: str) -> Iterator[None]:
     log = directory / "daemon.log"
     with log.open("wb") as output:
         child = subprocess.Popen(
-            [*COMMAND, *arguments],
+            [*COMMAND, "--parent", str(os.getpid()), *arguments],
             env=os.environ | {segment.SHM_DIR_VARIABLE: str(directory)},
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -11,7 +11,7 @@ from tracksided.app import Daemon
 from tracksided.config import load_settings
 from tracksided.errors import DaemonRunning
 from tracksided.lifecycle import ServiceNotifier, Signals
-from tracksided.priority import become_idle
+from tracksided.priority import become_idle, die_with
 
 EXIT_ALREADY_RUNNING = 75  # EX_TEMPFAIL of sysexits.h: another daemon does the work
 
@@ -31,7 +31,10 @@ EXIT_ALREADY_RUNNING = 75  # EX_TEMPFAIL of sysexits.h: another daemon does the 
     help="End after so long without a run. Default: never.",
 )
 @click.option("--low-priority", is_flag=True, help="Run only on cycles that nobody else wants.")
-def command(*, config_file: Path | None, idle_exit_s: float | None, low_priority: bool) -> None:
+@click.option("--parent", type=int, hidden=True, help="End when this parent process does.")
+def command(
+    *, config_file: Path | None, idle_exit_s: float | None, low_priority: bool, parent: int | None
+) -> None:
     """Serve all runs and ranks of this user on this node.
 
     SIGTERM finishes what is published and ends within 10 seconds. SIGHUP reads the settings anew.
@@ -39,6 +42,8 @@ def command(*, config_file: Path | None, idle_exit_s: float | None, low_priority
     if low_priority:
         become_idle()
     signals = Signals()
+    if parent is not None:
+        die_with(parent)
     try:
         daemon = Daemon(
             node_directory(os.environ),

@@ -123,6 +123,21 @@ def test_run_hands_a_termination_on_to_the_command(shm_dir: Path) -> None:
     assert daemon_pid(shm_dir) is None
 
 
+def test_daemon_of_a_run_ends_with_it_even_when_that_is_killed(shm_dir: Path) -> None:
+    with subprocess.Popen(
+        [*TRACKSIDE, "run", "--", sys.executable, "-c", "print('up', flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as outer:
+        assert outer.stdout is not None
+        assert outer.stdout.readline() == "up\n"
+        assert daemon_pid(shm_dir) is not None
+        outer.kill()
+
+    wait_until(lambda: daemon_pid(shm_dir) is None)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
