@@ -10,7 +10,10 @@ _MENDS = {
     errno.EDQUOT: "your disk quota is used up: free some space",
     errno.EACCES: "let the daemon's user write there, or set save_dir= elsewhere",
     errno.EPERM: "let the daemon's user write there, or set save_dir= elsewhere",
-    errno.EROFS: "the file system is read-only: set save_dir= elsewhere",
+    errno.EROFS: (
+        "the file system is read-only for the daemon: set save_dir= elsewhere, or let the service "
+        "write there: trackside service install --read-write DIR"
+    ),
     errno.ENOTDIR: "a file stands where a directory is needed: move it away",
     errno.EMFILE: "raise the limit of open files: ulimit -n",
 }
