@@ -65,6 +65,8 @@ class OptimizerHooks:
     def _before(
         self, optimizer: torch.optim.Optimizer, args: Args, kwargs: Kwargs
     ) -> tuple[Args, Kwargs] | None:
+        if torch.compiler.is_compiling():  # a step inside of compiled code is not seen
+            return None
         if optimizer is not self._optimizer and not self._adopt(optimizer):
             return None
         return self._begin(optimizer, args, kwargs)
@@ -73,7 +75,7 @@ class OptimizerHooks:
         self, optimizer: torch.optim.Optimizer, args: Args, kwargs: Mapping[str, object]
     ) -> None:
         del args, kwargs
-        if optimizer is self._optimizer:
+        if optimizer is self._optimizer and not torch.compiler.is_compiling():
             self._end()
 
     def _adopt(self, optimizer: torch.optim.Optimizer) -> bool:

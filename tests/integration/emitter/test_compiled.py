@@ -83,3 +83,24 @@ def test_the_users_stance_comes_back(receive_all: Callable[[], dict[int, Any]]) 
         assert torch._dynamo.eval_frame._stance.stance == "eager_on_recompile"
 
     assert len(receive_all()) == 1
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, when it traces SGD
+def test_a_step_inside_compiled_code_is_neither_seen_nor_disturbed(
+    receive_all: Callable[[], dict[int, Any]],
+) -> None:
+    torch._dynamo.reset()
+    counters.clear()
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    step = torch.compile(optimizer.step, backend="eager")
+
+    with attach(model, optimizer, every=1, autostart=False, ring_bytes=1 << 14) as session:
+        for _ in range(4):
+            optimizer.zero_grad()
+            model(torch.ones(2)).sum().backward()
+            step()
+
+    assert session.step == 0
+    assert counters["stats"]["unique_graphs"] <= 1
+    assert receive_all()[0].samples == ()

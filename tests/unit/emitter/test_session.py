@@ -381,8 +381,12 @@ def test_what_is_not_finite_shows(quiet_attach: Attach, receive: Receive, bad: f
     assert not math.isfinite(sample.step.norm_after_clip)
 
 
-def test_a_grad_scaler_is_divided_out(quiet_attach: Attach, receive: Receive) -> None:
-    model, optimizer = _regression()
+@pytest.mark.parametrize("is_fused", [False, True])
+def test_a_grad_scaler_is_divided_out(
+    quiet_attach: Attach, receive: Receive, *, is_fused: bool
+) -> None:
+    model, _ = _regression()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=is_fused)
     quiet_attach(model, optimizer, every=1)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
 
