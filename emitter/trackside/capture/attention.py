@@ -12,6 +12,7 @@ from trackside.capture.captured import CapturedAttention
 from trackside.capture.frozen import frozen_parts
 from trackside.capture.mode import CallMode
 from trackside.capture.module_hooks import hook_forward
+from trackside.capture.modules import num_calls
 from trackside.capture.recording import Group, Heads, Recording, TapSettings
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ class AttentionTap:
     run once, as they are; what goes wrong in the tap goes to ``on_error``. Use it from the thread
     that trains.
 
-    Under gradients only, and not in `frozen_parts`: there the mode would change results.
+    Under gradients only, and not in `frozen_parts`: there the mode would change results. The one
+    exception is `capture_once`.
     """
 
     def __init__(
@@ -71,6 +73,8 @@ class AttentionTap:
         self._layer_counts: dict[Group, int] = {}
         self._captured: tuple[CapturedAttention, ...] = ()
         self._is_armed = False
+        self._is_forced = False  # the next forward is captured without gradients too
+        self._is_in_block = False
         self._is_observing = False
         self._is_removed_late = False
         self._recording: Recording | None = None
@@ -79,6 +83,11 @@ class AttentionTap:
         self._part_handles: list[RemovableHandle] = []
         self._part_depth = 0  # calls of frozen parts inside of one another
         self._exception_before: BaseException | None = None
+
+    @property
+    def has_captured(self) -> bool:
+        """Whether there is something to `take`."""
+        return bool(self._captured)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -108,11 +117,44 @@ class AttentionTap:
         self.disarm()
         self._is_armed = bool(self._handles)
 
+    @contextlib.contextmanager
+    def capture_once(self) -> Iterator[None]:
+        """Capture a forward of the root inside of the block, with gradients or without.
+
+        Only for a forward whose results nobody uses: a fast path is off in it. What is armed
+        stays armed for the forward after the block.
+        """
+        was_armed = self._is_armed
+        self._is_armed = self._is_forced = bool(self._handles)
+        try:
+            yield
+        finally:
+            self._is_armed, self._is_forced = was_armed, False
+
+    @contextlib.contextmanager
+    def forward(self) -> Iterator[None]:
+        """Take the block for a forward of the root, up to its first backward.
+
+        For a model that is not called itself, but its parts by some other method.
+        """
+        self._before_forward(self._root)
+        self._is_in_block = True
+        try:
+            yield
+        finally:
+            self._is_in_block = False
+            self._after_forward(self._root)
+
+    def end_block(self) -> None:
+        """Note a backward: in a `forward` block the forward is over."""
+        if self._is_in_block and self._depth == 1:
+            self._after_forward(self._root)
+
     def disarm(self) -> None:
         """Capture nothing; drop what was captured.
 
-        Also ends a recording whose forward was left by an exception for which torch calls no
-        hooks, such as KeyboardInterrupt.
+        Like `take` and the next forward, this also ends a recording whose forward was left by
+        KeyboardInterrupt: for that torch calls no hooks.
         """
         self._is_armed = False
         self._captured = ()
@@ -123,6 +165,8 @@ class AttentionTap:
     def take(self) -> tuple[CapturedAttention, ...]:
         """Return what was captured since `arm`, in order of execution, and forget it."""
         captured, self._captured = self._captured, ()
+        if self._recording is not None and not self._is_observing:
+            self._drop_interrupted()
         return captured
 
     def _before_forward(self, module: nn.Module) -> None:
@@ -131,21 +175,29 @@ class AttentionTap:
             return
         if module is not self._root:  # a replica of nn.DataParallel, in a thread of its own
             return
+        if self._depth and num_calls(self._root) == 1:
+            self._drop_interrupted()
         if self._depth:
             self._depth += 1
-        elif torch.is_grad_enabled():
+        elif self._is_armed and torch.is_grad_enabled():
             self._is_armed = False
             with self._guard("start of the forward"):
                 self._begin()
 
     def _begin(self) -> None:
-        parts = tuple(frozen_parts(self._root))
+        parts = () if self._is_forced else tuple(frozen_parts(self._root))
         for part in parts:
             if part.module is self._root or not part.can_be_hooked:
                 self._note(f"{part.path or 'the model'} {_FROZEN}; nothing is captured")
                 return
             self._note(f"{part.path} {_FROZEN}; it is left out")
-        recording = Recording(self._root, self._settings, self._layer_counts, self._note)
+        recording = Recording(
+            self._root,
+            self._settings,
+            self._layer_counts,
+            self._note,
+            without_gradients=self._is_forced,
+        )
         mode = CallMode(self._observe)
         for part in parts:
             self._part_handles += hook_forward(part.module, self._before_part, self._after_part)
@@ -162,13 +214,16 @@ class AttentionTap:
         if self._depth:
             return
         has_raised = sys.exception() is not self._exception_before
-        self._exception_before = None
         recording, self._recording = self._recording, None
         with self._guard("end of the forward"):
             self._end()
             if recording is not None and not has_raised:
                 self._captured = recording.finish()
                 self._layer_counts = dict(recording.counts)
+
+    def _drop_interrupted(self) -> None:
+        self._recording = None
+        self._end()
 
     def _before_part(self, _: nn.Module) -> None:
         self._part_depth += 1
@@ -189,7 +244,7 @@ class AttentionTap:
         for handle in self._part_handles:
             handle.remove()
         self._part_handles = []
-        self._mode = None
+        self._mode = self._exception_before = None
         self._depth = self._part_depth = 0
         if self._is_removed_late:
             self._unhook()

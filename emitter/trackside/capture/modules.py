@@ -19,7 +19,8 @@ WRAPPER_NAMES = frozenset(
 
 # Every call of a module passes one of these. Only they are asked for their `self`: to ask a frame
 # of the user's for its locals would change what his own `locals()` returns (Python < 3.13).
-_CALL_CODES = frozenset({nn.Module._call_impl.__code__, nn.Module._wrapped_call_impl.__code__})  # noqa: SLF001 - see above
+_INNER_CALL_CODE = nn.Module._call_impl.__code__  # noqa: SLF001 - see above
+_CALL_CODES = frozenset({_INNER_CALL_CODE, nn.Module._wrapped_call_impl.__code__})  # noqa: SLF001 - see above
 _CHECKPOINT_CODE = CheckpointFunction.forward.__code__
 _ROOT_PATH = ""
 
@@ -78,14 +79,12 @@ class ModuleIndex:
 
         A module of `torch.nn` that holds nothing, such as Softmax, stands for its parent.
         """
-        frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - no public way to this frame
-        while frame is not None:
+        for frame in _frames():
             if frame.f_code in _CALL_CODES:
                 module = frame.f_locals["self"]
                 if id(module) in self._paths and not _is_bare_layer(module):
                     shares_sequence = _shares_sequence(frame.f_locals["args"])
                     return self._place(self._paths[id(module)], shares_sequence)
-            frame = frame.f_back
         return self._place(_ROOT_PATH, None)
 
     def _place(self, path: str, shares_sequence: bool | None) -> Place:  # noqa: FBT001 - private
@@ -96,17 +95,27 @@ class ModuleIndex:
         return Place(tuple(lineage), shares_sequence)
 
 
+def num_calls(module: nn.Module) -> int:
+    """Count how many calls of the module are on this thread's stack, one inside of another."""
+    return sum(
+        frame.f_code is _INNER_CALL_CODE and frame.f_locals["self"] is module for frame in _frames()
+    )
+
+
 def is_in_reentrant_checkpoint() -> bool:
     """Say whether this is the first forward of `checkpoint(use_reentrant=True)`.
 
     It runs without gradients, which backward gets from a second forward.
     """
+    return any(frame.f_code is _CHECKPOINT_CODE for frame in _frames())
+
+
+def _frames() -> "Iterator[FrameType]":
+    """Yield the frames of this thread's stack, innermost first."""
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - no public way to this frame
     while frame is not None:
-        if frame.f_code is _CHECKPOINT_CODE:
-            return True
+        yield frame
         frame = frame.f_back
-    return False
 
 
 def _shares_sequence(arguments: tuple[object, ...]) -> bool | None:

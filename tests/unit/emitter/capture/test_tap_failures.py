@@ -55,24 +55,37 @@ def test_a_forward_inside_an_except_block_is_captured(
     assert layers_of(tap) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("next_use", ["disarm", "take", "arm", "remove", "forward"])
 def test_an_interrupted_forward_is_cleaned_up_when_the_tap_is_next_used(
-    make_tap: MakeTap, hidden: Hidden, model_class: type[nn.Module]
+    make_tap: MakeTap, hidden: Hidden, model_class: type[nn.Module], next_use: str
 ):
     class Interrupted(model_class):
+        is_interrupted = True
+
         def forward(self, hidden: Hidden) -> Hidden:
-            super().forward(hidden)
-            raise KeyboardInterrupt
+            hidden = super().forward(hidden)
+            if self.is_interrupted:
+                raise KeyboardInterrupt
+            return hidden
 
     model = Interrupted()
     tap = make_tap(model)
     tap.arm()
     with pytest.raises(KeyboardInterrupt):
         model(hidden)
+    model.is_interrupted = False
 
-    tap.disarm()
+    if next_use == "forward":
+        model(hidden)
+    else:
+        getattr(tap, next_use)()
 
     assert not is_hooked()
     assert tap.take() == ()
+    tap.install()
+    tap.arm()
+    model(hidden)
+    assert layers_of(tap) == [0, 1, 2]
 
 
 def test_an_error_of_the_attention_call_passes_and_captures_nothing(
