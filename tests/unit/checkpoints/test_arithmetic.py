@@ -46,8 +46,11 @@ def test_a_mean_equals_that_of_float64_rounded_once(element: str, data: st.DataO
     total = tensors[0].double().numpy()
     for tensor in tensors[1:]:
         total = total + tensor.double().numpy()
-    expected = torch.from_numpy(total / count).to(TORCH[element])
-    assert found == raw(expected)
+    mean = total / count
+    if element == "float16":  # torch rounds twice on the way from float64 to float16
+        assert found == mean.astype(np.float16).tobytes()
+    else:
+        assert found == raw(torch.from_numpy(mean).to(TORCH[element]))
 
 
 @pytest.mark.parametrize("element", ["float16", "bfloat16"])
