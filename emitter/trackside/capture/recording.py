@@ -52,6 +52,8 @@ class Recording:
         settings: TapSettings,
         expected: Mapping[Group, int],
         note: Callable[[str], None],
+        *,
+        without_gradients: bool = False,
     ) -> None:
         """Start empty.
 
@@ -59,9 +61,11 @@ class Recording:
             root: the model.
             settings: what to keep.
             expected: number of layers in the last forward; layers that are not wanted by these
-                numbers are not copied. Empty: all are, until `finish`.
+                numbers are not copied. Empty: each is, until it is clear that it is not wanted.
             note: takes reasons why something is not captured, repeated ones too.
+            without_gradients: keep calls that run without gradients too.
         """
+        self._without_gradients = without_gradients
         self._index = ModuleIndex(root)
         self._traits = ModelTraits.of(self._index)
         self._settings = settings
@@ -75,7 +79,7 @@ class Recording:
     def observe(self, func: object, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
         """Keep slices of a call that has just returned, if it is attention and wanted."""
         source = SOURCES.get(func)  # type: ignore[call-overload] # any function may come
-        if source is None or not (torch.is_grad_enabled() or is_in_reentrant_checkpoint()):
+        if source is None or not (self._without_gradients or _has_gradients()):
             return
         if peek_interpreter_stack() is not None:
             self._refuse("attention inside a functional transform (torch.func, vmap)")
@@ -142,6 +146,21 @@ class Recording:
         )
         own = {name: _own(tensor) for name, tensor in tensors.items()}
         self._kept.append((group, CapturedAttention(metadata, own)))
+        self._forget_passed(group)
+
+    def _forget_passed(self, group: Group) -> None:
+        """Drop layers that are now too far from the end to be wanted, so that memory is bounded."""
+        layers = self._settings.layers
+        if layers is None:
+            return
+        furthest = min((layer for layer in layers if layer < 0), default=0)
+        self._kept = [
+            (other, captured)
+            for other, captured in self._kept
+            if other != group
+            or captured.call.layer in layers
+            or captured.call.layer - self.counts[group] >= furthest
+        ]
 
     def _may_be_wanted(self, group: Group, layer: int) -> bool:
         layers = self._settings.layers
@@ -167,6 +186,10 @@ class Recording:
             return sample % batch_size
         self._note(f"no sample {sample} in a batch of {batch_size}: the last one is taken")
         return batch_size - 1
+
+
+def _has_gradients() -> bool:
+    return torch.is_grad_enabled() or is_in_reentrant_checkpoint()
 
 
 def _own(tensor: torch.Tensor) -> torch.Tensor:

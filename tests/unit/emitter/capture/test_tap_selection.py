@@ -81,6 +81,26 @@ def test_layers_that_are_known_to_be_unwanted_are_not_copied(
         assert len(copied) == expected
 
 
+def test_no_more_layers_are_held_than_may_be_wanted(
+    make_tap: MakeTap, hidden: Hidden, model_class: type[nn.Module]
+):
+    model = model_class(6)
+    tap = make_tap(model, layers=(1, -2))
+    held: list[list[int]] = []
+
+    def look(*_: object) -> None:
+        held.append([captured.call.layer for _, captured in tap._recording._kept])
+
+    for block in model.blocks:
+        block.register_forward_hook(look)
+
+    tap.arm()
+    model(hidden)
+
+    assert held == [[0], [0, 1], [1, 2], [1, 2, 3], [1, 3, 4], [1, 4, 5]]
+    assert layers_of(tap) == [1, 4]
+
+
 def test_a_model_that_grows_keeps_its_last_layer(
     make_tap: MakeTap, hidden: Hidden, model_class: type[nn.Module], block_class: type[nn.Module]
 ):
