@@ -42,10 +42,14 @@ class Outbox:
         """Whether a step is still on its way."""
         return bool(self._queue)
 
+    def can_copy(self) -> bool:
+        """Whether work may be given to a device now; not while a CUDA graph is captured."""
+        return self._staging.can_copy()
+
     def submit(self, draft: StepDraft) -> None:
         """Send a draft on its way; from the CPU it is published at once."""
         draft.page = self.logbook.take()
-        staged = self._staging.stage(draft.tensors()) if self._staging.can_copy() else None
+        staged = self._staging.stage(draft.tensors()) if self.can_copy() else None
         if staged is None:
             self.logbook.put_back(draft.page)
             self._publisher.count_drop(DropCause.COPY_LATE)
@@ -55,7 +59,7 @@ class Outbox:
 
     def flush(self) -> None:
         """Publish what has arrived, in order; never wait."""
-        while self._queue and self._staging.can_copy() and self._queue[0].staged.is_ready():
+        while self._queue and self.can_copy() and self._queue[0].staged.is_ready():
             self._publish(self._queue.popleft())
 
     def close(self, reason: str, *, steps: int, sampled: int, loss: Number | None) -> None:

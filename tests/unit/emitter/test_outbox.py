@@ -133,6 +133,17 @@ def test_a_step_without_a_buffer_is_counted_and_its_log_kept() -> None:
     assert [entry.name for entry in step.scalars] == ["a"]
 
 
+def test_nothing_is_staged_while_a_graph_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    ring, staging = _Ring(), Staging()
+    outbox = _outbox(ring, staging)
+    monkeypatch.setattr(staging, "can_copy", lambda: False)
+
+    outbox.submit(_draft(1))
+
+    assert not outbox.can_copy()
+    assert ring.counts == {"copy_late": 1}
+
+
 def test_attention_is_shed_first_and_its_arrays_with_it() -> None:
     ring = _Ring(limit=100)
     outbox = _outbox(ring)
