@@ -1,0 +1,141 @@
+"""The parts that read gradients, one by one."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from trackside.capture.gradients import MAX_SAMPLED, GradientTap, trainable
+from trackside.capture.local_norm import LocalNorm
+from trackside.guard import Guard
+from trackside.session import Session
+
+Attach = Callable[..., Session]
+Receive = Callable[[], Any]
+
+
+@given(st.lists(st.integers(1, 5000), min_size=1, max_size=5))
+def test_counts_tell_apart_what_was_sampled(sizes: list[int]) -> None:
+    model = nn.ParameterList(nn.Parameter(torch.arange(float(size))) for size in sizes)
+    for parameter in model:
+        parameter.grad = parameter.detach() + 0.5
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    tap = GradientTap(model)
+
+    tap.before_step(optimizer, None)
+    captured = tap.after_step()
+
+    assert captured is not None
+    counts = captured.tensors["gradients/sample_count"].tolist()
+    parts = captured.tensors["gradients/sample"].split(counts)
+    befores = captured.tensors["gradients/weight_before"].split(counts)
+    for size, part, before in zip(sizes, parts, befores, strict=True):
+        assert 0 < len(part) <= min(size, MAX_SAMPLED)
+        assert torch.equal(part, before + 0.5)
+        steps = before.diff().unique()
+        assert len(steps) <= 1  # evenly spaced
+        assert before[0] == 0
+
+
+def test_a_transposed_parameter_is_sampled_row_by_row() -> None:
+    model = nn.Linear(3, 2, bias=False)
+    model.weight = nn.Parameter(torch.arange(6.0).reshape(2, 3).T)
+    model.weight.grad = torch.arange(6.0).reshape(3, 2)
+    tap = GradientTap(model)
+
+    tap.before_step(torch.optim.SGD(model.parameters(), lr=0.0), None)
+    captured = tap.after_step()
+
+    assert captured is not None
+    assert captured.tensors["gradients/weight_before"].tolist() == [0, 3, 1, 4, 2, 5]
+    assert captured.tensors["gradients/sample"].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_without_gradients_there_is_nothing() -> None:
+    model = nn.Linear(2, 2)
+    tap = GradientTap(model)
+
+    tap.before_step(torch.optim.SGD(model.parameters(), lr=0.1), None)
+
+    assert tap.after_step() is None
+
+
+def test_parameters_of_another_model_are_named_by_their_place() -> None:
+    model, other = nn.Linear(2, 2), nn.Linear(2, 1, bias=False)
+    other(torch.ones(2)).sum().backward()
+    tap = GradientTap(model)
+
+    tap.before_step(torch.optim.SGD(other.parameters(), lr=0.1), None)
+    captured = tap.after_step()
+
+    assert captured is not None
+    assert captured.meta.names == ("parameter 0",)
+
+
+def test_the_local_norm_is_that_of_the_sum_over_micro_batches() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3)
+    norm = LocalNorm(Guard(lambda: None))
+    norm.arm(trainable(torch.optim.SGD(model.parameters(), lr=0.1)))
+
+    for _ in range(3):
+        model(torch.randn(5, 4)).square().mean().backward()
+    found = norm.take()
+
+    squares = sum(float(p.grad.double().square().sum()) for p in model.parameters())
+    assert found is not None
+    assert float(found) == pytest.approx(math.sqrt(squares), rel=1e-6)
+    assert norm.take() is None
+    assert not model.weight._backward_hooks
+
+
+def test_a_hook_of_a_leaf_that_fails_detaches(
+    quiet_attach: Attach,
+    receive: Receive,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(LocalNorm, "_note", _raise)
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    quiet_attach(model, optimizer, every=2, attention=False)
+
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(torch.ones(2)).sum().backward()
+        optimizer.step()
+
+    assert caplog.text.count("training goes on") == 1
+    assert "detached after 3 errors" in caplog.text
+    assert not any(parameter._backward_hooks for parameter in model.parameters())
+    assert receive().drops == {"error": 3}
+
+
+def _raise(*_: object) -> None:
+    raise RuntimeError("broken on purpose")
+
+
+def test_settings_come_from_the_environment(
+    quiet_attach: Attach, receive: Receive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRACKSIDE_EVERY", "2")
+    monkeypatch.setenv("TRACKSIDE_GRADIENTS", "0")
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    quiet_attach(model, optimizer)
+
+    for _ in range(4):
+        model(torch.ones(2)).sum().backward()
+        optimizer.step()
+
+    received = receive()
+    assert [step.step for step in received.steps] == [2, 4]
+    assert received.steps[0].gradients is None
+    assert received.steps[0].norm_after_clip is None
+    assert received.steps[0].clipped is None
