@@ -7,16 +7,18 @@ from pathlib import Path, PurePath
 
 from tracksided.checkpoints.averaging import Progress
 from tracksided.checkpoints.formats.catalog import FILE_FORMATS, format_of
+from tracksided.checkpoints.listing import list_candidates
 from tracksided.checkpoints.policy import Candidate, StepRange
 from tracksided.checkpoints.provenance import Provenance, Skipped, describes, read_provenance
-from tracksided.checkpoints.selection import Selection, list_candidates, select
+from tracksided.checkpoints.selection import Selection, select
 from tracksided.checkpoints.source import SourceRefused
 from tracksided.checkpoints.weights import DEFAULT_DECAY, weights
 from tracksided.checkpoints.writing import Task, publish_average
-from tracksided.errors import CheckpointError
+from tracksided.errors import CheckpointError, SettingsError
 
 DEFAULT_COUNT = 5
 DEFAULT_OUTPUT = "averaged_model.pt"
+DEFAULT_DIRECTORY_OUTPUT = "averaged"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,10 +27,12 @@ class AverageRequest:
 
     directory: Path
     output_name: str = DEFAULT_OUTPUT
-    """In ``directory``, or a path of its own. Its suffix follows the format."""
+    """In ``directory``, or a path of its own. Its suffix follows the format; for directories it
+    goes without one, and the default is `DEFAULT_DIRECTORY_OUTPUT`."""
 
     patterns: tuple[str, ...] = ("*.pt",)
-    """Shell patterns of checkpoint names. The first that any file matches decides the format."""
+    """Shell patterns of checkpoint names; one that ends in a slash is for directories only.
+    The first that any checkpoint matches decides the format."""
 
     count: int = DEFAULT_COUNT
     minimum: int = 2
@@ -107,9 +111,10 @@ def run_average(request: AverageRequest, progress: Progress | None = None) -> Pr
 
 
 def candidates_of(request: AverageRequest) -> tuple[Candidate, ...]:
-    """List the candidates of one format: that of the first pattern which any file matches."""
+    """List the candidates of one format: that of the first pattern which any matches."""
+    outputs = (request.directory / request.output_name, _directory_output_path(request))
     for pattern in request.patterns:
-        found = list_candidates(request.directory, (pattern,), request.output_name)
+        found = list_candidates(request.directory, (pattern,), outputs)
         if found:
             return found
     return ()
@@ -156,10 +161,31 @@ def _task(request: AverageRequest, selection: Selection, output: Path, started: 
 def _output_path(request: AverageRequest, format_name: str) -> Path:
     """Place the output; a suffix that belongs to another format is exchanged."""
     name = request.output_name
-    own = next(entry for entry in FILE_FORMATS if entry.name == format_name)
+    own = next((entry for entry in FILE_FORMATS if entry.name == format_name), None)
+    if own is None:
+        return _directory_output_path(request)
     of_name = format_of(name)
     if of_name is not None and of_name.name != own.name:
         name = str(PurePath(name).with_suffix(own.suffixes[0]))
+    return request.directory / name
+
+
+def _directory_output_path(request: AverageRequest) -> Path:
+    """Place a directory.
+
+    Raises:
+        SettingsError: a trainer would take it for a checkpoint of its own and delete it.
+    """
+    name = PurePath(request.output_name)
+    if name == PurePath(DEFAULT_OUTPUT):
+        name = PurePath(DEFAULT_DIRECTORY_OUTPUT)
+    elif format_of(name.name) is not None:
+        name = name.with_suffix("")
+    if name.name.startswith("checkpoint-"):
+        raise SettingsError(
+            f"{name.name!r} as output: the Trainer's rotation deletes what is named checkpoint-*; "
+            "use another name"
+        )
     return request.directory / name
 
 

@@ -5,12 +5,15 @@ import secrets
 from pathlib import PurePath
 
 TEMPORARY_SUFFIX = ".trackside-tmp"
+ASIDE_SUFFIX = ".trackside-old"
+DIRECTORY_PROVENANCE = "averaging.json"
 
 _STEP = re.compile(
     r"(?<![a-z])(?:global_?step|steps?|iter(?:ation)?s?|updates?)[-_=]?(\d+)", re.IGNORECASE
 )
 _EPOCH = re.compile(r"(?<![a-z])epochs?[-_=]?(\d+)", re.IGNORECASE)
 _NUMBER = re.compile(r"(?<![\d.])\d+(?!\.?\d)")  # whole: 0.25 in val_loss=0.25 is no step
+_DIRECTORY = re.compile(r"checkpoint-(\d+)")
 _MAX_DIGITS = 18
 
 
@@ -26,6 +29,19 @@ def number_in_name(name: str) -> int | None:
     return _last(_NUMBER, stem) if epoch is None else epoch
 
 
+def step_in_directory_name(name: str) -> int | None:
+    """Return N of ``checkpoint-N``, else the number that the name calls a step, or None."""
+    found = _DIRECTORY.fullmatch(name)
+    if found is None or len(found.group(1)) > _MAX_DIGITS:
+        return _last(_STEP, name)
+    return int(found.group(1))
+
+
+def is_checkpoint_directory(name: str) -> bool:
+    """Whether a directory is a checkpoint by its name, whatever it holds so far."""
+    return _DIRECTORY.fullmatch(name) is not None
+
+
 def provenance_name(output_name: str) -> str:
     """Name of the JSON file beside an average."""
     return PurePath(output_name).stem + ".json"
@@ -39,6 +55,18 @@ def temporary_name(output_name: str) -> str:
 def is_temporary(name: str) -> bool:
     """Whether a name is one that `temporary_name` makes."""
     return name.startswith(".") and name.endswith(TEMPORARY_SUFFIX)
+
+
+def aside_name(output_name: str) -> str:
+    """Return a new hidden name for an old output that makes room for the next."""
+    return f".{output_name}.{secrets.token_hex(6)}{ASIDE_SUFFIX}"
+
+
+def name_before_aside(name: str) -> str | None:
+    """Return the output's name in a name that `aside_name` made, or None."""
+    if not name.startswith(".") or not name.endswith(ASIDE_SUFFIX):
+        return None
+    return name.removesuffix(ASIDE_SUFFIX)[1:].rpartition(".")[0] or None
 
 
 def _last(pattern: re.Pattern[str], stem: str) -> int | None:

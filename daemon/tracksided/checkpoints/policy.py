@@ -5,18 +5,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tracksided.checkpoints.formats.base import Checkpoint, TensorEntry
-from tracksided.checkpoints.naming import number_in_name, step_in_name
+from tracksided.checkpoints.naming import number_in_name, step_in_directory_name, step_in_name
 
 MAX_NAMED = 3  # keys listed in a message
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A file that may be a checkpoint."""
+    """A file or directory that may be a checkpoint."""
 
     path: Path
     mtime_ns: int
     content_step: int | None = None
+    is_directory: bool = False
+    unfinished: str | None = None
+    """Why it cannot be complete yet, or None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,10 +49,16 @@ class StepRange:
 def step_of(candidate: Candidate) -> int | None:
     """Return the step: named as such, else from the content, else the number in the name."""
     name = candidate.path.name
-    for step in (step_in_name(name), candidate.content_step, number_in_name(name)):
+    for step in (named_step(candidate), candidate.content_step, number_in_name(name)):
         if step is not None:
             return step
     return None
+
+
+def named_step(candidate: Candidate) -> int | None:
+    """Return the number that the name calls a step, or None."""
+    name = candidate.path.name
+    return step_in_directory_name(name) if candidate.is_directory else step_in_name(name)
 
 
 def newest_first(candidates: Sequence[Candidate]) -> list[Candidate]:

@@ -1,11 +1,12 @@
-"""The JSON file beside an average: what it was made of."""
+"""The JSON file beside or in an average: what it was made of."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tracksided.checkpoints.naming import provenance_name
+from tracksided.checkpoints.naming import DIRECTORY_PROVENANCE, provenance_name
 
 MAX_BYTES = 16 << 20  # far above any that is written here
 KIND = "trackside checkpoint average"
@@ -63,9 +64,16 @@ class Provenance:
         return {"kind": KIND, "schema": SCHEMA, **asdict(self)}
 
 
+def provenance_path(output: Path) -> Path:
+    """Return where the provenance of an output is: beside a file, inside of a directory."""
+    if output.is_dir():
+        return output / DIRECTORY_PROVENANCE
+    return output.with_name(provenance_name(output.name))
+
+
 def read_provenance(output: Path) -> Mapping[str, object] | None:
-    """Return the provenance beside an output; None where there is none that can be read."""
-    path = output.with_name(provenance_name(output.name))
+    """Return the provenance of an output; None where there is none that can be read."""
+    path = provenance_path(output)
     try:
         with path.open("rb") as file:
             parsed = json.loads(file.read(MAX_BYTES))
@@ -77,9 +85,12 @@ def read_provenance(output: Path) -> Mapping[str, object] | None:
 
 
 def is_own_output(path: Path) -> bool:
-    """Whether a file is an average that was published with provenance."""
+    """Whether a file or directory is an average that was published with provenance.
+
+    A directory is one under any name, because its provenance moves with it.
+    """
     provenance = read_provenance(path)
-    return provenance is not None and provenance.get("output") == path.name
+    return provenance is not None and (path.is_dir() or provenance.get("output") == path.name)
 
 
 def describes(
@@ -98,8 +109,16 @@ def describes(
         if isinstance(entry, dict)
     ]
     try:
-        nbytes = output.stat().st_size
+        nbytes = _nbytes(output)
     except OSError:
         return False
     is_intact = provenance.get("output") == output.name and provenance.get("output_bytes") == nbytes
     return is_intact and known == list(sources)
+
+
+def _nbytes(output: Path) -> int:
+    """Bytes of a file, or of all files of a directory but the provenance."""
+    if not output.is_dir():
+        return output.stat().st_size
+    with os.scandir(output) as entries:
+        return sum(entry.stat().st_size for entry in entries if entry.name != DIRECTORY_PROVENANCE)

@@ -5,12 +5,13 @@ import fcntl
 import json
 import logging
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tracksided.checkpoints.naming import is_temporary, temporary_name
+from tracksided.checkpoints.naming import is_temporary, name_before_aside, temporary_name
 from tracksided.checkpoints.writeback import write_all
 from tracksided.errors import OutputError
 
@@ -96,31 +97,47 @@ def publish_json(path: Path, content: Mapping[str, object], like: os.stat_result
     Raises:
         OutputError: it cannot be written.
     """
-    encoded = json.dumps(content, indent=2).encode() + b"\n"
+    encoded = encode_json(content)
     with Publication(path, len(encoded), like) as publication:
         write_all(publication.descriptor, encoded, 0)
         publication.commit()
 
 
+def encode_json(content: Mapping[str, object]) -> bytes:
+    """Encode a document the way all of ours are written."""
+    return json.dumps(content, indent=2).encode() + b"\n"
+
+
 def sweep(directory: Path) -> int:
-    """Remove temporary files whose writer is gone; return how many."""
+    """Remove temporary files and directories whose writer is gone; return how many.
+
+    A directory that stepped aside for one that never came gets its name back.
+    """
     removed = 0
     with contextlib.suppress(FileNotFoundError):
-        names = [entry.name for entry in os.scandir(directory) if is_temporary(entry.name)]
-        removed = sum(_remove_if_abandoned(directory / name) for name in names)
+        for name in [entry.name for entry in os.scandir(directory)]:
+            before = name_before_aside(name)
+            if is_temporary(name) or before is not None:
+                removed += _remove_if_abandoned(directory / name, before)
     if removed:
-        logger.info("removed %d abandoned temporary files from %s", removed, directory)
+        logger.info("removed %d abandoned temporary outputs from %s", removed, directory)
     return removed
 
 
-def _remove_if_abandoned(path: Path) -> bool:
+def _remove_if_abandoned(path: Path, before: str | None) -> bool:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return False  # gone already, or not ours
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink()
+        if before is not None and not path.with_name(before).exists():
+            path.rename(path.with_name(before))
+            return False
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
     except OSError:
         return False  # its writer lives, or it is not ours to remove
     finally:

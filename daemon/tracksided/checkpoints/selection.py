@@ -1,7 +1,5 @@
-"""Find the checkpoints of a directory that are to be averaged, and open them."""
+"""Choose the checkpoints that are to be averaged, and hold them open."""
 
-import fnmatch
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -12,11 +10,17 @@ from typing import Self
 from tracksided.checkpoints.content import is_same_content
 from tracksided.checkpoints.formats.base import Checkpoint
 from tracksided.checkpoints.formats.catalog import describe
-from tracksided.checkpoints.naming import step_in_name
-from tracksided.checkpoints.policy import Candidate, StepRange, mismatch, newest_first, step_of
-from tracksided.checkpoints.provenance import Skipped, is_own_output
-from tracksided.checkpoints.source import SourceFile
-from tracksided.errors import CheckpointError, CheckpointRefused
+from tracksided.checkpoints.policy import (
+    Candidate,
+    StepRange,
+    mismatch,
+    named_step,
+    newest_first,
+    step_of,
+)
+from tracksided.checkpoints.provenance import Skipped
+from tracksided.checkpoints.source import SourceDirectory, SourceFile, SourceRefused
+from tracksided.errors import CheckpointRefused
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,7 @@ class Selection:
         self.skipped: list[Skipped] = []
         self._stack = ExitStack()
 
-    def hold(self, source: SourceFile) -> None:
+    def hold(self, source: SourceFile | SourceDirectory) -> None:
         """Close a source together with the selection."""
         self._stack.callback(source.close)
 
@@ -55,33 +59,6 @@ class Selection:
         self.close()
 
 
-def list_candidates(
-    directory: Path, patterns: Sequence[str], output_name: str
-) -> tuple[Candidate, ...]:
-    """List the files that match a pattern and are not the work of averaging itself.
-
-    Raises:
-        CheckpointError: the directory cannot be read.
-    """
-    try:
-        with os.scandir(directory) as entries:
-            names = [entry.name for entry in entries if _matches(entry.name, patterns)]
-    except OSError as error:
-        raise CheckpointError(f"{directory}: cannot be read: {error.strerror}") from error
-    output = _inode(directory / output_name)
-    candidates = []
-    for name in names:
-        path = directory / name
-        try:
-            status = path.stat()
-        except OSError:
-            continue  # rotated away since it was listed
-        is_output = name == output_name or (status.st_dev, status.st_ino) == output
-        if not is_output and not path.is_dir() and not is_own_output(path):
-            candidates.append(Candidate(path, status.st_mtime_ns))
-    return tuple(candidates)
-
-
 def select(
     candidates: Sequence[Candidate],
     count: int,
@@ -91,7 +68,7 @@ def select(
     """Open the newest ``count`` checkpoints that are complete and fit together.
 
     Args:
-        candidates: as `list_candidates` finds them.
+        candidates: as `tracksided.checkpoints.listing` finds them.
         count: how many at most.
         steps: which are wanted.
         refused: paths that are known to be unusable, with the reason.
@@ -114,14 +91,14 @@ def select(
 
 
 def _with_content_steps(candidates: Sequence[Candidate], skipped: list[Skipped]) -> list[Candidate]:
-    """Look for steps inside of files whose names state none."""
+    """Look for steps inside of those whose names state none."""
     known: list[Candidate] = []
     for candidate in candidates:
-        if step_in_name(candidate.path.name) is not None:
+        if named_step(candidate) is not None:
             known.append(candidate)
             continue
         try:
-            source = SourceFile(candidate.path)
+            source = _open(candidate)
             try:
                 step = describe(source).step
             finally:
@@ -137,7 +114,7 @@ def _take(candidate: Candidate, selection: Selection) -> None:
     """Open one candidate and add it to the selection, or note why not."""
     path = candidate.path
     try:
-        source = SourceFile(path)
+        source = _open(candidate)
     except CheckpointRefused as error:
         selection.skipped.append(Skipped(path.name, _reason(error, path)))
         return
@@ -150,6 +127,8 @@ def _take(candidate: Candidate, selection: Selection) -> None:
         source.close()
         selection.skipped.append(Skipped(path.name, reason))
         return
+    if isinstance(source, SourceDirectory) and selection.chosen:
+        source.keep_open(checkpoint.sources)  # only the newest is the template
     selection.hold(source)
     selection.chosen.append(Chosen(checkpoint, step_of(candidate)))
 
@@ -170,19 +149,18 @@ def _unfit(checkpoint: Checkpoint, selection: Selection) -> str | None:
     return None
 
 
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return not name.startswith(".") and any(
-        fnmatch.fnmatchcase(name, pattern) for pattern in patterns
-    )
+def _open(candidate: Candidate) -> SourceFile | SourceDirectory:
+    """Open a candidate.
 
-
-def _inode(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
+    Raises:
+        CheckpointRefused: it cannot be opened, or cannot be complete yet.
+    """
+    if candidate.unfinished is not None:
+        raise SourceRefused(candidate.path, candidate.unfinished)
+    path = candidate.path
+    return SourceDirectory(path) if candidate.is_directory else SourceFile(path)
 
 
 def _reason(error: CheckpointRefused, path: Path) -> str:
-    return str(error).removeprefix(f"{path.name}: ")
+    """Take the checkpoint's own name out of a message that stands beside it."""
+    return str(error).removeprefix(f"{path.name}: ").removeprefix(f"{path.name}/")

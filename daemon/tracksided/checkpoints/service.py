@@ -273,7 +273,7 @@ class CheckpointService:
             "run": watched.run,
             "state": state,
             "progress": progress,
-            "num_files": len(watched.seen.signature),
+            "num_files": len(watched.seen.names),
             "last": None
             if last is None
             else {

@@ -150,6 +150,14 @@ class SourceDirectory:
             self._files[name] = SourceFile(self.path / name, inside=self)
         return self._files[name]
 
+    def is_directory(self, name: str) -> bool:
+        """Whether an entry is a directory itself, not a link to one."""
+        try:
+            status = os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
+        except OSError:
+            return False  # gone since it was listed; opening it says so
+        return stat.S_ISDIR(status.st_mode)
+
     def open_entry(self, name: str) -> int:
         """Open an entry, following one link if that stays in the directory.
 

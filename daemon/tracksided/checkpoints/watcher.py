@@ -6,11 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TypeAlias
 
-from tracksided.checkpoints.formats.catalog import FILE_FORMATS
-from tracksided.checkpoints.job import DEFAULT_OUTPUT
+from tracksided.checkpoints.formats.catalog import FILE_FORMATS, directory_format_of
+from tracksided.checkpoints.formats.trainer_state import TRAINER_STATE
+from tracksided.checkpoints.job import DEFAULT_DIRECTORY_OUTPUT, DEFAULT_OUTPUT
+from tracksided.checkpoints.naming import DIRECTORY_PROVENANCE, is_checkpoint_directory
 
 Signature: TypeAlias = frozenset[tuple[str, int, int, int]]
-"""(name, inode, bytes, mtime_ns) of every checkpoint file."""
+"""(name, inode, bytes, mtime_ns) of every checkpoint file; in a directory: directory/file."""
+
+# Those that the Trainer writes come before others, because only they are known to be a series.
+TRAINER_PATTERN = "checkpoint-*/"
+DIRECTORY_PATTERN = "*/"
 
 _OWN_STEM = PurePath(DEFAULT_OUTPUT).stem
 _SUFFIXES = tuple(suffix for entry in FILE_FORMATS for suffix in entry.suffixes)
@@ -24,45 +30,79 @@ class Look:
 
     @property
     def patterns(self) -> tuple[str, ...]:
-        """One pattern per suffix, that of the file written last first."""
+        """One pattern per suffix or kind of directory, that of what was written last first."""
         latest: dict[str, int] = {}
         for name, _, _, mtime_ns in self.signature:
-            suffix = PurePath(name).suffix
-            latest[suffix] = max(latest.get(suffix, 0), mtime_ns)
-        return tuple(
-            f"*{suffix}" for suffix in sorted(latest, key=latest.__getitem__, reverse=True)
-        )
+            pattern = _pattern_of(name)
+            latest[pattern] = max(latest.get(pattern, 0), mtime_ns)
+        return tuple(sorted(latest, key=latest.__getitem__, reverse=True))
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Of the checkpoints."""
+        return frozenset(name.partition("/")[0] for name, _, _, _ in self.signature)
 
     @property
     def most_of_one_kind(self) -> int:
-        """Number of files of the most frequent suffix."""
-        counts: dict[str, int] = defaultdict(int)
+        """Number of checkpoints that the most frequent pattern matches."""
+        by_pattern: dict[str, set[str]] = defaultdict(set)
         for name, _, _, _ in self.signature:
-            counts[PurePath(name).suffix] += 1
-        return max(counts.values(), default=0)
+            by_pattern[_pattern_of(name)].add(name.partition("/")[0])
+        return max((len(names) for names in by_pattern.values()), default=0)
 
 
 def look(directory: Path) -> Look:
-    """Stat the checkpoint files of a directory; one that is missing holds none."""
+    """Stat the checkpoints of a directory; one that is missing holds none."""
     found: set[tuple[str, int, int, int]] = set()
+    for entry in _entries(directory):
+        if entry.name.startswith("."):
+            continue
+        if _is_checkpoint_name(entry.name) and not entry.is_dir():
+            found |= _stat(entry, entry.name)
+        elif entry.name != DEFAULT_DIRECTORY_OUTPUT and entry.is_dir():
+            found |= _look_inside(entry)
+    return Look(frozenset(found))
+
+
+def _look_inside(directory: os.DirEntry[str]) -> set[tuple[str, int, int, int]]:
+    """Stat the weights of a checkpoint directory, and what tells that it is complete."""
+    entries = _entries(directory.path)
+    names = [entry.name for entry in entries]
+    if DIRECTORY_PROVENANCE in names or directory_format_of(names) is None:
+        return set()
+    found: set[tuple[str, int, int, int]] = set()
+    for entry in entries:
+        if entry.name == TRAINER_STATE or directory_format_of((entry.name,)) is not None:
+            found |= _stat(entry, f"{directory.name}/{entry.name}")
+    return found
+
+
+def _entries(directory: str | Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(directory) as entries:
-            for entry in entries:
-                if not _is_checkpoint_name(entry.name):
-                    continue
-                try:
-                    status = entry.stat()
-                except OSError:
-                    continue  # rotated away since it was listed
-                found.add((entry.name, status.st_ino, status.st_size, status.st_mtime_ns))
+            return list(entries)
     except OSError:
-        return Look(frozenset())  # not there yet, or gone with its run
-    return Look(frozenset(found))
+        return []  # not there yet, or gone with its run
+
+
+def _stat(entry: os.DirEntry[str], name: str) -> set[tuple[str, int, int, int]]:
+    try:
+        status = entry.stat()
+    except OSError:
+        return set()  # rotated away since it was listed
+    return {(name, status.st_ino, status.st_size, status.st_mtime_ns)}
+
+
+def _pattern_of(name: str) -> str:
+    directory, separator, _ = name.partition("/")
+    if not separator:
+        return f"*{PurePath(name).suffix}"
+    return TRAINER_PATTERN if is_checkpoint_directory(directory) else DIRECTORY_PATTERN
 
 
 def _is_checkpoint_name(name: str) -> bool:
     path = PurePath(name)
-    return path.suffix in _SUFFIXES and path.stem != _OWN_STEM and not name.startswith(".")
+    return path.suffix in _SUFFIXES and path.stem != _OWN_STEM
 
 
 class Settling:

@@ -10,13 +10,18 @@ from pathlib import Path
 from tracksided.checkpoints.arithmetic import BLOCK_BYTES
 from tracksided.checkpoints.averaging import Averaged, Progress, average, record_crc
 from tracksided.checkpoints.content import content_digest
-from tracksided.checkpoints.formats.base import CheckpointFormat, OutputLayout
+from tracksided.checkpoints.formats.base import (
+    CheckpointFormat,
+    OutputFile,
+    OutputLayout,
+)
 from tracksided.checkpoints.formats.catalog import describe_as, format_named
-from tracksided.checkpoints.naming import provenance_name
-from tracksided.checkpoints.provenance import Provenance, SourceRecord
-from tracksided.checkpoints.publish import Publication, publish_json, sweep
+from tracksided.checkpoints.naming import DIRECTORY_PROVENANCE, provenance_name
+from tracksided.checkpoints.provenance import Provenance, SourceRecord, is_own_output
+from tracksided.checkpoints.publish import Publication, encode_json, publish_json, sweep
+from tracksided.checkpoints.publish_directory import DirectoryPublication
 from tracksided.checkpoints.selection import Selection
-from tracksided.checkpoints.source import SourceFile
+from tracksided.checkpoints.source import SourceDirectory, SourceFile
 from tracksided.checkpoints.writeback import write_all
 from tracksided.errors import CheckpointRefused, OutputError
 
@@ -50,32 +55,49 @@ def publish_average(task: Task, progress: Progress | None) -> Provenance:
     layout = checkpoint_format.layout(template)
     sweep(task.output.parent)
     like = template.sources[0].status
-    with Publication(task.output, layout.nbytes, like) as publication:
-        averaged = _write(task, checkpoint_format, layout, publication, progress)
+    with _open_publication(task.output, layout) as publication:
+        averaged = _write(task, checkpoint_format, layout, publication.descriptors, progress)
         publication.sync()
         digest = _read_back(publication.temporary, template.format, averaged)
         for checkpoint in checkpoints:
             for source in checkpoint.sources:
                 source.require_unchanged()
+        provenance = _provenance(task, averaged, layout, digest)
+        if isinstance(publication, DirectoryPublication):
+            encoded = encode_json(provenance.to_json())
+            file = OutputFile(DIRECTORY_PROVENANCE, len(encoded), like)
+            write_all(publication.add(file), encoded, 0)
         publication.commit()
-    provenance = _provenance(task, averaged, layout, digest)
-    json_path = task.output.with_name(provenance_name(task.output.name))
-    publish_json(json_path, provenance.to_json(), like)
+    if layout.directory_like is None:
+        json_path = task.output.with_name(provenance_name(task.output.name))
+        publish_json(json_path, provenance.to_json(), like)
     return provenance
+
+
+def _open_publication(output: Path, layout: OutputLayout) -> Publication | DirectoryPublication:
+    if layout.directory_like is None:
+        return Publication(output, layout.nbytes, layout.files[0].like)
+    is_foreign = output.is_symlink() or (output.exists() and not is_own_output(output))
+    if is_foreign:
+        raise OutputError(
+            f"{output}: exists and is no average of trackside; move it, or choose another name"
+        )
+    return DirectoryPublication(output, layout.files, layout.directory_like)
 
 
 def _write(
     task: Task,
     checkpoint_format: CheckpointFormat,
     layout: OutputLayout,
-    publication: Publication,
+    descriptors: Sequence[int],
     progress: Progress | None,
 ) -> Averaged:
     checkpoints = [entry.checkpoint for entry in task.selection.chosen]
-    descriptors = publication.descriptors
     for descriptor, file in zip(descriptors, layout.files, strict=True):
         for offset, literal in file.literals:
             write_all(descriptor, literal, offset)
+        if file.copied is not None:
+            _copy(file.copied, descriptor)
     averaged = average(
         checkpoints,
         task.weights,
@@ -89,9 +111,15 @@ def _write(
     return averaged
 
 
+def _copy(source: SourceFile, descriptor: int) -> None:
+    for start in range(0, source.nbytes, BLOCK_BYTES):
+        block = source.read(start, min(BLOCK_BYTES, source.nbytes - start))
+        write_all(descriptor, block, start)
+
+
 def _read_back(path: Path, format_name: str, averaged: Averaged) -> str:
     """Read the output as any reader would, and compare every CRC with what was written."""
-    source = SourceFile(path)
+    source = SourceDirectory(path) if path.is_dir() else SourceFile(path)
     try:
         written = describe_as(format_name, source)
         block = memoryview(bytearray(BLOCK_BYTES))

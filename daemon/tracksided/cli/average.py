@@ -34,8 +34,8 @@ from tracksided.checkpoints.weights import DEFAULT_DECAY, METHODS
 from tracksided.errors import SettingsError, TracksidedError
 
 DEFAULT_PATTERN = "*.pt"
-# Tried in turn where no pattern is given and nothing matches the default.
-OTHER_PATTERNS = ("*.safetensors", "*.ckpt", "*.pth")
+# Tried in turn without a pattern: the Trainer's directories, files, then any directory.
+PATTERNS = ("checkpoint-*/", DEFAULT_PATTERN, "*.safetensors", "*.ckpt", "*.pth", "*/")
 
 
 @click.command(name="average", context_settings={"help_option_names": ["-h", "--help"]})
@@ -97,17 +97,17 @@ def command(  # noqa: PLR0917 - click passes everything by keyword
     dry_run: bool,  # noqa: FBT001 - click passes everything by keyword
     as_json: bool,  # noqa: FBT001 - click passes everything by keyword
 ) -> None:
-    """Average the newest checkpoints of DIRECTORY into one file.
+    """Average the newest checkpoints of DIRECTORY into one.
 
-    Reads .pt, .pth and .ckpt of torch.save and .safetensors. Nothing is unpickled. The average
-    appears whole, with a JSON file beside it that names its sources.
+    Reads .pt, .pth and .ckpt of torch.save, .safetensors, and directories of Hugging Face.
+    Nothing is unpickled. The average appears whole, with a JSON file that names its sources.
     """
     if best is not None or mode is not None:
         _fail("--best and --mode are not available yet; use --from-step, --to-step and --every")
     request = AverageRequest(
         directory=checkpoint_dir if directory is None else directory,
         output_name=output_name,
-        patterns=(pattern,) if pattern else (DEFAULT_PATTERN, *OTHER_PATTERNS),
+        patterns=(pattern,) if pattern else PATTERNS,
         count=num_checkpoints,
         method=method,
         decay=decay,
@@ -129,11 +129,13 @@ def _fail(message: str) -> None:
 
 
 def _say_pattern(request: AverageRequest) -> None:
-    """Say so where the default pattern matched nothing and another one did."""
+    """Say so where another pattern than the default one is used."""
     found = candidates_of(request)
-    suffix = found[0].path.suffix if found else ""
-    if len(request.patterns) > 1 and suffix not in {"", ".pt"}:
-        click.echo(f"no {DEFAULT_PATTERN} in {request.directory}; using *{suffix}", err=True)
+    if len(request.patterns) == 1 or not found or found[0].path.suffix == ".pt":
+        return
+    newest = found[0]
+    used = "checkpoint directories" if newest.is_directory else f"*{newest.path.suffix}"
+    click.echo(f"using {used} in {request.directory}", err=True)
 
 
 def _run_with_progress(request: AverageRequest) -> Provenance:

@@ -105,7 +105,7 @@ def test_a_skipped_file_is_named_on_standard_error(tmp_path: Path, save_steps: S
     ("arguments", "message"),
     [
         (("nowhere",), "cannot be read"),
-        ((), "0 usable checkpoints match *.pt"),
+        ((), "0 usable checkpoints match checkpoint-*/, *.pt"),
         (("--best", "loss"), "not available yet"),
         (("--method", "ema", "--decay", "2"), "decay is 2.0"),
     ],

@@ -1,7 +1,7 @@
 """What a checkpoint is to the averaging, and what a format must be able to do."""
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -112,8 +112,13 @@ class OutputLayout:
     """Where everything goes in an output that follows a template."""
 
     files: tuple[OutputFile, ...]
+    """One without a name, or those of a directory."""
+
     records: Mapping[str, Place]
     """Of each record of `Checkpoint.records`."""
+
+    directory_like: os.stat_result | None = None
+    """Of the directory whose owner and mode an output directory takes."""
 
     dropped: tuple[str, ...] = ()
     """Entries of the template that the output leaves out, such as the optimizer's."""
@@ -156,8 +161,8 @@ class FileFormat(CheckpointFormat, Protocol):
 class DirectoryFormat(CheckpointFormat, Protocol):
     """A checkpoint that is a directory."""
 
-    def recognises(self, names: Collection[str]) -> bool:
-        """Whether a directory with these entries is of this format, complete or not."""
+    def is_part(self, name: str) -> bool:
+        """Whether an entry of this name makes a directory one of this format, complete or not."""
 
     def describe(self, directory: SourceDirectory) -> Checkpoint:
         """Open and read all files; see `FileFormat.describe`."""

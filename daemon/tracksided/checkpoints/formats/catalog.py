@@ -9,13 +9,14 @@ from tracksided.checkpoints.formats.base import (
     DirectoryFormat,
     FileFormat,
 )
+from tracksided.checkpoints.formats.huggingface import HuggingFace
 from tracksided.checkpoints.formats.safetensors import Safetensors
 from tracksided.checkpoints.formats.torch_zip import TorchZip
 from tracksided.checkpoints.source import SourceDirectory, SourceFile
 from tracksided.errors import CheckpointRefused
 
 FILE_FORMATS: tuple[FileFormat, ...] = (TorchZip(), Safetensors())
-DIRECTORY_FORMATS: tuple[DirectoryFormat, ...] = ()
+DIRECTORY_FORMATS: tuple[DirectoryFormat, ...] = (HuggingFace(),)
 
 
 def format_of(name: str) -> FileFormat | None:
@@ -32,7 +33,9 @@ def format_named(name: str) -> CheckpointFormat:
 
 def directory_format_of(names: Collection[str]) -> DirectoryFormat | None:
     """Return the format of a directory with these entries, or None."""
-    return next((entry for entry in DIRECTORY_FORMATS if entry.recognises(names)), None)
+    return next(
+        (entry for entry in DIRECTORY_FORMATS if any(entry.is_part(name) for name in names)), None
+    )
 
 
 def describe_as(name: str, source: SourceFile | SourceDirectory) -> Checkpoint:

@@ -1,0 +1,67 @@
+"""Which files of a checkpoint directory go along with averaged weights, and which never do."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from tracksided.checkpoints.naming import DIRECTORY_PROVENANCE
+from tracksided.checkpoints.source import SourceDirectory, SourceFile
+
+MAX_CARRIED_BYTES = 64 << 20  # the largest tokenizers have half of it
+
+# State of one moment of the training, or weights that are not the average.
+_NEVER = frozenset(
+    {
+        DIRECTORY_PROVENANCE,
+        "trainer_state.json",
+        "latest",
+        "zero_to_fp32.py",
+        ".metadata",
+    }
+)
+_NEVER_SUFFIXES = (
+    ".bin",
+    ".ckpt",
+    ".distcp",
+    ".gguf",
+    ".h5",
+    ".index.json",
+    ".msgpack",
+    ".onnx",
+    ".pt",
+    ".pth",
+    ".safetensors",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """The files beside the weights."""
+
+    files: tuple[SourceFile, ...]
+    left_out: tuple[str, ...]
+
+
+def carried_files(directory: SourceDirectory, used: Collection[str]) -> Carried:
+    """Open the small files that a loader needs: configuration, tokenizer and their like.
+
+    Args:
+        directory: of the checkpoint.
+        used: names that are taken care of already.
+
+    Raises:
+        SourceRefused: a file cannot be opened, or is a link out of the directory.
+    """
+    files: list[SourceFile] = []
+    left_out: list[str] = []
+    for name in sorted(directory.names.difference(used)):
+        if name.startswith("."):
+            continue
+        if name in _NEVER or name.endswith(_NEVER_SUFFIXES) or directory.is_directory(name):
+            left_out.append(name)
+            continue
+        source = directory.open(name)
+        if source.nbytes > MAX_CARRIED_BYTES:
+            left_out.append(name)
+        else:
+            files.append(source)
+    return Carried(tuple(files), tuple(left_out))

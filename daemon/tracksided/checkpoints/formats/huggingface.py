@@ -1,0 +1,200 @@
+"""Hugging Face directories: weights in one file or in shards with an index, and what goes along.
+
+The weights are safetensors or torch zips; this file only knows which of them belong together.
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import PurePath
+
+from tracksided.checkpoints.formats.base import (
+    Checkpoint,
+    FileFormat,
+    OutputFile,
+    OutputLayout,
+    Patch,
+    Place,
+)
+from tracksided.checkpoints.formats.carried import carried_files
+from tracksided.checkpoints.formats.safetensors import Safetensors
+from tracksided.checkpoints.formats.torch_zip import TorchZip
+from tracksided.checkpoints.formats.trainer_state import TRAINER_STATE, trainer_step
+from tracksided.checkpoints.source import SourceDirectory, SourceFile, SourceRefused
+
+MAX_INDEX_BYTES = 64 << 20  # a million tensors need less
+INDEX_SUFFIX = ".index.json"
+
+# One or more of the groups are in a directory; in a group the first that is there is loaded.
+_GROUPS = (
+    ("model.safetensors", "pytorch_model.bin"),
+    ("adapter_model.safetensors", "adapter_model.bin"),
+    ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
+)
+_SINGLE = frozenset(name for group in _GROUPS for name in group)
+_SHARD = re.compile(r"(?:diffusion_)?(?:pytorch_)?model-\d+-of-\d+\.(?:safetensors|bin)")
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One file of weights."""
+
+    name: str
+    format: FileFormat
+    content: Checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class _Index:
+    """The index of shards, kept as it is."""
+
+    source: SourceFile
+    weight_map: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Template:
+    directory_status: os.stat_result
+    parts: tuple[_Part, ...]
+    copied: tuple[SourceFile, ...]
+    left_out: tuple[str, ...]
+
+
+class HuggingFace:
+    """`checkpoint-N/` of the Trainer, and everything that `save_pretrained` writes."""
+
+    name = "huggingface"
+
+    def is_part(self, name: str) -> bool:
+        """Whether a name is that of weights, of a shard or of an index."""
+        return name.removesuffix(INDEX_SUFFIX) in _SINGLE or _SHARD.fullmatch(name) is not None
+
+    def describe(self, directory: SourceDirectory) -> Checkpoint:
+        """Read all weights and check them against their index."""
+        parts: list[_Part] = []
+        indexes: list[SourceFile] = []
+        for group in _GROUPS:
+            _read_group(directory, group, parts, indexes)
+        if not parts:
+            raise SourceRefused(
+                directory.path, "its shards have no index: incomplete, or still being written"
+            )
+        tensors, records = {}, {}
+        for part in parts:
+            for name, entry in part.content.tensors.items():
+                if name in tensors:
+                    raise SourceRefused(directory.path, f"tensor {name!r} is in two files")
+                tensors[name] = replace(entry, record=_record_key(part, entry.record))
+            for key, record in part.content.records.items():
+                records[_record_key(part, key)] = record
+        used = {*(part.name for part in parts), *(index.path.name for index in indexes)}
+        carried = carried_files(directory, used)
+        return Checkpoint(
+            sources=tuple(part.content.sources[0] for part in parts),
+            format=self.name,
+            tensors=tensors,
+            records=records,
+            step=_step(directory),
+            template=_Template(
+                directory.status, tuple(parts), (*indexes, *carried.files), carried.left_out
+            ),
+        )
+
+    def layout(self, template: Checkpoint) -> OutputLayout:
+        """Lay out every file of weights as its own format does, and take the rest along."""
+        kept = _kept(template)
+        files: list[OutputFile] = []
+        places: dict[str, Place] = {}
+        dropped: list[str] = []
+        for number, part in enumerate(kept.parts):
+            layout = part.format.layout(part.content)
+            files.append(replace(layout.files[0], name=part.name))
+            dropped += [f"{part.name}: {entry}" for entry in layout.dropped]
+            for key, place in layout.records.items():
+                places[_record_key(part, key)] = replace(place, file=number)
+        files += [
+            OutputFile(source.path.name, source.nbytes, source.status, copied=source)
+            for source in kept.copied
+        ]
+        return OutputLayout(tuple(files), places, kept.directory_status, (*dropped, *kept.left_out))
+
+    def seal(self, template: Checkpoint, crcs: Mapping[str, int]) -> tuple[Patch, ...]:
+        """Seal every file of weights as its own format does."""
+        return tuple(
+            replace(patch, file=number)
+            for number, part in enumerate(_kept(template).parts)
+            for patch in part.format.seal(
+                part.content, {key: crcs[_record_key(part, key)] for key in part.content.records}
+            )
+        )
+
+
+def _kept(template: Checkpoint) -> _Template:
+    if not isinstance(template.template, _Template):
+        raise TypeError("the template of another format")
+    return template.template
+
+
+def _record_key(part: _Part, key: str) -> str:
+    return f"{part.name}:{key}"
+
+
+def _step(directory: SourceDirectory) -> int | None:
+    if TRAINER_STATE not in directory.names:
+        return None
+    return trainer_step(directory.open(TRAINER_STATE))
+
+
+def _read_group(
+    directory: SourceDirectory,
+    group: tuple[str, ...],
+    parts: list[_Part],
+    indexes: list[SourceFile],
+) -> None:
+    """Open the weights that a loader would take, in its order of preference."""
+    for name in group:
+        is_torch = PurePath(name).suffix == ".bin"
+        file_format: FileFormat = TorchZip() if is_torch else Safetensors()
+        if name in directory.names:
+            parts.append(_part(directory, name, file_format))
+            return
+        if name + INDEX_SUFFIX in directory.names:
+            index = _read_index(directory, name + INDEX_SUFFIX)
+            for shard in sorted(set(index.weight_map.values())):
+                part = _part(directory, shard, file_format)
+                _require_as_indexed(index, part)
+                parts.append(part)
+            indexes.append(index.source)
+            return
+
+
+def _part(directory: SourceDirectory, name: str, file_format: FileFormat) -> _Part:
+    return _Part(name, file_format, file_format.describe(directory.open(name)))
+
+
+def _read_index(directory: SourceDirectory, name: str) -> _Index:
+    source = directory.open(name)
+    if source.nbytes > MAX_INDEX_BYTES:
+        raise source.refusal(f"{source.nbytes} bytes, more than the {MAX_INDEX_BYTES} read here")
+    try:
+        parsed = json.loads(source.read(0, source.nbytes))
+    except (ValueError, RecursionError) as error:
+        raise source.refusal(f"is not sane JSON: {error}") from error
+    weight_map = parsed.get("weight_map") if isinstance(parsed, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise source.refusal("has no weight_map")
+    if not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise source.refusal("names a shard that is not a string")
+    return _Index(source, weight_map)
+
+
+def _require_as_indexed(index: _Index, part: _Part) -> None:
+    announced = {name for name, shard in index.weight_map.items() if shard == part.name}
+    missing = sorted(announced - part.content.tensors.keys())
+    if missing:
+        raise index.source.refusal(f"places {missing[0]!r} in {part.name}, which lacks it")
+    added = sorted(part.content.tensors.keys() - announced)
+    if added:
+        raise index.source.refusal(f"does not place {added[0]!r}, which {part.name} holds")

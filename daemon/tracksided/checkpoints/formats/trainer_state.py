@@ -1,0 +1,33 @@
+"""The Trainer's `trainer_state.json`: the last file it writes, and the step it states."""
+
+import json
+import re
+
+from tracksided.checkpoints.source import SourceFile
+
+TRAINER_STATE = "trainer_state.json"
+
+_MAX_PARSED_BYTES = 1 << 20  # the logs of a long run are larger; parsing them costs memory
+_HEAD_BYTES = 64 << 10  # keys are sorted: the step stands before the logs
+_TAIL_BYTES = 64
+_STEP = re.compile(rb'"global_step": *(\d{1,18})\b')
+
+
+def trainer_step(source: SourceFile) -> int | None:
+    """Return the step, or None where the file does not say.
+
+    Raises:
+        SourceRefused: the file is not complete.
+    """
+    if source.nbytes > _MAX_PARSED_BYTES:
+        tail = source.read(source.nbytes - _TAIL_BYTES, _TAIL_BYTES)
+        if not tail.rstrip().endswith(b"\n}"):  # it is written indented
+            raise source.refusal("is not complete")
+        found = _STEP.search(source.read(0, _HEAD_BYTES))
+        return int(found.group(1)) if found else None
+    try:
+        parsed = json.loads(source.read(0, source.nbytes))
+    except (ValueError, RecursionError) as error:
+        raise source.refusal(f"is not complete: {error}") from error
+    step = parsed.get("global_step") if isinstance(parsed, dict) else None
+    return step if type(step) is int and step >= 0 else None

@@ -1,0 +1,155 @@
+"""Publish a directory so that others see it whole or not at all."""
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tracksided.checkpoints.formats.base import OutputFile
+from tracksided.checkpoints.naming import aside_name, temporary_name
+from tracksided.checkpoints.publish import sync_directory, take_owner_and_mode
+from tracksided.errors import OutputError
+
+_RENAME_EXCHANGE = 2
+_AT_FDCWD = -100
+# What file systems and kernels without it answer; then the old directory steps aside first.
+_NO_EXCHANGE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
+
+
+class DirectoryPublication:
+    """A directory under a temporary name, locked by its writer, until `commit` exchanges it.
+
+    Leaving the context without `commit` removes it. A writer that is killed leaves an unlocked
+    temporary directory behind, which `sweep` removes.
+    """
+
+    def __init__(self, path: Path, files: Sequence[OutputFile], like: os.stat_result) -> None:
+        """Create all files and allocate their space, with the owners and modes they shall have.
+
+        Raises:
+            OutputError: the directory is not writable, or the disk is full.
+        """
+        self.path = path
+        self.temporary = path.with_name(temporary_name(path.name))
+        self.descriptors: tuple[int, ...] = ()
+        self._like = like
+        self._is_committed = False
+        try:
+            self.temporary.mkdir(0o700)
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+        self._directory = os.open(self.temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(self._directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for file in files:
+                self.add(file)
+        except OSError as error:
+            self._remove()
+            nbytes = sum(file.nbytes for file in files)
+            raise OutputError(
+                f"{path}: no room for {nbytes} bytes: {error.strerror}; the previous average stays"
+            ) from error
+
+    def add(self, file: OutputFile) -> int:
+        """Create one file, allocate its space, and return its descriptor."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(file.name, flags, 0o600, dir_fd=self._directory)
+        self.descriptors = (*self.descriptors, descriptor)
+        take_owner_and_mode(descriptor, file.like)
+        if file.nbytes:
+            os.posix_fallocate(descriptor, 0, file.nbytes)
+        return descriptor
+
+    def sync(self) -> None:
+        """Wait until everything written is on disk."""
+        for descriptor in self.descriptors:
+            os.fsync(descriptor)
+        os.fsync(self._directory)
+
+    def commit(self) -> None:
+        """Sync, give the directory its name, and remove the one that had it."""
+        self.sync()
+        take_owner_and_mode(self._directory, self._like)
+        old = _take_name(self.temporary, self.path)
+        self._is_committed = True
+        sync_directory(self.path.parent)
+        if old is not None:
+            # Published already: what cannot be removed now is swept by the next averaging.
+            shutil.rmtree(old, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._is_committed:
+            self._close()
+        else:
+            self._remove()
+        if isinstance(error, OSError):
+            raise OutputError(
+                f"{self.path}: writing failed: {error.strerror}; the previous average stays"
+            ) from error
+
+    def _remove(self) -> None:
+        shutil.rmtree(self.temporary, ignore_errors=True)
+        self._close()
+
+    def _close(self) -> None:
+        for descriptor in (*self.descriptors, self._directory):
+            os.close(descriptor)
+        self.descriptors = ()
+
+
+def _take_name(temporary: Path, path: Path) -> Path | None:
+    """Rename a directory to its final name; return where the one that had it went, or None."""
+    if not path.exists():
+        temporary.rename(path)
+        return None
+    if _exchange(temporary, path):
+        return temporary
+    aside = path.with_name(aside_name(path.name))
+    with _locked(path):  # so that nobody sweeps it back or away in between
+        path.rename(aside)
+        try:
+            temporary.rename(path)
+        except OSError:
+            aside.rename(path)
+            raise
+    return aside
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names at once; return False where the file system cannot."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):
+        return False
+    result = libc.renameat2(
+        _AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE
+    )
+    if result == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in _NO_EXCHANGE:
+        return False
+    raise OSError(number, os.strerror(number), str(other))
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)

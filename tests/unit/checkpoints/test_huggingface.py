@@ -1,0 +1,377 @@
+"""The average of Hugging Face directories against numpy, and what does not count."""
+
+import json
+import os
+import shutil
+import struct
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tracksided.checkpoints import writing
+from tracksided.checkpoints.averaging import average
+from tracksided.checkpoints.job import AverageRequest, TooFewCheckpoints, run_average
+from tracksided.checkpoints.naming import DIRECTORY_PROVENANCE
+from tracksided.checkpoints.provenance import Provenance
+from tracksided.errors import CheckpointError, OutputError, SettingsError
+
+StateDict = dict[str, torch.Tensor]
+SHARDS = {
+    "model-00001-of-00002.safetensors": ("embed", "norm"),
+    "model-00002-of-00002.safetensors": ("head", "ids"),
+}
+TRAINING_FILES = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "scaler.pt", "training_args.bin")
+
+
+def model(seed: int) -> StateDict:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "embed": torch.randn(6, 4, generator=generator),
+        "norm": torch.randn(4, generator=generator).bfloat16(),
+        "head": torch.randn(3, 4, generator=generator).half(),
+        "ids": torch.arange(3) + seed,
+    }
+
+
+def save_single(directory: Path, state: StateDict) -> None:
+    save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+def save_shards(directory: Path, state: StateDict) -> None:
+    for shard, names in SHARDS.items():
+        save_file({name: state[name] for name in names}, directory / shard, {"format": "pt"})
+    weight_map = {name: shard for shard, names in SHARDS.items() for name in names}
+    index = {"metadata": {"total_size": 144}, "weight_map": weight_map}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
+
+
+def save_bin(directory: Path, state: StateDict) -> None:
+    torch.save(state, directory / "pytorch_model.bin")
+
+
+def save_bin_shards(directory: Path, state: StateDict) -> None:
+    names = list(state)
+    weight_map = {}
+    for number, part in enumerate((names[:2], names[2:]), start=1):
+        shard = f"pytorch_model-0000{number}-of-00002.bin"
+        torch.save({name: state[name] for name in part}, directory / shard)
+        weight_map |= dict.fromkeys(part, shard)
+    index = {"metadata": {}, "weight_map": weight_map}
+    (directory / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+
+
+def save_adapter(directory: Path, state: StateDict) -> None:
+    save_file(state, directory / "adapter_model.safetensors")
+    (directory / "adapter_config.json").write_text("{}")
+
+
+def load(directory: Path) -> StateDict:
+    tensors: StateDict = {}
+    for path in sorted(directory.iterdir()):
+        if path.suffix == ".safetensors":
+            tensors |= load_file(path)
+        elif path.suffix == ".bin":
+            tensors |= torch.load(path, weights_only=True)
+    return tensors
+
+
+def save_step(
+    out: Path,
+    step: int,
+    save: Callable[[Path, StateDict], None] = save_shards,
+    name: str = "checkpoint-{step}",
+) -> StateDict:
+    """A directory as the Trainer leaves it."""
+    directory = out / name.format(step=step)
+    directory.mkdir()
+    state = model(step)
+    save(directory, state)
+    (directory / "config.json").write_text('{"model_type": "x"}')
+    (directory / "tokenizer.json").write_text(f"tokenizer of {step}")
+    for training_file in TRAINING_FILES:
+        (directory / training_file).write_bytes(b"of one step")
+    (directory / "global_step7").mkdir()
+    (directory / "trainer_state.json").write_text(json.dumps({"global_step": step}, indent=2))
+    return state
+
+
+def run(out: Path, **options: object) -> Provenance:
+    request = AverageRequest(directory=out, patterns=("checkpoint-*/",), **options)  # type: ignore[arg-type] # as given
+    provenance = run_average(request)
+    assert provenance is not None
+    return provenance
+
+
+def skipped(out: Path) -> Mapping[str, str]:
+    return {entry.name: entry.reason for entry in run(out).skipped}
+
+
+def assert_mean(found: StateDict, states: list[StateDict]) -> None:
+    assert found.keys() == states[0].keys()
+    for name in ("embed", "norm", "head"):
+        mean = np.mean([state[name].double().numpy() for state in states], axis=0)
+        assert torch.equal(found[name], torch.from_numpy(mean).to(states[0][name].dtype))
+    assert torch.equal(found["ids"], states[-1]["ids"])
+
+
+@pytest.mark.parametrize(
+    "save", [save_single, save_shards, save_bin, save_bin_shards, save_adapter]
+)
+def test_the_average_is_the_mean_in_the_same_files(
+    tmp_path: Path, save: Callable[[Path, StateDict], None]
+) -> None:
+    states = [save_step(tmp_path, step, save) for step in (900, 1000, 1100)]
+
+    provenance = run(tmp_path)
+
+    averaged = tmp_path / "averaged"
+    assert_mean(load(averaged), states)
+    newest = {path.name for path in (tmp_path / "checkpoint-1100").iterdir()}
+    left_out = {*TRAINING_FILES, "global_step7", "trainer_state.json"}
+    names = {path.name for path in averaged.iterdir()}
+    assert names == (newest - left_out) | {DIRECTORY_PROVENANCE}
+    assert set(provenance.dropped) == left_out
+    assert (averaged / "tokenizer.json").read_text() == "tokenizer of 1100"
+    assert [source.step for source in provenance.sources] == [900, 1000, 1100]
+    described = json.loads((averaged / DIRECTORY_PROVENANCE).read_text())
+    assert described == json.loads(json.dumps(provenance.to_json()))
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_index_header_owner_and_mode_are_those_of_the_newest(tmp_path: Path) -> None:
+    for step in (1, 2):
+        save_step(tmp_path, step)
+    newest = tmp_path / "checkpoint-2"
+    (newest / "config.json").chmod(0o640)
+    newest.chmod(0o750)
+
+    run(tmp_path)
+
+    averaged = tmp_path / "averaged"
+    index = "model.safetensors.index.json"
+    assert (averaged / index).read_bytes() == (newest / index).read_bytes()
+    shard = next(iter(SHARDS))
+    expected, found = (newest / shard).read_bytes(), (averaged / shard).read_bytes()
+    header = 8 + struct.unpack("<Q", expected[:8])[0]
+    assert found[:header] == expected[:header]
+    assert (averaged / "config.json").stat().st_mode & 0o777 == 0o640
+    assert averaged.stat().st_mode & 0o777 == 0o750
+
+
+def test_a_new_average_replaces_the_old_one_and_is_never_a_source(tmp_path: Path) -> None:
+    states = [save_step(tmp_path, step) for step in (1, 2)]
+    run(tmp_path)
+    (tmp_path / "averaged" / "stale.txt").write_text("of the average before")
+    shutil.copytree(tmp_path / "averaged", tmp_path / "checkpoint-9")
+    states.append(save_step(tmp_path, 3))
+
+    provenance = run(tmp_path)
+
+    assert len(provenance.sources) == 3
+    assert_mean(load(tmp_path / "averaged"), states)
+    assert not (tmp_path / "averaged" / "stale.txt").exists()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_the_same_sources_are_not_averaged_again_if_the_output_is_whole(tmp_path: Path) -> None:
+    for step in (1, 2):
+        save_step(tmp_path, step)
+    run(tmp_path)
+    request = AverageRequest(directory=tmp_path, patterns=("checkpoint-*/",), keep_current=True)
+
+    assert run_average(request) is None
+    (tmp_path / "averaged" / next(iter(SHARDS))).unlink()
+    assert run_average(request) is not None
+
+
+def test_without_the_state_that_comes_last_a_directory_of_the_trainer_waits(
+    tmp_path: Path,
+) -> None:
+    for step in (1, 2, 3, 4):
+        save_step(tmp_path, step)
+    (tmp_path / "checkpoint-3" / "trainer_state.json").unlink()
+    state = (tmp_path / "checkpoint-4" / "trainer_state.json").read_text()
+    (tmp_path / "checkpoint-4" / "trainer_state.json").write_text(state[:-1])
+
+    reasons = skipped(tmp_path)
+
+    assert "no trainer_state.json" in reasons["checkpoint-3"]
+    assert "trainer_state.json: is not complete" in reasons["checkpoint-4"]
+
+
+def test_directories_without_any_trainer_count_and_are_ordered_by_their_names(
+    tmp_path: Path,
+) -> None:
+    for step in (30, 200, 1000):
+        directory = tmp_path / f"checkpoint-{step}"
+        directory.mkdir()
+        save_single(directory, model(step))
+
+    provenance = run(tmp_path, count=2)
+
+    assert [source.step for source in provenance.sources] == [200, 1000]
+
+
+def test_a_name_without_a_step_is_ordered_by_the_state(tmp_path: Path) -> None:
+    for name, step in (("best", 30), ("earlier", 7)):
+        save_step(tmp_path, step, name=name)
+
+    provenance = run_average(AverageRequest(directory=tmp_path, patterns=("*/",)))
+
+    assert provenance is not None
+    assert [source.name for source in provenance.sources] == ["earlier", "best"]
+
+
+def test_a_link_to_a_checkpoint_counts_once(tmp_path: Path) -> None:
+    for step in (1, 2):
+        save_step(tmp_path, step)
+    (tmp_path / "checkpoint-best").symlink_to("checkpoint-2")
+
+    provenance = run(tmp_path)
+
+    assert len(provenance.sources) == 2
+    assert "is the same file as" in provenance.skipped[0].reason
+
+
+def rewrite_index(directory: Path, change: Mapping[str, str]) -> None:
+    path = directory / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    index["weight_map"] |= change
+    path.write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda d: rewrite_index(d, {"embed": "../outside.safetensors"}), "'../outside"),
+        (lambda d: rewrite_index(d, {"embed": "/etc/passwd"}), "'/etc/passwd' names no file"),
+        (lambda d: rewrite_index(d, {"embed": ".."}), "'..' names no file inside"),
+        (lambda d: rewrite_index(d, {"embed": "gone.safetensors"}), "gone.safetensors: cannot be"),
+        (lambda d: rewrite_index(d, {"new": next(iter(SHARDS))}), "places 'new' in model-00001"),
+        (lambda d: rewrite_index(d, {"embed": list(SHARDS)[1]}), "does not place 'embed'"),
+        (lambda d: (d / next(iter(SHARDS))).unlink(), "model-00001-of-00002.safetensors: cannot"),
+        (lambda d: os.truncate(d / next(iter(SHARDS)), 100), "model-00001-of-00002.safetensors"),
+        (lambda d: (d / "model.safetensors.index.json").unlink(), "its shards have no index"),
+        (lambda d: (d / "model.safetensors.index.json").write_text("{"), "is not sane JSON"),
+        (lambda d: (d / "model.safetensors.index.json").write_text("[]"), "has no weight_map"),
+        (lambda d: link_out(d, next(iter(SHARDS))), "a link that leaves the directory"),
+        (lambda d: link_out(d, "config.json"), "config.json: a link that leaves the directory"),
+        (lambda d: [p.unlink() for p in d.glob("model*")], "holds no weights"),
+    ],
+)
+def test_an_incomplete_or_hostile_directory_is_skipped_by_name(
+    tmp_path: Path, damage: Callable[[Path], object], reason: str
+) -> None:
+    for step in (1, 2, 3):
+        save_step(tmp_path, step)
+    damage(tmp_path / "checkpoint-3")
+
+    reasons = skipped(tmp_path)
+
+    assert reason in reasons["checkpoint-3"]
+    assert_mean(load(tmp_path / "averaged"), [model(1), model(2)])
+
+
+def link_out(directory: Path, name: str) -> None:
+    outside = directory.parent / f"outside-{name}"
+    (directory / name).rename(outside)
+    (directory / name).symlink_to(outside)
+
+
+def test_a_link_inside_of_the_directory_is_followed(tmp_path: Path) -> None:
+    states = [save_step(tmp_path, step, save_single) for step in (1, 2)]
+    newest = tmp_path / "checkpoint-2"
+    (newest / "model.safetensors").rename(newest / "blob")
+    (newest / "model.safetensors").symlink_to("blob")
+
+    run(tmp_path)
+
+    assert_mean(load(tmp_path / "averaged"), states)
+
+
+def test_nan_in_a_shard_names_directory_shard_and_tensor(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        save_step(tmp_path, step)
+    state = model(2)
+    state["head"][0, 0] = float("nan")
+    save_shards(tmp_path / "checkpoint-2", state)
+
+    assert skipped(tmp_path)["checkpoint-2"] == (
+        "model-00002-of-00002.safetensors: NaN or infinity in tensor 'head'"
+    )
+
+
+def test_directories_deleted_while_they_are_read_still_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = [save_step(tmp_path, step) for step in (1, 2, 3)]
+
+    def rotate_then_average(*args: object, **options: object) -> object:
+        for path in tmp_path.glob("checkpoint-*"):
+            shutil.rmtree(path)
+        return average(*args, **options)  # type: ignore[arg-type] # passed on as they came
+
+    monkeypatch.setattr(writing, "average", rotate_then_average)
+    run(tmp_path)
+
+    assert_mean(load(tmp_path / "averaged"), states)
+
+
+def test_a_foreign_directory_of_the_output_name_is_left_alone(tmp_path: Path) -> None:
+    for step in (1, 2):
+        save_step(tmp_path, step)
+    foreign = tmp_path / "averaged"
+    foreign.mkdir()
+    (foreign / "thesis.tex").write_text("years of work")
+
+    with pytest.raises(OutputError, match="exists and is no average"):
+        run(tmp_path)
+
+    assert [path.name for path in foreign.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize(("given", "made"), [("mine.pt", "mine"), ("soup", "soup")])
+def test_the_output_of_directories_has_no_suffix(tmp_path: Path, given: str, made: str) -> None:
+    for step in (1, 2):
+        save_step(tmp_path, step)
+
+    assert run(tmp_path, output_name=given).output == made
+    assert (tmp_path / made / "config.json").exists()
+
+
+def test_an_output_named_like_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="rotation deletes"):
+        run(tmp_path, output_name="checkpoint-99")
+
+
+def test_a_single_directory_is_too_few(tmp_path: Path) -> None:
+    save_step(tmp_path, 1)
+
+    with pytest.raises(TooFewCheckpoints, match="1 usable checkpoints match checkpoint-"):
+        run(tmp_path)
+
+
+def test_other_shapes_are_skipped_by_directory_name(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        save_step(tmp_path, step, save_single)
+    save_single(tmp_path / "checkpoint-2", {**model(2), "embed": torch.ones(2, 2)})
+
+    assert "shape of 'embed' is [2, 2], [6, 4]" in skipped(tmp_path)["checkpoint-2"]
+
+
+def test_float8_in_directories_is_refused(tmp_path: Path) -> None:
+    for step in (1, 2):
+        save_step(
+            tmp_path,
+            step,
+            lambda d, _: save_file(
+                {"w": torch.ones(2).to(torch.float8_e4m3fn)}, d / "model.safetensors"
+            ),
+        )
+
+    with pytest.raises(CheckpointError, match="float8"):
+        run(tmp_path)
