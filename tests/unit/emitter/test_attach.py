@@ -1,0 +1,165 @@
+"""Attaching, detaching and what a session says about itself."""
+
+import copy
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from trackside.errors import ConfigError
+from trackside.session import Session, attach
+
+Attach = Callable[..., Session]
+Receive = Callable[[], Any]
+
+
+def _regression() -> tuple[nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    return model, torch.optim.SGD(model.parameters(), lr=0.1)
+
+
+def _step(model: nn.Module, optimizer: torch.optim.Optimizer, *, clip: float | None = None) -> Any:
+    loss = model(torch.randn(5, 4)).square().mean()
+    loss.backward()
+    if clip is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), clip)
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss.detach()
+
+
+def test_a_closure_is_seen_after_its_backward(quiet_attach: Attach, receive: Receive) -> None:
+    model, optimizer = _regression()
+    quiet_attach(model, optimizer, every=1)
+    losses = []
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = model(torch.ones(5, 4)).square().mean()
+        loss.backward()
+        losses.append(loss.item())
+        return loss
+
+    optimizer.step(closure)
+
+    (sample,) = receive().samples
+    assert sample.step.loss == losses[0]
+    assert sample.step.norm_after_clip > 0
+    assert sample.gradients.names == ("0.weight", "0.bias", "1.weight", "1.bias")
+
+
+def test_without_an_optimizer_the_first_that_updates_the_model_is_taken(
+    quiet_attach: Attach, receive: Receive
+) -> None:
+    model, optimizer = _regression()
+    other, other_optimizer = _regression()
+    quiet_attach(model, every=2)
+
+    for _ in range(4):
+        _step(other, other_optimizer)
+        _step(model, optimizer)
+
+    assert [step.step for step in receive().steps] == [2, 4]
+
+
+def test_attaching_twice_goes_on_and_other_settings_attach_anew(
+    quiet_attach: Attach, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, optimizer = _regression()
+
+    first = quiet_attach(model, optimizer, every=2)
+    assert quiet_attach(model, optimizer, every=2) is first
+    assert "attached already" in caplog.text
+    second = quiet_attach(model, optimizer, every=1)
+
+    assert second is not first
+    assert len(optimizer._optimizer_step_post_hooks) == 1
+    assert len(model._forward_hooks) == 1
+
+
+def test_close_puts_everything_back(quiet_attach: Attach) -> None:
+    backward, clip = torch.autograd.backward, nn.utils.clip_grad._clip_grads_with_norm_
+    model, optimizer = _regression()
+
+    session = quiet_attach(model, optimizer)
+    assert torch.autograd.backward is not backward
+    session.close()
+    session.close()
+
+    assert torch.autograd.backward is backward
+    assert nn.utils.clip_grad._clip_grads_with_norm_ is clip
+    assert nn.utils.clip_grads_with_norm_ is clip
+    assert not model._forward_pre_hooks
+    assert not model._forward_hooks
+    assert not optimizer._optimizer_step_pre_hooks
+    assert not optimizer._optimizer_step_post_hooks
+
+
+def test_close_says_in_one_line_what_became_of_it(
+    quiet_attach: Attach, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    caplog.set_level(logging.INFO, logger="trackside")
+    model, optimizer = _regression()
+
+    with quiet_attach(model, optimizer, every=2, attention=False):
+        for _ in range(5):
+            _step(model, optimizer)
+
+    (line,) = caplog.records
+    assert line.levelno == logging.INFO
+    assert "5 steps, 2 sampled, 3 records published, dropped: none" in line.getMessage()
+    assert str(tmp_path / "out") in line.getMessage()
+
+
+def test_a_failed_with_block_says_so(quiet_attach: Attach, receive: Receive) -> None:
+    model, optimizer = _regression()
+
+    with pytest.raises(ZeroDivisionError), quiet_attach(model, optimizer):
+        raise ZeroDivisionError
+
+    assert receive().close.reason == "failed: ZeroDivisionError"
+
+
+def test_a_copy_of_an_attached_model_is_free(quiet_attach: Attach, receive: Receive) -> None:
+    model, optimizer = _regression()
+    quiet_attach(model, optimizer, every=1)
+
+    twin = copy.deepcopy(model)
+    twin(torch.randn(1, 4))
+    _step(model, optimizer)
+
+    assert len(receive().steps) == 1
+
+
+def test_the_switch_touches_nothing(monkeypatch: pytest.MonkeyPatch, shm_dir: Path) -> None:
+    monkeypatch.setenv("TRACKSIDE", "0")
+    monkeypatch.setenv("TRACKSIDE_EVERY", "nonsense")
+    backward = torch.autograd.backward
+    model, optimizer = _regression()
+
+    with attach(model, optimizer) as session:
+        session.log(loss=1.0)
+        session.text("a", "b")
+        _step(model, optimizer)
+
+    assert torch.autograd.backward is backward
+    assert not model._forward_pre_hooks
+    assert list(shm_dir.iterdir()) == []
+
+
+def test_wrong_arguments_are_refused(shm_dir: Path) -> None:
+    model, optimizer = _regression()
+
+    with pytest.raises(ConfigError, match="did you mean 'every'"):
+        attach(model, optimizer, evry=3)  # type: ignore[call-arg] # the point
+    with pytest.raises(ConfigError, match="model="):
+        attach([model], optimizer)  # type: ignore[arg-type] # the point
+    with pytest.raises(ConfigError, match="optimizer="):
+        attach(model, [optimizer])  # type: ignore[arg-type] # the point
+
+    assert list(shm_dir.iterdir()) == []

@@ -1,0 +1,148 @@
+"""What the user logs: losses, values, texts, steps and epochs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from trackside.session import Session
+
+Attach = Callable[..., Session]
+Receive = Callable[[], Any]
+
+
+def _regression() -> tuple[nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    return model, torch.optim.SGD(model.parameters(), lr=0.1)
+
+
+def _step(model: nn.Module, optimizer: torch.optim.Optimizer, *, clip: float | None = None) -> Any:
+    loss = model(torch.randn(5, 4)).square().mean()
+    loss.backward()
+    if clip is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), clip)
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss.detach()
+
+
+@pytest.mark.parametrize("is_after", [False, True])
+def test_a_logged_loss_wins_before_and_after_the_step(
+    quiet_attach: Attach, receive: Receive, *, is_after: bool
+) -> None:
+    model, optimizer = _regression()
+    session = quiet_attach(model, optimizer, every=2)
+
+    for index in range(1, 7):
+        loss = model(torch.randn(5, 4)).square().mean()
+        loss.backward()
+        if not is_after:
+            session.log(loss=10.0 * index)
+        optimizer.step()
+        if is_after:
+            session.log(loss=10.0 * index)
+    session.close()
+
+    received = receive()
+    assert [step.loss for step in received.steps] == [20.0, 40.0, 60.0]
+    assert received.close.loss == 60.0
+
+
+def test_a_loss_logged_before_backward_is_that_of_its_step(
+    quiet_attach: Attach, receive: Receive
+) -> None:
+    model, optimizer = _regression()
+    session = quiet_attach(model, optimizer, every=2)
+
+    losses = []
+    for _ in range(4):
+        loss = model(torch.randn(5, 4)).square().mean()
+        session.log(loss=loss)
+        losses.append(loss.item())
+        loss.backward()
+        optimizer.step()
+
+    assert [step.loss for step in receive().steps] == [losses[1], losses[3]]
+
+
+def test_logged_values_travel_with_the_next_record(quiet_attach: Attach, receive: Receive) -> None:
+    model, optimizer = _regression()
+    session = quiet_attach(model, optimizer, every=2)
+    moving = torch.tensor(1.5)
+
+    _step(model, optimizer)
+    session.log(accuracy=moving, count=np.int64(3))
+    session.text("note", "hello")
+    moving.add_(1)
+    _step(model, optimizer)
+    session.log(late=True)
+    session.close()
+
+    received = receive()
+    (step,) = received.steps
+    found = [(entry.step, entry.name, entry.value) for entry in step.scalars]
+    assert found == [(1, "accuracy", 1.5), (1, "count", 3.0)]
+    assert [(text.tag, text.text) for text in step.texts] == [("note", "hello")]
+    assert [(entry.name, entry.value) for entry in received.close.scalars] == [("late", 1.0)]
+
+
+def test_a_value_that_is_no_number_is_refused_once(
+    quiet_attach: Attach, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, optimizer = _regression()
+    session = quiet_attach(model, optimizer)
+
+    for _ in range(3):
+        session.log(names=["a"], vector=torch.zeros(2))
+
+    assert len(caplog.records) == 2
+    assert "names" in caplog.text
+
+
+def test_too_many_logged_values_lose_the_oldest_and_are_counted(
+    quiet_attach: Attach, receive: Receive
+) -> None:
+    model, optimizer = _regression()
+    session = quiet_attach(model, optimizer, every=1)
+
+    for index in range(1030):
+        session.log(x=float(index))
+    _step(model, optimizer)
+
+    (step,) = receive().steps
+    assert (len(step.scalars), step.scalars[0].value) == (1024, 6.0)
+    assert step.dropped == {"other": 6}
+
+
+def test_a_resumed_run_counts_on_from_the_logged_step(
+    quiet_attach: Attach, receive: Receive
+) -> None:
+    model, optimizer = _regression()
+    session = quiet_attach(model, optimizer, every=10)
+
+    session.log(step=99)
+    _step(model, optimizer)
+    for index in range(101, 111):
+        _step(model, optimizer)
+        session.log(step=index - 1)  # counted from 0, after the step
+
+    assert [step.step for step in receive().steps] == [100, 110]
+
+
+def test_the_first_step_of_a_requested_epoch_is_sampled(
+    quiet_attach: Attach, receive: Receive
+) -> None:
+    model, optimizer = _regression()
+    session = quiet_attach(model, optimizer, every=1000, epochs=(0, 2))
+
+    for epoch in range(4):
+        session.log(epoch=epoch)
+        for _ in range(3):
+            _step(model, optimizer)
+
+    found = [(step.step, step.epoch, step.epoch_requested) for step in receive().steps]
+    assert found == [(1, 0, True), (7, 2, True)]
