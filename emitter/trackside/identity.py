@@ -24,6 +24,7 @@ import torch
 
 MAX_RUN_CHARS = 100
 MAX_STEM_CHARS = 60  # leaves room for the time and the hash behind it
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _UNFIT = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -111,7 +112,10 @@ def derive_run_id(
         birth: of the parent of all ranks, or of this process where it is alone.
     """
     launcher_run = environ.get("TORCHELASTIC_RUN_ID", "")
-    if launcher_run and launcher_run != "none":
+    is_one_node = place.world_size == place.local_world_size
+    # ``torchrun --standalone`` makes up a UUID: the agent, parent of all ranks, tells as much.
+    is_made_up = is_one_node and _UUID.fullmatch(launcher_run) is not None
+    if launcher_run and launcher_run != "none" and not is_made_up:
         return _fit(launcher_run)
     job = environ.get("SLURM_JOB_ID", "")
     if job:
@@ -119,7 +123,7 @@ def derive_run_id(
         return _fit(f"slurm-{job}.{step}" if step.isdigit() else f"slurm-{job}")
     stem = _fit(Path(script).stem or "run")[:MAX_STEM_CHARS]
     address = f"{environ.get('MASTER_ADDR', '')}:{environ.get('MASTER_PORT', '')}"
-    if place.world_size > place.local_world_size:
+    if not is_one_node:
         return f"{stem}-{_digest(address, 8)}"
     moment = time.strftime("%Y%m%d-%H%M%S", time.localtime(birth.started_at))
     return f"{stem}-{moment}-{_digest(f'{birth.pid}:{birth.started_at:.2f}:{address}', 4)}"

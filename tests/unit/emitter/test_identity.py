@@ -3,6 +3,7 @@
 import os
 import re
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -72,6 +73,14 @@ def test_a_malformed_environment_counts_as_absent() -> None:
 )
 def test_a_launchers_name_comes_first(environ: dict[str, str], expected: str) -> None:
     assert _derive(environ) == expected
+
+
+def test_an_id_that_torchrun_made_up_counts_only_between_nodes() -> None:
+    made_up = {"TORCHELASTIC_RUN_ID": "3b6f3d0e-61c1-4a0e-9d1a-0f6b8a1f2c3d"}
+    two_nodes = replace(ALONE, world_size=4, local_world_size=2)
+
+    assert _derive(made_up).startswith("train-")
+    assert _derive(made_up, two_nodes) == made_up["TORCHELASTIC_RUN_ID"]
 
 
 def test_a_derived_run_id_tells_script_and_time() -> None:
