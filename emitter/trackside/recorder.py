@@ -16,9 +16,10 @@ A step that is not sampled costs integer tests. Where the user logs the loss aft
 record waits for it until the next forward or backward.
 """
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ParamSpec
 
 import torch
@@ -30,6 +31,7 @@ from trackside.capture.gradients import GradientTap, trainable
 from trackside.capture.local_norm import LocalNorm
 from trackside.capture.logbook import LoggedNumber
 from trackside.capture.scalars import LossWatch, StepClock, amp_scale, as_number, learning_rate
+from trackside.closures import run_after_closure
 from trackside.config import EmitterConfig
 from trackside.draft import StepDraft
 from trackside.guard import Guard
@@ -78,6 +80,7 @@ class Recorder:
         self.guard = Guard(lambda: publisher.count_drop(DropCause.ERROR))
         self._config = config
         self._place = place
+        self._publisher = publisher
         self._root = unwrap(model)
         self._root_handle: torch.utils.hooks.RemovableHandle | None = None
         self._hooks = OptimizerHooks(self._root, optimizer, self.on_step_begin, self.on_step_end)
@@ -126,21 +129,43 @@ class Recorder:
     def log(self, step: int | None, epoch: float | None, scalars: Mapping[str, object]) -> None:
         """Take in what the user logs; see `Session.log`."""
         if step is not None and abs(step - self.step) > STEP_TOLERANCE:
-            self._set_step(int(step))
+            self.follow(step)
         if epoch is not None:
             self._set_epoch(int(epoch))
         for name, value in scalars.items():
             number = as_number(value)
             if number is None:
-                self._warn_once(f"log({name}=...) takes single numbers; {type(value)} is left out")
+                self._note(f"log({name}=...) takes single numbers; {type(value)} is left out")
             elif name == "loss":
                 self._log_loss(number, value)
             else:
                 self._outbox.logbook.add(LoggedNumber(self._log_step(step), name, number))
 
+    def log_at(self, step: int, values: Mapping[str, object]) -> None:
+        """Take in values of another count than the optimizer's; see `Session.log_at`."""
+        for name, value in values.items():
+            if (number := as_number(value)) is not None:
+                self._outbox.logbook.add(LoggedNumber(step, name, number))
+
     def log_text(self, tag: str, text: str) -> None:
         """Take in a text; see `Session.text`."""
         self._outbox.logbook.add_text(LoggedText(step=self._log_step(None), tag=tag, text=text))
+
+    def follow(self, step: int) -> None:
+        """Take over somebody's count of completed steps, exactly."""
+        if step != self.step:
+            self._set_step(int(step))
+
+    def sum_micro_batches(self) -> None:
+        """Take what backward is called on as shares of the step's loss from now on."""
+        self._loss.are_shares = True
+
+    @contextlib.contextmanager
+    def forward(self) -> Iterator[None]:
+        """Take what runs inside for a forward of the model; see `Session.forward`."""
+        self._on_forward()
+        with contextlib.nullcontext() if self._tap is None else self._tap.forward():
+            yield
 
     def on_step_begin(
         self, optimizer: torch.optim.Optimizer, args: Args, kwargs: Kwargs
@@ -148,15 +173,15 @@ class Recorder:
         """Run before the optimizer's step; a closure in its arguments comes back wrapped."""
         if not self._is_sampling or self._is_over:
             return None
-        closure = args[1] if len(args) > 1 else kwargs.get("closure")
-        if callable(closure):
-            # Forward and backward run inside of the step: what there is to see comes after them.
-            wrapped = self._after_closure(optimizer, closure)
-            if len(args) > 1:
-                return (args[0], wrapped, *args[2:]), kwargs
-            return args, {**kwargs, "closure": wrapped}
-        self._run_in_optimizer("start of an optimizer step", self._begin, optimizer)
-        return None
+
+        def begin() -> None:
+            self._run_in_optimizer("start of an optimizer step", self._begin, optimizer)
+
+        # What a closure does inside of the step is seen only after it.
+        wrapped = run_after_closure(args, kwargs, begin)
+        if wrapped is None:
+            begin()
+        return wrapped
 
     def on_step_end(self) -> None:
         """Run after the optimizer's step."""
@@ -165,7 +190,7 @@ class Recorder:
         self.step += 1
         self.steps_seen += 1
         if self._clip.has_event:
-            self._run_in_optimizer("clipping", self._clip.end_step)
+            self._run_in_optimizer("clipping", self._end_clipping)
         if self._is_sampling:
             self._is_sampling = False  # whatever fails in there
             self._run_in_optimizer("end of an optimizer step", self._finish)
@@ -230,6 +255,8 @@ class Recorder:
             return
         if self._held is not None:
             self.guard.run("start of backward", self._release_held)
+        if self._tap is not None:
+            self._tap.end_block()
         if self._clip.has_event:
             self._clip.discard()  # the step it belongs to was skipped, by a GradScaler for example
         self.guard.run("backward", self._loss.on_backward, args, kwargs)
@@ -270,6 +297,9 @@ class Recorder:
     def _begin(self, optimizer: torch.optim.Optimizer) -> None:
         """Take what is there before the step changes it."""
         self._stance.restore()
+        if not self._outbox.can_copy():  # what is computed here would become part of a CUDA graph
+            self._publisher.count_drop(DropCause.COPY_LATE)
+            return
         draft = StepDraft(
             step=self.step + 1,
             epoch=self._epoch,
@@ -279,23 +309,29 @@ class Recorder:
         )
         if self._tap is not None:
             draft.attention = self._tap.take()
-            self._note(self._tap.notes)
+            self._note(*self._tap.notes)
         scale = amp_scale(optimizer)
         self._is_scaled = self._is_scaled or scale is not None
         draft.amp_scale = None if scale is None else as_number(scale)
         draft.learning_rate = learning_rate(optimizer)
-        draft.loss = self._loss.mean(draft.amp_scale)
+        draft.loss = self._loss.of_step(draft.amp_scale)
         event = self._clip.event()
         if event is not None:
             draft.clip_norm, draft.max_norm = event.norm, event.max_norm
         if self._gradients is not None:
             self._gradients.before_step(optimizer, getattr(optimizer, "grad_scale", None))
-            self._note(self._gradients.notes)
+            self._note(*self._gradients.notes)
         if self._local_norm is not None:
             norm = self._local_norm.take()
             if norm is not None:
                 draft.local_norm = as_number(norm if scale is None else norm / scale)
         self._draft = draft
+
+    def _end_clipping(self) -> None:
+        if self._outbox.can_copy():
+            self._clip.end_step()
+        else:
+            self._clip.discard()
 
     def _finish(self) -> None:
         """Complete the draft after the step and send it on its way."""
@@ -316,6 +352,10 @@ class Recorder:
         elif self._last_logged_loss is not None and self._may_hold:
             self._held = draft
             return
+        self._send(draft)
+
+    def _send(self, draft: StepDraft) -> None:
+        """Let go of a complete draft."""
         self._outbox.submit(draft)
 
     def _release_held(self) -> None:
@@ -356,21 +396,6 @@ class Recorder:
             if not self._is_sampling:
                 self._arm()
 
-    def _after_closure(
-        self, optimizer: torch.optim.Optimizer, closure: Callable[[], object]
-    ) -> Callable[[], object]:
-        is_first = True
-
-        def wrapped() -> object:
-            nonlocal is_first
-            result = closure()
-            if is_first:
-                is_first = False
-                self._run_in_optimizer("end of a closure", self._begin, optimizer)
-            return result
-
-        return wrapped
-
     def _run_in_optimizer(
         self, place: str, hook: Callable[_P, None], *args: _P.args, **kwargs: _P.kwargs
     ) -> None:
@@ -380,11 +405,8 @@ class Recorder:
         finally:
             self._in_optimizer = False
 
-    def _note(self, notes: Sequence[str]) -> None:
+    def _note(self, *notes: str) -> None:
         for note in notes:
-            self._warn_once(note)
-
-    def _warn_once(self, message: str) -> None:
-        if message not in self._noted:
-            self._noted.add(message)
-            logger.warning("trackside: %s", message)
+            if note not in self._noted:
+                self._noted.add(note)
+                logger.warning("trackside: %s", note)

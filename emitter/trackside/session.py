@@ -1,13 +1,15 @@
 """`attach` and `Session`: what the user holds of all this."""
 
 import atexit
+import contextlib
 import logging
 import os
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self, Unpack
+from typing import ClassVar, Self, TypeVar, Unpack
 
 import torch
 from torch import nn
@@ -23,6 +25,8 @@ from trackside.root_hook import unwrap
 from trackside.wire import segment
 
 logger = logging.getLogger("trackside")
+
+_S = TypeVar("_S", bound="Session")
 
 # What is attached in this process, so that attaching twice does not send everything twice.
 _open_sessions: list["Session"] = []
@@ -48,8 +52,18 @@ def attach(
         ConfigError: a keyword or a ``TRACKSIDE_*`` variable cannot be used. Whatever else goes
             wrong is logged once, and the training goes on without.
     """
+    return open_session(Session, model, optimizer, keywords)
+
+
+def open_session(
+    kind: type[_S],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None,
+    keywords: Mapping[str, object],
+) -> _S:
+    """Attach with a session of some kind; see `attach`."""
     if is_switched_off(os.environ):
-        return Session(None)
+        return kind(None)
     if not isinstance(model, nn.Module):
         raise ConfigError(f"attach(model=...) takes a torch.nn.Module, not {type(model)}")
     if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
@@ -60,18 +74,28 @@ def attach(
     config = EmitterConfig.resolve(keywords, os.environ)
     for session in tuple(_open_sessions):
         if session.watches(model, optimizer):
-            if session.config == config:
+            if session.config == config and type(session) is kind:
                 logger.warning("trackside: this model is attached already, the session goes on")
                 return session
             session.close("attached anew")
-    return Session(_Parts(model, optimizer, config))
+    try:
+        return kind(_Parts(model, optimizer, config, kind.recorder_type))
+    except ConfigError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever fails in here, the training goes on
+        logger.warning("trackside: nothing will be recorded: %s: %s", type(error).__name__, error)
+        return kind(None)
 
 
 class _Parts:
     """What an open session is made of."""
 
     def __init__(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer | None, config: EmitterConfig
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer | None,
+        config: EmitterConfig,
+        recorder_type: type[Recorder],
     ) -> None:
         directory = segment.node_directory(os.environ)
         self.config = config
@@ -86,7 +110,7 @@ class _Parts:
         is_asked = config.autostart and self.identity.place.local_rank == 0
         if is_asked and self.publisher.has_ring:
             autostart.ensure_daemon(directory, os.environ)
-        self.recorder = Recorder(
+        self.recorder = recorder_type(
             model,
             optimizer,
             config=config,
@@ -107,6 +131,8 @@ def _of_its_own(identity: Identity) -> Identity:
 
 class Session:
     """One attached model. For the thread that trains; in a forked child it is silent."""
+
+    recorder_type: ClassVar[type[Recorder]] = Recorder
 
     def __init__(self, parts: _Parts | None) -> None:
         """Open; None makes a session that does nothing. Users call `attach`."""
@@ -155,11 +181,46 @@ class Session:
             recorder = self._parts.recorder
             recorder.guard.run("log", recorder.log, step, epoch, scalars)
 
+    def log_at(self, step: int, values: Mapping[str, object]) -> None:
+        """Log values under another count than that of optimizer steps, which stays as it is.
+
+        Args:
+            step: where the values stand in the curves.
+            values: name to value, as in `log`; ``loss`` is a value like any other.
+        """
+        if self._parts is not None:
+            recorder = self._parts.recorder
+            recorder.guard.run("log_at", recorder.log_at, step, values)
+
     def text(self, tag: str, text: str) -> None:
         """Log a text; it travels with the next sampled step."""
         if self._parts is not None:
             recorder = self._parts.recorder
             recorder.guard.run("text", recorder.log_text, str(tag), str(text))
+
+    def follow(self, step: int) -> None:
+        """Take over a framework's count of optimizer steps done so far, exactly."""
+        if self._parts is not None:
+            recorder = self._parts.recorder
+            recorder.guard.run("follow", recorder.follow, step)
+
+    def sum_micro_batches(self) -> None:
+        """Take the losses of accumulated micro-batches as divided already: a step's is their sum.
+
+        Frameworks that accumulate divide them; without this, the mean is taken.
+        """
+        if self._parts is not None:
+            self._parts.recorder.sum_micro_batches()
+
+    def forward(self) -> contextlib.AbstractContextManager[None]:
+        """Take a block for a forward of the model, up to the first backward in it.
+
+        For a loop that calls a method of the model, such as ``model.training_step(batch)``, and
+        not the model itself; attention is captured in calls of the model only.
+        """
+        if self._parts is None:
+            return contextlib.nullcontext()
+        return self._parts.recorder.forward()
 
     def close(self, reason: str = "closed") -> None:
         """Unhook everything, publish what is left and say in one line what became of it.

@@ -18,7 +18,8 @@ MAX_FRAMES = 32  # from the optimizer's hook up to GradScaler.step, past the wra
 class LossWatch:
     """Listens to ``backward``: the scalar it is called on is the loss of a micro-batch.
 
-    The value is raw: a loss that was divided for accumulation stays divided.
+    The value is raw: a loss that was divided for accumulation stays divided, and frameworks that
+    divide it say so by `are_shares`.
     """
 
     def __init__(self) -> None:
@@ -27,6 +28,9 @@ class LossWatch:
 
         self.is_sampling = False
         """Whether the losses of the step in progress are kept, or only the last."""
+
+        self.are_shares = False
+        """Whether the losses of a step's micro-batches add up to its loss, already divided."""
 
         self._last: torch.Tensor | None = None
         self._losses: list[torch.Tensor] = []
@@ -47,17 +51,21 @@ class LossWatch:
         if self.is_sampling:
             self._losses.append(self._last.clone())
 
-    def mean(self, scale: Number | None) -> Number | None:
-        """Return the mean over the micro-batches so far, divided by the loss scale."""
+    def of_step(self, scale: Number | None) -> Number | None:
+        """Return the loss of the micro-batches so far, divided by the loss scale.
+
+        Their mean, or their sum where they are shares.
+        """
         if not self._losses:
             return None
         with torch.no_grad():
-            mean = torch.stack([loss.to(torch.float32) for loss in self._losses]).mean()
-            return as_number(mean if scale is None else mean / scale)
+            losses = torch.stack([loss.to(torch.float32) for loss in self._losses])
+            total = losses.sum() if self.are_shares else losses.mean()
+            return as_number(total if scale is None else total / scale)
 
     def last(self) -> torch.Tensor | None:
-        """Return the last loss, as backward saw it."""
-        return self._last
+        """Return the last loss, as backward saw it; None where that is a share."""
+        return None if self.are_shares else self._last
 
     def is_of_next_step(self, value: object) -> bool:
         """Whether a loss with a graph is another than the last that backward was called on."""

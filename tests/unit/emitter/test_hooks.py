@@ -99,8 +99,8 @@ def test_backward_is_heard_however_it_is_called() -> None:
         backward_hook.remove(watch.on_backward)
 
     assert watch.micro_batches == 4
-    assert watch.mean(None) == 10.0
-    assert watch.mean(2.0) == 5.0
+    assert watch.of_step(None) == 10.0
+    assert watch.of_step(2.0) == 5.0
 
 
 def test_a_reentrant_checkpoint_is_one_backward() -> None:
