@@ -59,3 +59,40 @@ def test_an_urgent_change_need_not_settle_but_must_be_new(tmp_path: Path) -> Non
     assert not settling.observe(look(tmp_path), is_urgent=True)
     settling.forget()
     assert settling.observe(look(tmp_path), is_urgent=True)
+
+
+def put_directory(directory: Path, *names: str) -> None:
+    directory.mkdir()
+    for name in names:
+        put(directory, name)
+
+
+def test_a_look_sees_directories_with_weights_and_what_makes_them_complete(tmp_path: Path) -> None:
+    put_directory(tmp_path / "checkpoint-1", "model.safetensors", "optimizer.pt", "config.json")
+    put_directory(tmp_path / "checkpoint-2", "pytorch_model.bin", "trainer_state.json")
+    put_directory(tmp_path / "best", "adapter_model.safetensors")
+    put_directory(tmp_path / "averaged", "model.safetensors")
+    put_directory(tmp_path / "mine", "model.safetensors", "averaging.json")
+    put_directory(tmp_path / "runs", "events.out.tfevents")
+    put_directory(tmp_path / ".hidden", "model.safetensors")
+
+    seen = look(tmp_path)
+
+    assert {name for name, _, _, _ in seen.signature} == {
+        "checkpoint-1/model.safetensors",
+        "checkpoint-2/pytorch_model.bin",
+        "checkpoint-2/trainer_state.json",
+        "best/adapter_model.safetensors",
+    }
+    assert seen.names == {"checkpoint-1", "checkpoint-2", "best"}
+    assert set(seen.patterns) == {"checkpoint-*/", "*/"}
+    assert seen.most_of_one_kind == 2
+
+
+def test_a_file_that_grows_inside_of_a_directory_is_a_change(tmp_path: Path) -> None:
+    put_directory(tmp_path / "checkpoint-1", "model.safetensors")
+    before = look(tmp_path)
+
+    put(tmp_path / "checkpoint-1", "model.safetensors", b"grown")
+
+    assert look(tmp_path) != before

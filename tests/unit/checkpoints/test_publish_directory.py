@@ -1,0 +1,132 @@
+"""Whatever goes wrong, a directory output is there whole, old or new."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tracksided.checkpoints import publish_directory
+from tracksided.checkpoints.formats.base import OutputFile
+from tracksided.checkpoints.naming import ASIDE_SUFFIX, aside_name, name_before_aside
+from tracksided.checkpoints.publish import sweep
+from tracksided.checkpoints.publish_directory import DirectoryPublication
+from tracksided.checkpoints.writeback import write_all
+from tracksided.errors import OutputError
+
+
+def publish(path: Path, content: bytes, before_commit: Callable[[], None] = lambda: None) -> None:
+    file = OutputFile("weights", len(content), path.parent.stat())
+    with DirectoryPublication(path, (file,), path.parent.stat()) as publication:
+        write_all(publication.descriptors[0], content, 0)
+        before_commit()
+        publication.commit()
+
+
+def hidden(directory: Path) -> list[str]:
+    return [path.name for path in directory.iterdir() if path.name.startswith(".")]
+
+
+@pytest.fixture
+def no_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that cannot exchange two names."""
+    monkeypatch.setattr(publish_directory, "_exchange", lambda *_: False)
+
+
+def test_a_directory_appears_whole_and_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "averaged"
+
+    publish(path, b"old", lambda: path_is_missing(path))
+    old = path.stat().st_ino
+    publish(path, b"new", lambda: path_holds(path, b"old"))
+
+    assert (path / "weights").read_bytes() == b"new"
+    assert path.stat().st_ino != old
+    assert hidden(tmp_path) == []
+
+
+def path_is_missing(path: Path) -> None:
+    assert not path.exists()
+
+
+def path_holds(path: Path, content: bytes) -> None:
+    assert (path / "weights").read_bytes() == content
+
+
+@pytest.mark.usefixtures("no_exchange")
+def test_without_exchange_the_old_directory_steps_aside(tmp_path: Path) -> None:
+    path = tmp_path / "averaged"
+    publish(path, b"old")
+
+    publish(path, b"new")
+
+    assert (path / "weights").read_bytes() == b"new"
+    assert hidden(tmp_path) == []
+
+
+@pytest.mark.usefixtures("no_exchange")
+def test_an_old_directory_that_stepped_aside_in_vain_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "averaged"
+    publish(path, b"old")
+    rename = Path.rename
+
+    def fail_for_temporaries(self: Path, target: Path) -> Path:
+        if self.name.endswith(".trackside-tmp"):
+            raise OSError(5, os.strerror(5))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail_for_temporaries)
+    with pytest.raises(OutputError, match="previous average stays"):
+        publish(path, b"new")
+
+    assert (path / "weights").read_bytes() == b"old"
+    assert hidden(tmp_path) == []
+
+
+def test_a_failure_before_the_commit_leaves_the_old_directory(tmp_path: Path) -> None:
+    path = tmp_path / "averaged"
+    publish(path, b"old")
+
+    def fail() -> None:
+        raise OSError(28, os.strerror(28))
+
+    with pytest.raises(OutputError, match="No space left"):
+        publish(path, b"new", fail)
+
+    assert (path / "weights").read_bytes() == b"old"
+    assert hidden(tmp_path) == []
+
+
+def test_sweep_removes_abandoned_directories_and_no_others(tmp_path: Path) -> None:
+    abandoned = tmp_path / ".averaged.0123456789ab.trackside-tmp"
+    abandoned.mkdir()
+    (abandoned / "weights").write_bytes(b"half")
+
+    def check() -> None:
+        assert sweep(tmp_path) == 1
+        assert not abandoned.exists()
+
+    publish(tmp_path / "averaged", b"new", check)
+
+    assert (tmp_path / "averaged" / "weights").read_bytes() == b"new"
+
+
+def test_sweep_gives_a_directory_that_stepped_aside_its_name_back(tmp_path: Path) -> None:
+    aside = tmp_path / aside_name("averaged")
+    aside.mkdir()
+    (aside / "weights").write_bytes(b"the only one")
+
+    assert sweep(tmp_path) == 0
+
+    assert (tmp_path / "averaged" / "weights").read_bytes() == b"the only one"
+    second = tmp_path / aside_name("averaged")
+    second.mkdir()
+    assert sweep(tmp_path) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["averaged"]
+
+
+@pytest.mark.parametrize("name", ["averaged", ".x.trackside-tmp", ASIDE_SUFFIX, "." + ASIDE_SUFFIX])
+def test_other_names_did_not_step_aside(name: str) -> None:
+    assert name_before_aside(name) is None
