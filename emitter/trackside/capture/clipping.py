@@ -7,6 +7,7 @@ import torch
 
 from trackside.capture.gradients import total_norm
 
+MAX_UNREAD = 1024  # steps; each holds a block of 512 bytes on the device
 _NAMES = ("parameters", "max_norm", "total_norm")
 Number = float | torch.Tensor
 """A value, or a 0-d tensor on a device that is not waited for."""
@@ -33,7 +34,9 @@ class ClipWatch:
     def __init__(self) -> None:
         self._norms: list[torch.Tensor] = []
         self._max_norm: float | None = None
-        self._clipped: Number = 0.0
+        self._num_clipped = 0
+        self._unread: list[_Unread] = []  # steps whose norm is on a device, not compared yet
+        self._clipped_there: torch.Tensor | None = None  # their count, as far as compared
 
     @property
     def has_event(self) -> bool:
@@ -58,14 +61,16 @@ class ClipWatch:
     def end_step(self) -> None:
         """Count the step in progress if it was clipped, and begin the next."""
         if self._max_norm is not None:
-            for norm in self._norms:
-                is_clipped = _number(norm) > self._max_norm
-                if is_clipped is False:
-                    continue
-                self._clipped = self._clipped + (
-                    is_clipped if isinstance(is_clipped, torch.Tensor) else 1.0
-                )
-                break
+            if all(norm.is_cpu for norm in self._norms):
+                limit = self._max_norm
+                self._num_clipped += any(_number(norm) > limit for norm in self._norms)
+            else:
+                largest = self._norms[0]
+                for norm in self._norms[1:]:
+                    largest = torch.maximum(largest, norm)
+                self._unread.append(_Unread(largest.detach(), self._max_norm))
+                if len(self._unread) == MAX_UNREAD:
+                    self._compare()
         self.discard()
 
     def discard(self) -> None:
@@ -74,8 +79,25 @@ class ClipWatch:
 
     def take_count(self) -> Number:
         """Return how many steps were clipped since the last call."""
-        clipped, self._clipped = self._clipped, 0.0
-        return clipped
+        self._compare()
+        here, there = self._num_clipped, self._clipped_there
+        self._num_clipped, self._clipped_there = 0, None
+        return float(here) if there is None else there + here
+
+    def _compare(self) -> None:
+        """Compare the norms that are on a device, all at once: few kernels for many steps."""
+        unread, self._unread = self._unread, []
+        for limit in {entry.max_norm for entry in unread}:
+            norms = torch.stack([entry.norm for entry in unread if entry.max_norm == limit])
+            count = (norms > limit).sum(dtype=torch.float32)
+            there = self._clipped_there
+            self._clipped_there = count if there is None else there + count
+
+
+@dataclass(frozen=True, slots=True)
+class _Unread:
+    norm: torch.Tensor
+    max_norm: float
 
 
 def _local(norm: object) -> torch.Tensor:

@@ -152,7 +152,7 @@ def test_errors_are_counted_as_drops(
     assert receive().drops == {"error": 2}
 
 
-def _raise(*_: object) -> None:
+def _raise(*_: object, **__: object) -> None:
     raise RuntimeError("broken on purpose")
 
 
@@ -215,6 +215,35 @@ def test_a_directory_open_to_others_is_refused(
 
     assert "chmod 700" in caplog.text
     shm_dir.chmod(0o700)
+
+
+def test_whatever_fails_in_attach_costs_only_the_session(
+    quiet_attach: Attach, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("trackside.session.identify", _raise)
+    model, optimizer = _build()
+
+    with quiet_attach(model, optimizer, every=1) as session:
+        losses = _train(model, optimizer, 2)
+
+    assert losses == _bare_losses(2)
+    assert session.run is None
+    assert "nothing will be recorded: RuntimeError" in caplog.text
+
+
+def test_a_step_in_a_graph_capture_is_left_alone(
+    quiet_attach: Attach, monkeypatch: pytest.MonkeyPatch, receive: Receive
+) -> None:
+    model, optimizer = _build()
+    quiet_attach(model, optimizer, every=1)
+    monkeypatch.setattr("trackside.staging.Cuda.can_copy", lambda _: False)
+
+    losses = _train(model, optimizer, 2)
+
+    assert losses == _bare_losses(2)
+    received = receive()
+    assert received.samples == ()
+    assert received.drops == {"copy_late": 2}
 
 
 def test_a_socket_path_that_is_too_long_costs_only_the_bell(

@@ -1,0 +1,79 @@
+"""Counting clipped steps where norms are on a device, which must not be waited for."""
+
+import pytest
+import torch
+
+from trackside.capture import clipping
+from trackside.capture.clipping import ClipWatch
+
+
+class _OnDevice(torch.Tensor):
+    """A CPU tensor that says it is elsewhere, and refuses to be read."""
+
+    @property
+    def is_cpu(self) -> bool:  # type: ignore[override] # an attribute of torch's
+        return False
+
+    def __float__(self) -> float:
+        raise AssertionError("waited for the device")
+
+    def __bool__(self) -> bool:
+        raise AssertionError("waited for the device")
+
+
+def _norm(value: float) -> torch.Tensor:
+    return torch.tensor(value).as_subclass(_OnDevice)
+
+
+def _clip(watch: ClipWatch, *calls: tuple[float, float]) -> None:
+    for norm, limit in calls:
+        watch.on_clip(([], limit), {"total_norm": _norm(norm)})
+    watch.end_step()
+
+
+def _read(number: float | torch.Tensor) -> float:
+    assert isinstance(number, torch.Tensor)
+    return number.as_subclass(torch.Tensor).item()
+
+
+def test_norms_on_a_device_are_counted_without_a_wait() -> None:
+    watch = ClipWatch()
+
+    _clip(watch, (2.0, 1.0))
+    _clip(watch, (0.5, 1.0))
+    _clip(watch, (5.0, 7.0))
+    _clip(watch, (9.0, 7.0))
+
+    assert _read(watch.take_count()) == 2
+    assert watch.take_count() == 0
+
+
+def test_parts_on_a_device_count_as_one_step() -> None:
+    watch = ClipWatch()
+
+    _clip(watch, (0.5, 1.0), (3.0, 1.0), (2.0, 1.0))
+
+    assert _read(watch.take_count()) == 1
+
+
+def test_a_long_time_without_a_sample_is_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clipping, "MAX_UNREAD", 4)
+    watch = ClipWatch()
+
+    for index in range(11):
+        _clip(watch, (float(index), 5.5))
+        assert len(watch._unread) < 4
+
+    assert _read(watch.take_count()) == 5
+
+
+def test_a_limit_that_is_on_a_device_is_not_counted() -> None:
+    watch = ClipWatch()
+    watch.on_clip(([], torch.empty((), device="meta"), torch.tensor(3.0)), {})
+
+    event = watch.event()
+    watch.end_step()
+
+    assert event is not None
+    assert (event.norm, event.max_norm) == (3.0, None)
+    assert watch.take_count() == 0
