@@ -1,16 +1,22 @@
-"""Opens what a session publishes to; where that fails, says the mend in one line and goes on."""
+"""Opens what a session captures with and publishes to.
+
+Where shared memory or the doorbell cannot be had, one line says the mend, and training goes on.
+"""
 
 import logging
 import platform
 import secrets
 import time
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 import torch
 import zmq
+from torch import nn
 
+from trackside.capture.attention import AttentionTap
 from trackside.config import EmitterConfig
 from trackside.errors import WireError
 from trackside.identity import Identity
@@ -39,6 +45,20 @@ def open_publisher(
     """Make the segment and the doorbell; a publisher without them counts what it drops."""
     ring = _open_ring(directory, config, identity, save_dir)
     return Publisher(ring, None if ring is None else _open_doorbell(directory))
+
+
+def make_tap(
+    root: nn.Module, config: EmitterConfig, on_error: Callable[[str, BaseException], None]
+) -> AttentionTap:
+    """Make the attention tap that the settings ask for; it is not installed yet."""
+    return AttentionTap(
+        root,
+        layers=config.layers,
+        heads=(config.heads,) if isinstance(config.heads, int) else config.heads,
+        sample=config.sample,
+        max_queries=config.max_queries,
+        on_error=on_error,
+    )
 
 
 def _open_ring(

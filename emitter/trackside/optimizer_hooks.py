@@ -43,6 +43,12 @@ class OptimizerHooks:
         """The optimizer, None as long as none was given or found."""
         return self._optimizer
 
+    def parameters(self) -> list[torch.Tensor]:
+        """Return what the optimizer updates, or all of the model as long as there is none."""
+        if self._optimizer is not None:
+            return trainable(self._optimizer)
+        return [parameter for parameter in self._model.parameters() if parameter.requires_grad]
+
     def install(self) -> None:
         """Hook the optimizer, or all of them until one is found."""
         if self._optimizer is not None:

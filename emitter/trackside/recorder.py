@@ -25,9 +25,8 @@ from typing import ParamSpec
 import torch
 from torch import nn
 
-from trackside.capture.attention import AttentionTap
 from trackside.capture.clipping import ClipWatch, Number
-from trackside.capture.gradients import GradientTap, trainable
+from trackside.capture.gradients import GradientTap
 from trackside.capture.local_norm import LocalNorm
 from trackside.capture.logbook import LoggedNumber
 from trackside.capture.scalars import LossWatch, StepClock, amp_scale, as_number, learning_rate
@@ -37,6 +36,7 @@ from trackside.draft import StepDraft
 from trackside.guard import Guard
 from trackside.hooks import backward_hook, clip_hook
 from trackside.identity import Place
+from trackside.opening import make_tap
 from trackside.optimizer_hooks import Args, Kwargs, OptimizerHooks
 from trackside.outbox import Outbox
 from trackside.publisher import Publisher
@@ -84,7 +84,8 @@ class Recorder:
         self._root = unwrap(model)
         self._root_handle: torch.utils.hooks.RemovableHandle | None = None
         self._hooks = OptimizerHooks(self._root, optimizer, self.on_step_begin, self.on_step_end)
-        self._tap = self._make_tap() if config.attention and place.rank == 0 else None
+        takes_attention = config.attention and place.rank == 0
+        self._tap = make_tap(self._root, config, self.guard.report) if takes_attention else None
         self._gradients = GradientTap(self._root) if config.gradients else None
         self._local_norm = LocalNorm(self.guard) if place.world_size > 1 else None
         self._loss = LossWatch()
@@ -230,18 +231,6 @@ class Recorder:
             loss = self._loss.last()
         self._outbox.close(reason, steps=self.steps_seen, sampled=self.sampled, loss=loss)
 
-    def _make_tap(self) -> AttentionTap | None:
-        config = self._config
-        heads = (config.heads,) if isinstance(config.heads, int) else config.heads
-        return AttentionTap(
-            self._root,
-            layers=config.layers,
-            heads=heads,
-            sample=config.sample,
-            max_queries=config.max_queries,
-            on_error=self.guard.report,
-        )
-
     def _on_forward(self) -> None:
         self._has_seen_forward = True
         if self._held is not None:
@@ -280,10 +269,7 @@ class Recorder:
         if self._tap is not None:
             self._tap.arm()
         if self._local_norm is not None and self._config.gradients:
-            optimizer = self._hooks.optimizer
-            self._local_norm.arm(
-                trainable(optimizer) if optimizer is not None else self._root.parameters()
-            )
+            self._local_norm.arm(self._hooks.parameters())
 
     def _disarm(self) -> None:
         """Leave the step that begins now alone after all."""
