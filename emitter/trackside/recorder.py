@@ -135,18 +135,15 @@ class Recorder:
             self._set_epoch(int(epoch))
         for name, value in scalars.items():
             number = as_number(value)
-            if number is None:
-                self._note(f"log({name}=...) takes single numbers; {type(value)} is left out")
-            elif name == "loss":
+            if name == "loss" and number is not None:
                 self._log_loss(number, value)
             else:
-                self._outbox.logbook.add(LoggedNumber(self._log_step(step), name, number))
+                self._log_number(self._log_step(step), name, value)
 
     def log_at(self, step: int, values: Mapping[str, object]) -> None:
         """Take in values of another count than the optimizer's; see `Session.log_at`."""
         for name, value in values.items():
-            if (number := as_number(value)) is not None:
-                self._outbox.logbook.add(LoggedNumber(step, name, number))
+            self._log_number(step, name, value)
 
     def log_text(self, tag: str, text: str) -> None:
         """Take in a text; see `Session.text`."""
@@ -359,6 +356,13 @@ class Recorder:
             self._held.loss = number
             held, self._held = self._held, None
             self._outbox.submit(held)
+
+    def _log_number(self, step: int, name: str, value: object) -> None:
+        number = as_number(value)
+        if number is None:
+            self._note(f"log({name}=...) takes single numbers; {type(value)} is left out")
+        else:
+            self._outbox.logbook.add(LoggedNumber(step, name, number))
 
     def _log_step(self, step: int | None) -> int:
         if step is not None:

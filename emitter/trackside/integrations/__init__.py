@@ -1,0 +1,1 @@
+"""Callbacks and trackers for training frameworks; each module needs the framework of its name."""
