@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from trackside.wire.doorbell import Listener
 from trackside.wire.segment import ensure_node_directory
@@ -14,14 +15,17 @@ from tracksided.checkpoints.service import AverageEvent, CheckpointService
 from tracksided.config import Settings
 from tracksided.errors import OutputError, SettingsError
 from tracksided.intake import Intake
-from tracksided.lifecycle import DaemonLock, ServiceNotifier, Signals
+from tracksided.lifecycle import DaemonLock, ServiceNotifier, Signals, raise_descriptor_limit
 from tracksided.pool import WorkerPool
 from tracksided.reports import Scalar, Text
-from tracksided.runs import State
+from tracksided.runs import Run, State
 from tracksided.sinks.json_file import plain
 from tracksided.status_file import StatusFile
 
 logger = logging.getLogger(__name__)
+
+_P = ParamSpec("_P")
+_Result = TypeVar("_Result")
 
 BUSY_WAIT_S = 0.02  # while workers are at it: their answers ring no doorbell
 DRAIN_S = 8.0  # of the 10 s in which a service manager expects us to be gone
@@ -66,6 +70,7 @@ class Daemon:
 
     def run(self, signals: Signals, notifier: ServiceNotifier) -> int:
         """Serve until a signal or idleness ends it; return the exit code."""
+        raise_descriptor_limit()
         logger.info("serving %s, pid %d", self._directory, os.getpid())
         notifier.send("READY=1", f"STATUS=serving {self._directory}")
         try:
@@ -87,6 +92,7 @@ class Daemon:
         now = self._clock()
         if rang or now >= self._next_look:
             self._next_look = now + self._settings.poll_seconds
+            self._keep_place()
             for run in self._intake.look(self._settings, now):
                 for directory in run.checkpoint_directories:
                     self._checkpoints.watch(directory, run=run.run_id)
@@ -95,26 +101,61 @@ class Daemon:
         if not self._is_idle():
             self._last_activity = now
 
+    def _keep_place(self) -> None:
+        """Move in anew where somebody removed the node-local directory, or the socket in it.
+
+        Raises:
+            SegmentRefused: the directory that stands there now is not ours alone.
+            DaemonRunning: another daemon was quicker.
+        """
+        if not self._lock.is_in_place:
+            logger.error(
+                "%s was removed under the daemon, with all that was not read yet; at logout "
+                "systemd-logind does so, see `trackside doctor`",
+                self._directory,
+            )
+            ensure_node_directory(self._directory)
+            lost, self._lock = self._lock, DaemonLock(self._directory)
+            lost.release()
+        if not self._listener.is_in_place:
+            logger.warning("the doorbell in %s was removed; it is made anew", self._directory)
+            self._listener.close()
+            self._listener = Listener(self._directory)
+
     def _serve(self, now: float) -> None:
         """Move every run and the checkpoints forward."""
         current = self._intake.current
         for run in current:
-            was = run.state
-            run.advance(self._pool, now)
-            if run.state is State.ENDING and was is not State.ENDING and run.checkpoint_directories:
-                self._checkpoints.flush(*run.checkpoint_directories)
+            self._guard(run, self._advance, run, now)
         for ticket, outcome in self._pool.poll(now):
             for run in current:
-                if run.receive(ticket, outcome, now):
-                    run.advance(self._pool, now)
+                if self._guard(run, run.receive, ticket, outcome, now):
+                    self._guard(run, run.advance, self._pool, now)
                     break
         for event in self._checkpoints.poll(now):
             self._note_average(event)
         if self._reload_due and self._pool.is_idle and not self._checkpoints.is_busy():
             self._apply_reload()
+        is_averaging = self._checkpoints.is_busy()
         for run in current:
-            if run.end(now, is_averaging=self._checkpoints.is_busy()):
+            if self._guard(run, run.end, now, is_averaging=is_averaging):
                 self._intake.remove(run)
+
+    def _advance(self, run: Run, now: float) -> None:
+        was = run.state
+        run.advance(self._pool, now)
+        if run.state is State.ENDING and was is not State.ENDING and run.checkpoint_directories:
+            self._checkpoints.flush(*run.checkpoint_directories)
+
+    def _guard(
+        self, run: Run, act: Callable[_P, _Result], *args: _P.args, **kwargs: _P.kwargs
+    ) -> _Result | None:
+        """Do something for a run; what nobody foresaw costs that run and no other."""
+        try:
+            return act(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - the boundary of a run, logged by it
+            run.break_off(error)
+            return None
 
     def _wait_s(self, notifier: ServiceNotifier) -> float:
         if not self._pool.is_idle or any(run.has_work for run in self._intake.current):
@@ -148,7 +189,8 @@ class Daemon:
         self._checkpoints.close()
         self._intake.close()
         self._listener.close()
-        self._status.remove()
+        if self._lock.is_in_place:  # else what lies there is another daemon's
+            self._status.remove()
         self._lock.release()
 
     def _checkpoint_service(self) -> CheckpointService:

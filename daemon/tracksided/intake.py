@@ -1,5 +1,6 @@
 """From new segments to runs: which segments belong together, and which run goes first."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from tracksided.ingest.segments import SegmentScanner
 from tracksided.ingest.stream import Delivery, RankStream
 from tracksided.outputs import RunOutputs
 from tracksided.runs import Run, State
+
+logger = logging.getLogger(__name__)
 
 
 class Intake:
@@ -37,11 +40,22 @@ class Intake:
 
     @property
     def current(self) -> list[Run]:
-        """The runs to be served now: of each run id and directory the earliest start."""
-        first: dict[tuple[str, Path], Run] = {}
+        """The runs to be served now: of each run id and directory the earliest start.
+
+        A run whose trainers are gone comes before every later run of its directory, whatever
+        that is called: a job that resumes under a new name writes after what it resumes.
+        """
+        current: list[Run] = []
+        taken: set[tuple[str, Path] | Path] = set()
         for run in self.runs:
-            first.setdefault((run.run_id, run.directory), run)
-        return list(first.values())
+            key = (run.run_id, run.directory)
+            if not taken.isdisjoint((key, run.directory)):
+                continue
+            current.append(run)
+            taken.add(key)
+            if self._num_runs_in(run.directory) > 1 and not run.is_alive:
+                taken.add(run.directory)
+        return current
 
     def look(self, settings: Settings, now: float) -> list[Run]:
         """Take in new segments; return the runs that they began or joined."""
@@ -81,11 +95,18 @@ class Intake:
             outputs.close()
 
     def _run_of(self, stream: RankStream) -> Run | None:
-        for run in self.runs:
-            is_open = run.state in {State.OPENING, State.RUNNING}
-            if is_open and run.generation.accepts(stream.hello):
-                return run
-        return None
+        """Return the run that a segment joins: of several tries, the one that began with it."""
+        started_at = stream.hello.started_at
+        candidates = [
+            run
+            for run in self.runs
+            if run.state in {State.OPENING, State.RUNNING} and run.generation.accepts(stream.hello)
+        ]
+        return min(
+            candidates,
+            key=lambda run: abs(run.generation.hello.started_at - started_at),
+            default=None,
+        )
 
     def _begin(self, stream: RankStream, settings: Settings, now: float) -> Run:
         aligner: Aligner[Delivery] = Aligner(
@@ -95,8 +116,19 @@ class Intake:
             max_lag_s=settings.max_lag_seconds,
         )
         run = Run(Generation(aligner, stream), settings, self._open)
+        for other in self.runs:
+            if other.directory == run.directory and other.run_id != run.run_id and other.is_alive:
+                logger.warning(
+                    "runs %s and %s both write to %s now; give each a save_dir of its own",
+                    other.run_id,
+                    run.run_id,
+                    run.directory,
+                )
         self.runs.append(run)
         return run
+
+    def _num_runs_in(self, directory: Path) -> int:
+        return sum(run.directory == directory for run in self.runs)
 
     def _open(self, directory: Path) -> RunOutputs:
         if directory not in self._outputs:

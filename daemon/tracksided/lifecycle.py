@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import resource
 import signal
 import socket
 from collections.abc import Mapping
@@ -10,6 +11,8 @@ from types import FrameType
 
 from trackside.wire.locks import DAEMON_LOCK_NAME, daemon_pid
 from tracksided.errors import DaemonRunning
+
+ENOUGH_DESCRIPTORS = 1 << 16  # for some ten thousand segments
 
 
 class DaemonLock:
@@ -25,8 +28,8 @@ class DaemonLock:
         Raises:
             DaemonRunning: another process holds it.
         """
-        path = directory / DAEMON_LOCK_NAME
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        self._path = directory / DAEMON_LOCK_NAME
+        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -35,6 +38,14 @@ class DaemonLock:
                 f"a daemon already serves {directory} (pid {daemon_pid(directory)}); "
                 f"see `trackside status`"
             ) from error
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the locked file still lies under its name."""
+        try:
+            return os.path.samestat(self._path.lstat(), os.fstat(self._fd))
+        except OSError:
+            return False
 
     def release(self) -> None:
         """Let the next daemon in. The file stays: removing it would race with that daemon."""
@@ -83,7 +94,9 @@ class ServiceNotifier:
                 self._address = ""
 
 
-def lower_priority() -> None:
-    """Run only on cycles that nobody else wants (SCHED_IDLE and nice 19)."""
-    os.nice(19)
-    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+def raise_descriptor_limit() -> None:
+    """Allow many open files, as far as the system does: segments and runs take some each."""
+    soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = ENOUGH_DESCRIPTORS if most == resource.RLIM_INFINITY else min(most, ENOUGH_DESCRIPTORS)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))

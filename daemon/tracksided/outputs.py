@@ -11,9 +11,9 @@ from pathlib import Path
 
 from trackside.wire.records import Hello
 from tracksided.assemble import SCHEMA
-from tracksided.reports import Scalar, StepReport, Text
+from tracksided.reports import Scalar, SegmentProgress, StepReport, Text
 from tracksided.sinks.folder import sweep
-from tracksided.sinks.history import HistoryFile, SegmentProgress
+from tracksided.sinks.history import HistoryFile
 from tracksided.sinks.json_file import Json, plain_object, read_json, write_json
 from tracksided.sinks.refusal import output_error
 from tracksided.sinks.tensorboard import Commit, TensorBoardSink, truncate_uncommitted

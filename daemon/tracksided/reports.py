@@ -79,6 +79,22 @@ class RawMap:
     module: str
 
 
+@dataclass(slots=True)
+class SegmentProgress:
+    """What is committed of one segment."""
+
+    last_step: int = 0
+    """Of the newest line, 0 where there is none."""
+
+    last_sequence: int = 0
+    """Of the newest record; those before it are done with, too."""
+
+    last_line: int = 0
+    """Place of the newest line among all lines, from 1."""
+
+    num_steps: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class StepAnalysis:
     """What a worker made of one step: everything but what only the parent knows.

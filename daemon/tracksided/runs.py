@@ -2,7 +2,7 @@
 
 import enum
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from tracksided.errors import OutputError
 from tracksided.ingest.generation import Generation, output_directory
 from tracksided.outputs import RunOutputs
 from tracksided.pipeline import Pipeline, Pool, Retry
-from tracksided.reports import Scalar, Text
+from tracksided.reports import Scalar, SegmentProgress, Text
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +30,8 @@ class State(enum.Enum):
     """All steps are written; a last averaging may be under way."""
 
     FINISHED = "finished"
+    BROKEN = "broken"
+    """Something unforeseen happened to it; its segments stay for the next daemon."""
 
 
 class Run:
@@ -50,6 +52,7 @@ class Run:
         self._outputs: RunOutputs | None = None
         self._pipeline: Pipeline | None = None
         self._end_deadline = 0.0
+        self._defect: str | None = None
 
     @property
     def run_id(self) -> str:
@@ -72,11 +75,19 @@ class Run:
     @property
     def has_work(self) -> bool:
         """Whether steps are on their way to the disk."""
-        return self._pipeline is not None and not self._pipeline.is_empty
+        is_moving = self.state is not State.BROKEN
+        return is_moving and self._pipeline is not None and not self._pipeline.is_empty
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether any of its trainers still runs."""
+        return any(stream.reader.is_writer_alive() for stream in self.generation.streams)
 
     @property
     def problem(self) -> str | None:
         """Why outputs cannot be written now."""
+        if self._defect is not None:
+            return self._defect
         retries = [self._retry] if self._pipeline is None else [self._retry, self._pipeline.retry]
         return next((entry.problem for entry in retries if entry.problem is not None), None)
 
@@ -110,6 +121,14 @@ class Run:
         self.state = State.FINISHED
         logger.info("run %s is over, see %s", self.run_id, self.directory)
         return True
+
+    def break_off(self, error: Exception) -> None:
+        """Leave the run alone after an unforeseen error: other runs go on."""
+        self.state = State.BROKEN
+        self._defect = (
+            f"{type(error).__name__}: {error}; the run is left to the next daemon: restart this one"
+        )
+        logger.error("run %s is not served any more", self.run_id, exc_info=error)
 
     def close(self, *, remove_segments: bool) -> None:
         """Let go of the segments."""
@@ -154,7 +173,7 @@ class Run:
             "directory": str(self.directory),
             "world_size": self.generation.hello.world_size,
             "last_step": max((entry.last_step for entry in health), default=0),
-            "committed_step": self._last_committed(self.generation.nonces),
+            "committed_step": self._last_committed(),
             "waiting": self.num_waiting,
             "late": self.generation.late,
             "shed": 0 if pipeline is None else pipeline.num_shed,
@@ -194,7 +213,7 @@ class Run:
 
     def _take(self, now: float) -> None:
         assert self._pipeline is not None  # noqa: S101 - made by _open
-        for step in self.generation.take(now, self._last_committed):
+        for step in self.generation.take(now, self._progress):
             self._pipeline.add(step)
 
     def _move(self, pool: Pool, now: float) -> None:
@@ -209,14 +228,17 @@ class Run:
     def _hellos(self) -> dict[int, Any]:
         return {stream.hello.rank: stream.hello for stream in self.generation.streams}
 
-    def _progress(self, nonce: str) -> Any:
+    def _progress(self, nonce: str) -> SegmentProgress:
         assert self._outputs is not None  # noqa: S101 - made by _open
         return self._outputs.progress(nonce)
 
-    def _last_committed(self, nonces: Sequence[str]) -> int:
+    def _last_committed(self) -> int:
         if self._outputs is None:
             return 0
-        return max(self._outputs.progress(nonce).last_step for nonce in nonces)
+        newest = max(
+            map(self._outputs.progress, self.generation.nonces), key=lambda entry: entry.last_line
+        )
+        return newest.last_step
 
     def _rank_totals(self, index: int) -> dict[str, Any]:
         stream = self.generation.streams[index]

@@ -6,6 +6,9 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
+_Position = tuple[int, int]  # lap, step
+_START: _Position = (0, 0)  # steps count from 1
+
 
 @dataclass(frozen=True, slots=True)
 class Aligned(Generic[Item]):
@@ -18,10 +21,12 @@ class Aligned(Generic[Item]):
 class Aligner(Generic[Item]):
     """Collects deliveries of the ranks of one generation of a run.
 
-    A generation is one start of a training job: within it each rank's steps only grow. Steps
-    are released in ascending order, each exactly once. A step waits for every local rank that
-    can still deliver it. A rank cannot any more once it has delivered a later step or left;
-    one that never appeared is waited for ``join_grace_s``, one that lags ``max_lag_s``.
+    A generation is one start of a training job. Within it each rank's steps grow; where they do
+    not, the training went back to an earlier state and a new lap begins. A step is released once
+    per lap, laps one after the other, steps ascending within one. It waits for every local rank
+    that can still deliver it. A rank cannot any more once it is beyond it or has left; one that
+    never appeared is waited for ``join_grace_s``. One that lags is waited for ``max_lag_s``
+    once, and then no more until it has caught up.
     Time is any monotonic number of seconds, given by the caller.
     """
 
@@ -31,19 +36,28 @@ class Aligner(Generic[Item]):
         self._num_ranks = num_ranks
         self._join_deadline = now + join_grace_s
         self._max_lag_s = max_lag_s
-        self._newest: dict[int, int] = {}
+        self._newest: dict[int, _Position] = {}
         self._left: set[int] = set()
-        self._pending: dict[int, dict[int, Item]] = {}
-        self._first_seen: dict[int, float] = {}
-        self._released = 0  # steps count from 1
+        self._lagging: set[int] = set()
+        self._pending: dict[_Position, dict[int, Item]] = {}
+        self._first_seen: dict[_Position, float] = {}
+        self._released = _START
 
     def join(self, rank: int) -> None:
         """Note that a rank has appeared; it may not have delivered anything yet."""
-        self._newest.setdefault(rank, 0)
+        self._newest.setdefault(rank, _START)
 
-    def resume_after(self, step: int) -> None:
-        """Note that steps up to this one were released before, by a daemon that is gone."""
-        self._released = max(self._released, step)
+    def resume(self, rank: int, step: int, released: int) -> None:
+        """Note what a daemon that is gone has written; before the rank delivers anything.
+
+        Args:
+            rank: that joined.
+            step: the last one written of this rank, 0 for none.
+            released: the last one written of any rank.
+        """
+        lap = self._released[0]
+        self._newest[rank] = (lap, step)
+        self._released = max(self._released, (lap, released))
 
     def leave(self, rank: int) -> None:
         """Note that a rank will deliver nothing more."""
@@ -53,24 +67,27 @@ class Aligner(Generic[Item]):
     def deliver(self, rank: int, step: int, item: Item, now: float) -> bool:
         """Take one rank's step; False if that step is over and the item comes too late."""
         self.join(rank)
-        self._newest[rank] = max(self._newest[rank], step)
-        if step <= self._released or rank in self._pending.get(step, {}):
+        lap, newest = self._newest[rank]
+        position = (lap + (step <= newest), step)
+        self._newest[rank] = position
+        if position <= self._released:
             return False
-        self._pending.setdefault(step, {})[rank] = item
-        self._first_seen.setdefault(step, now)
+        self._lagging.discard(rank)
+        self._pending.setdefault(position, {})[rank] = item
+        self._first_seen.setdefault(position, now)
         return True
 
     def release(self, now: float) -> list[Aligned[Item]]:
-        """Return the steps that wait for nobody any more, in ascending order."""
+        """Return the steps that wait for nobody any more, in order."""
         released: list[Aligned[Item]] = []
         while self._pending:
-            step = min(self._pending)
-            if not self._is_complete(step, now):
+            position = min(self._pending)
+            if not self._is_complete(position, now):
                 break
-            self._first_seen.pop(step)
-            by_rank = self._pending.pop(step)
-            released.append(Aligned(step, dict(sorted(by_rank.items()))))
-            self._released = step
+            self._first_seen.pop(position)
+            by_rank = self._pending.pop(position)
+            released.append(Aligned(position[1], dict(sorted(by_rank.items()))))
+            self._released = position
         return released
 
     def is_over(self, now: float) -> bool:
@@ -81,9 +98,13 @@ class Aligner(Generic[Item]):
     def _all_joined(self, now: float) -> bool:
         return len(self._newest) >= self._num_ranks or now >= self._join_deadline
 
-    def _is_complete(self, step: int, now: float) -> bool:
-        if now - self._first_seen[step] >= self._max_lag_s:
+    def _is_complete(self, position: _Position, now: float) -> bool:
+        missing = {
+            rank
+            for rank, newest in self._newest.items()
+            if newest < position and rank not in self._left
+        }
+        if now - self._first_seen[position] >= self._max_lag_s:
+            self._lagging |= missing
             return True
-        return self._all_joined(now) and all(
-            newest >= step or rank in self._left for rank, newest in self._newest.items()
-        )
+        return self._all_joined(now) and missing <= self._lagging

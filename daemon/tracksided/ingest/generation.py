@@ -1,11 +1,12 @@
 """One start of a training job: the segments of its local ranks, step by step."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from trackside.wire.records import Hello
 from tracksided.ingest.aligner import Aligned, Aligner
 from tracksided.ingest.stream import Delivery, RankStream
+from tracksided.reports import SegmentProgress
 
 # Ranks of one job start together; a job that runs again under the same name starts later.
 MAX_START_SPREAD_S = 120.0
@@ -25,6 +26,7 @@ class Generation:
         self.streams: list[RankStream] = []
         self._aligner = aligner
         self._departed: set[int] = set()
+        self._resumed: set[str] = set()
         self.join(first)
 
     @property
@@ -55,19 +57,22 @@ class Generation:
         self._aligner.join(stream.hello.rank)
 
     def take(
-        self, now: float, last_committed: Callable[[Sequence[str]], int]
+        self, now: float, progress: Callable[[str], SegmentProgress]
     ) -> list[Aligned[Delivery]]:
-        """Read what is new and return the steps that are complete, in ascending order.
+        """Read what is new and return the steps that are complete, in order.
 
         Args:
             now: monotonic seconds.
-            last_committed: gives the last step written for these nonces, 0 for none.
+            progress: gives what is written of the segment with a nonce.
         """
-        self._aligner.resume_after(last_committed(self.nonces))
+        self._resume(progress)
         for stream in self.streams:
+            written = progress(stream.nonce).last_sequence
             for delivery in stream.poll():
-                if not self._aligner.deliver(delivery.rank, delivery.step.step, delivery, now):
-                    self.late += delivery.step.step > last_committed((delivery.nonce,))
+                if delivery.sequence <= written:  # by a daemon that could not move the cursor
+                    stream.settle(delivery.end)
+                elif not self._aligner.deliver(delivery.rank, delivery.step.step, delivery, now):
+                    self.late += 1
                     stream.settle(delivery.end)
             if stream.hello.rank not in self._departed and stream.has_ended():
                 self._departed.add(stream.hello.rank)
@@ -83,6 +88,17 @@ class Generation:
         by_rank = {stream.hello.rank: stream for stream in self.streams}
         for rank, delivery in step.by_rank.items():
             by_rank[rank].settle(delivery.end)
+
+    def _resume(self, progress: Callable[[str], SegmentProgress]) -> None:
+        """Go on where an earlier daemon stopped, for segments that have joined since."""
+        newcomers = [stream for stream in self.streams if stream.nonce not in self._resumed]
+        if not newcomers:
+            return
+        newest = max(map(progress, self.nonces), key=lambda entry: entry.last_line)
+        for stream in newcomers:
+            own = progress(stream.nonce)
+            self._aligner.resume(stream.hello.rank, own.last_step, newest.last_step)
+            self._resumed.add(stream.nonce)
 
 
 def output_directory(hello: Hello) -> Path:

@@ -1,5 +1,6 @@
 """Finds the segments of the node-local directory; refuses bad ones once each."""
 
+import errno
 import logging
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from tracksided.ingest.stream import RankStream
 
 logger = logging.getLogger(__name__)
 
+MAX_CONFIG_DEPTH = 64  # far below Python's limit of recursion, far above any settings
+_PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+
 Identity = tuple[int, int, int]
 
 
@@ -21,6 +25,7 @@ class SegmentScanner:
         self._directory = directory
         self._opened: set[Path] = set()
         self._refused: dict[Path, tuple[Identity, str]] = {}
+        self._has_postponed = False
 
     @property
     def refused(self) -> dict[str, str]:
@@ -50,7 +55,10 @@ class SegmentScanner:
         try:
             reader = RingReader.open(path)
         except SegmentRefused as error:
-            self._refuse(path, identity, str(error))
+            if _is_passing(error):
+                self._postpone(error)
+            else:
+                self._refuse(path, identity, str(error))
             return None
         try:
             hello = _hello(reader)
@@ -61,6 +69,12 @@ class SegmentScanner:
         self._opened.add(path)
         self._refused.pop(path, None)
         return RankStream(reader, hello)
+
+    def _postpone(self, error: SegmentRefused) -> None:
+        """Leave a segment for the next look: what is short now may not be then."""
+        if not self._has_postponed:
+            self._has_postponed = True
+            logger.error("%s; it is tried again", error)
 
     def _refuse(self, path: Path, identity: Identity, reason: str) -> None:
         self._refused[path] = (identity, reason)
@@ -76,6 +90,12 @@ def _identity(path: Path) -> Identity | None:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
+def _is_passing(error: SegmentRefused) -> bool:
+    """Tell whether our own want of descriptors or memory is the cause."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in _PASSING
+
+
 def _hello(reader: RingReader) -> Hello:
     hello = decode(Hello, reader.hello())
     name = reader.name
@@ -83,6 +103,31 @@ def _hello(reader: RingReader) -> Hello:
         raise RecordCorrupt(f"its hello speaks of run {hello.run!r} rank {hello.rank}")
     if not 0 <= hello.rank < hello.world_size or not hello.local_world_size > 0:
         raise RecordCorrupt(f"rank {hello.rank} of {hello.world_size} is impossible")
-    if not Path(hello.save_dir).is_absolute():
-        raise RecordCorrupt(f"save_dir {hello.save_dir!r} is not an absolute path")
+    if hello.node_rank < 0:
+        raise RecordCorrupt(f"node rank {hello.node_rank} is impossible")
+    _check_path("save_dir", hello.save_dir)
+    for directory in hello.checkpoints:
+        _check_path("checkpoints", directory)
+    _check_plain(hello.config, depth=0)
     return hello
+
+
+def _check_path(field: str, path: str) -> None:
+    if not Path(path).is_absolute():
+        raise RecordCorrupt(f"{field} {path!r:.200} is not an absolute path")
+    if "\0" in path:
+        raise RecordCorrupt(f"{field} {path!r:.200} holds a null byte")
+
+
+def _check_plain(value: object, depth: int) -> None:
+    """Refuse what JSON cannot hold: ``config`` is the only part that is not typed."""
+    if depth > MAX_CONFIG_DEPTH:
+        raise RecordCorrupt(f"config is nested more than {MAX_CONFIG_DEPTH} deep")
+    if isinstance(value, dict):
+        for entry in value.values():
+            _check_plain(entry, depth + 1)
+    elif isinstance(value, list):
+        for entry in value:
+            _check_plain(entry, depth + 1)
+    elif value is not None and not isinstance(value, bool | int | float | str):
+        raise RecordCorrupt(f"config holds a {type(value).__name__}, which JSON cannot")

@@ -15,6 +15,10 @@ logger = logging.getLogger(__name__)
 # Steps taken in and not settled: bounds the daemon's memory; the bytes stay in shared memory.
 MAX_OUTSTANDING = 64
 
+# Decoding costs this process time, 1 us per item: 100,000 parameters need 10 MB.
+MAX_METADATA_BYTES = 16 << 20
+MAX_STEP = 2**63 - 1
+
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
@@ -66,6 +70,7 @@ class RankStream:
 
         self._outstanding: deque[int] = deque()
         self._settled: set[int] = set()
+        self._kept: int | None = None
 
     @property
     def nonce(self) -> str:
@@ -87,9 +92,16 @@ class RankStream:
             if delivery is not None:
                 self.last_step = delivery.step.step
                 yield delivery
-            elif record.kind is not RecordKind.CLOSE:
+            elif record.kind is RecordKind.CLOSE:
+                self._keep_only(record.end)
+            else:
                 self.settle(record.end)
-            # The last record is kept: a daemon that starts anew must know how the run ended.
+
+    def _keep_only(self, end: int) -> None:
+        """Keep one last record: a daemon that starts anew must know how the run ended."""
+        former, self._kept = self._kept, end
+        if former is not None:
+            self.settle(former)
 
     def settle(self, end: int) -> None:
         """Note that the record that ends at cursor ``end`` needs nothing more."""
@@ -112,9 +124,12 @@ class RankStream:
             # Liveness first: a record committed between the two looks must not be missed.
             writer_gone = self.reader.is_closed or not self.reader.is_writer_alive()
             is_drained = self.reader.is_drained
+            is_lost = writer_gone and is_drained and self.reader.was_removed
         except SegmentRefused as error:
             self._fail(error)
             return True
+        if is_lost:
+            self._fail(_removed_by_somebody(self.reader.path.name))
         return writer_gone and is_drained
 
     def health(self) -> "StreamHealth":
@@ -160,8 +175,11 @@ class RankStream:
 
     def _decode(self, record: Record) -> Delivery | None:
         try:
+            _check_size(record)
             if record.kind is RecordKind.CLOSE:
-                self.close_record = decode(Close, record.metadata)
+                close = decode(Close, record.metadata)
+                _check_numbers(close.steps, *_logged_steps(close))
+                self.close_record = close
                 return None
             step = decode(Step, record.metadata)
             _check_step(step, record)
@@ -169,7 +187,7 @@ class RankStream:
             self.malformed += 1
             if self.malformed == 1:
                 logger.warning(
-                    "%s: record %d left out: %s", self.reader.path.name, record.sequence, error
+                    "%s: record %d left out: %.500s", self.reader.path.name, record.sequence, error
                 )
             return None
         return Delivery(
@@ -183,6 +201,32 @@ class RankStream:
         )
 
 
+def _check_size(record: Record) -> None:
+    if len(record.metadata) > MAX_METADATA_BYTES:
+        raise RecordCorrupt(f"{len(record.metadata)} bytes of metadata are too many")
+
+
 def _check_step(step: Step, record: Record) -> None:
     if step.step != record.step or step.step < 1:
         raise RecordCorrupt(f"metadata says step {step.step}, header {record.step}")
+    _check_numbers(step.step, *_logged_steps(step))
+
+
+def _logged_steps(record: Step | Close) -> Iterator[int]:
+    yield from (entry.step for entry in record.scalars)
+    yield from (entry.step for entry in record.texts)
+
+
+def _check_numbers(*steps: int) -> None:
+    """Refuse steps that TensorBoard's signed 64-bit field cannot hold."""
+    for step in steps:
+        if not 0 <= step <= MAX_STEP:
+            raise RecordCorrupt(f"step {step} is out of range")
+
+
+def _removed_by_somebody(name: str) -> SegmentRefused:
+    return SegmentRefused(
+        f"segment {name!r} was removed while its trainer had not closed it: what the trainer "
+        "publishes from now on is lost. Where systemd-logind did it at logout: `loginctl "
+        "enable-linger`, or RemoveIPC=no in /etc/systemd/logind.conf; see `trackside doctor`"
+    )

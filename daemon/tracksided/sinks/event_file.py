@@ -21,7 +21,7 @@ from pathlib import Path
 
 import google_crc32c
 
-from tracksided.sinks.json_file import sync_directory
+from tracksided.sinks.json_file import is_in_place, sync_directory
 from tracksided.sinks.refusal import output_error
 
 # The ending tells our files from those of other writers, which are never touched.
@@ -82,6 +82,14 @@ class EventFile:
             sync_directory(path.parent)
         except OSError as error:
             raise output_error(path, error) from error
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the file still lies under its name."""
+        try:
+            return is_in_place(self.path, self._descriptor)
+        except OSError:
+            return True  # the write will tell
 
     def append(self, events: Iterable[bytes]) -> None:
         """Add all events, durably, or none.

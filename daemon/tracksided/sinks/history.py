@@ -5,28 +5,21 @@ number]) and how far the TensorBoard file was written (``tensorboard``), so that
 starts anew knows what is done.
 """
 
+import io
 import json
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-from tracksided.sinks.json_file import encode, sync_directory
+from tracksided.reports import SegmentProgress
+from tracksided.sinks.json_file import encode, is_in_place, sync_directory
 from tracksided.sinks.refusal import output_error
 from tracksided.sinks.tensorboard import Commit
 
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "history.jsonl"
-
-
-@dataclass(slots=True)
-class SegmentProgress:
-    """What is committed of one segment."""
-
-    last_step: int = 0
-    num_steps: int = 0
 
 
 class HistoryFile:
@@ -44,11 +37,9 @@ class HistoryFile:
 
         self.last_commit: Commit | None = None
         self._progress: dict[str, SegmentProgress] = {}
+        self._num_lines = 0
         try:
-            is_new = not self.path.exists()
-            self._file = self.path.open("ab", buffering=0)
-            if is_new:
-                sync_directory(directory)
+            self._file = self._open()
             self._size = self._read()
             self._file.truncate(self._size)
         except OSError as error:
@@ -78,6 +69,7 @@ class HistoryFile:
         }
         encoded = encode(document)
         try:
+            self._follow()
             self._write(encoded)
         except OSError as error:
             raise output_error(self.path, error) from error
@@ -87,6 +79,23 @@ class HistoryFile:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    def _open(self) -> io.FileIO:
+        is_new = not self.path.exists()
+        file = self.path.open("ab", buffering=0)
+        if is_new:
+            sync_directory(self.path.parent)
+        return file
+
+    def _follow(self) -> None:
+        """Begin anew where somebody moved or removed the file: what we append must be found."""
+        if is_in_place(self.path, self._file.fileno()):
+            return
+        logger.warning("%s was removed or replaced while it was written; going on", self.path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lost, self._file = self._file, self._open()
+        lost.close()
+        self._size = self.path.stat().st_size
 
     def _write(self, encoded: bytes) -> None:
         try:
@@ -120,9 +129,12 @@ class HistoryFile:
         if not isinstance(step, int) or not isinstance(records, dict):
             raise TypeError("step or records have another type")
         self.last_step = step
-        for nonce, _ in records.values():
+        self._num_lines += 1
+        for nonce, sequence in records.values():
             progress = self._progress.setdefault(nonce, SegmentProgress())
-            progress.last_step = max(progress.last_step, step)
+            progress.last_step = step
+            progress.last_sequence = max(progress.last_sequence, int(sequence))
+            progress.last_line = self._num_lines
             progress.num_steps += 1
         if isinstance(position, dict):
             self.last_commit = Commit(str(position["file"]), int(position["end"]))

@@ -1,5 +1,6 @@
 """JSON for others to read: strict, and whole or not there at all."""
 
+import contextlib
 import json
 import math
 import os
@@ -60,6 +61,8 @@ def write_json(path: Path, document: Mapping[str, object]) -> None:
         temporary.replace(path)
         sync_directory(path.parent)
     except OSError as error:
+        with contextlib.suppress(OSError):  # debris of a full disk; the next write replaces it
+            temporary.unlink()
         raise output_error(path, error) from error
 
 
@@ -79,3 +82,11 @@ def sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def is_in_place(path: Path, descriptor: int) -> bool:
+    """Tell whether an open file still lies under its name; raises OSError."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

@@ -15,6 +15,8 @@ _MENDS = {
         "write there: trackside service install --read-write DIR"
     ),
     errno.ENOTDIR: "a file stands where a directory is needed: move it away",
+    errno.EEXIST: "a file stands where a directory is needed: move it away",
+    errno.ENAMETOOLONG: "set save_dir= to a shorter path",
     errno.EMFILE: "raise the limit of open files: ulimit -n",
 }
 

@@ -94,6 +94,9 @@ class TensorBoardSink:
             self._file = None
 
     def _append(self, events: list[bytes]) -> Commit:
+        if self._file is not None and not self._file.is_in_place:
+            logger.warning("%s was removed while it was written", self._file.path)
+            self.close()
         file, head = (self._file, []) if self._file is not None else self._create()
         try:
             file.append([*head, *events])

@@ -72,7 +72,7 @@ class Listener:
     """The daemon's side. Its maker must hold the daemon lock: a second bind steals the path."""
 
     def __init__(self, directory: Path) -> None:
-        """Bind the socket, replacing what a killed daemon left.
+        """Bind the socket, replacing what a killed daemon left, or anybody else.
 
         Raises:
             DoorbellUnavailable: the path is too long or cannot be bound.
@@ -88,7 +88,15 @@ class Listener:
             self._socket.bind(address)
         except zmq.ZMQError as error:
             self._context.destroy(linger=0)
-            raise DoorbellUnavailable(f"doorbell {address}: {error}") from error
+            raise DoorbellUnavailable(
+                f"doorbell {address}: {error}; remove what stands there"
+            ) from error
+        self._identity = self._look()
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the socket still lies under its name."""
+        return self._identity is not None and self._look() == self._identity
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until somebody rings, and take in all that has; False after ``timeout_s``."""
@@ -102,8 +110,17 @@ class Listener:
     def close(self) -> None:
         """Stop listening and remove the socket's path; twice is fine."""
         if not self._socket.closed:
+            is_ours = self.is_in_place
             self._context.destroy(linger=0)
-            self._path.unlink(missing_ok=True)
+            if is_ours:
+                self._path.unlink(missing_ok=True)
+
+    def _look(self) -> tuple[int, int] | None:
+        try:
+            found = self._path.lstat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
 
 def _address(directory: Path) -> str:

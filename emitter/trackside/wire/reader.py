@@ -57,6 +57,7 @@ class RingReader:
         reader = cls(path, memory, header, read_only=read_only)
         try:
             reader._check_cursors()
+            reader._check_holes()
         except SegmentRefused:
             reader.close()
             raise
@@ -171,6 +172,11 @@ class RingReader:
         """Whether the writer still runs; False for one that closed in order."""
         return segment.is_writer_alive(self.path)
 
+    @property
+    def was_removed(self) -> bool:
+        """Whether somebody else unlinked the segment: a writer closes it before it does so."""
+        return not self.path.exists() and not self.is_closed
+
     def close(self) -> None:
         """Let go of the segment; views given out stay valid until they are dropped."""
         self._words.release()
@@ -216,6 +222,20 @@ class RingReader:
             )
         self._last_write = write
         return write
+
+    def _check_holes(self) -> None:
+        """Refuse published bytes that no memory stands behind: to read them would allocate it."""
+        read, write = self._read_cursor(), self._last_write
+        ring_start, capacity = self.header.ring_start, self.header.capacity_bytes
+        while read < write:
+            start = ring_start + read % capacity
+            end = min(start + write - read, ring_start + capacity)
+            if segment.first_hole(self.path, start) < end:
+                raise SegmentRefused(
+                    f"segment {self.path.name!r} refused: published bytes have no memory behind "
+                    "them; the file is sparse"
+                )
+            read += end - start
 
     def _move_read_cursor(self, cursor: int) -> None:
         """Store the read cursor, past everything behind it that no commit will cover."""

@@ -195,6 +195,19 @@ def open_existing(path: Path, *, read_only: bool) -> tuple[mmap.mmap, SegmentHea
     return memory, header
 
 
+def first_hole(path: Path, start: int) -> int:
+    """Return the offset of the first byte from ``start`` on that takes no memory, or the size.
+
+    Raises:
+        SegmentRefused: the file cannot be opened.
+    """
+    try:
+        with _opened(path, os.O_RDONLY) as descriptor:
+            return os.lseek(descriptor, start, os.SEEK_HOLE)
+    except OSError as error:
+        raise SegmentRefused(f"segment {path.name!r} refused: {error.strerror}") from error
+
+
 def is_writer_alive(ring_path: Path) -> bool:
     """Tell whether the process that created a segment still holds its lock.
 
@@ -283,7 +296,7 @@ class AliveLock:
 def _list(directory: Path, suffix: str) -> tuple[Path, ...]:
     try:
         return tuple(sorted(path for path in directory.iterdir() if path.suffix == suffix))
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return ()
 
 

@@ -61,11 +61,62 @@ def test_lagging_rank_is_waited_for_until_the_limit() -> None:
 
 def test_steps_written_by_an_earlier_daemon_are_not_taken_again() -> None:
     aligner = make_aligner(num_ranks=1)
-    aligner.resume_after(20)
+    aligner.resume(0, step=10, released=20)
 
     assert not aligner.deliver(0, 20, "again", 1.0)
     assert aligner.deliver(0, 30, "new", 1.0)
     assert [entry.step for entry in aligner.release(1.0)] == [30]
+
+
+def test_steps_of_a_training_that_goes_back_are_released_again() -> None:
+    aligner = make_aligner()
+    released = []
+    for step in (10, 20, 30, 20, 30, 40):
+        for rank in (0, 1):
+            assert aligner.deliver(rank, step, f"{rank}", 1.0)
+        released += aligner.release(1.0)
+
+    assert [entry.step for entry in released] == [10, 20, 30, 20, 30, 40]
+    assert all(set(entry.by_rank) == {0, 1} for entry in released)
+
+
+def test_rank_that_goes_back_first_waits_for_the_others() -> None:
+    aligner = make_aligner()
+    for step in (10, 20, 10):
+        aligner.deliver(0, step, "a", 1.0)
+    aligner.deliver(1, 10, "b", 1.0)
+    assert [entry.step for entry in aligner.release(1.0)] == [10]
+
+    for step in (20, 10):
+        aligner.deliver(1, step, "b", 1.0)
+
+    assert [(entry.step, len(entry.by_rank)) for entry in aligner.release(1.0)] == [
+        (20, 2),
+        (10, 2),
+    ]
+
+
+def test_training_that_goes_back_after_a_restart_of_the_daemon_is_followed() -> None:
+    aligner = make_aligner(num_ranks=1)
+    aligner.resume(0, step=50, released=50)
+
+    assert aligner.deliver(0, 20, "back", 1.0)
+    assert [entry.step for entry in aligner.release(1.0)] == [20]
+
+
+def test_rank_that_lags_is_waited_for_once_until_it_has_caught_up() -> None:
+    aligner = make_aligner()
+    aligner.join(1)
+    aligner.deliver(0, 10, "a", 30.0)
+    aligner.release(90.0)
+
+    aligner.deliver(0, 20, "a", 91.0)
+    assert [entry.step for entry in aligner.release(91.0)] == [20]
+
+    aligner.deliver(1, 30, "b", 92.0)
+    aligner.release(92.0)
+    aligner.deliver(0, 40, "a", 93.0)
+    assert [entry.step for entry in aligner.release(93.0)] == [30]
 
 
 def test_it_is_over_only_when_all_ranks_left_and_nothing_waits() -> None:
