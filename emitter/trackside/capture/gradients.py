@@ -209,9 +209,15 @@ def _stride(num_elements: int) -> int:
 def _sample(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     """Return every stride-th element of each tensor in row-major order, [sampled elements]."""
     device = tensors[0].device
-    return torch.cat(
-        [
-            tensor.reshape(-1)[:: _stride(tensor.numel())].to(device, non_blocking=True)
-            for tensor in tensors
-        ]
-    )
+    parts = [_every_stride(tensor) for tensor in tensors]
+    if any(tensor.device != device for tensor in tensors):
+        parts = [part.to(device, non_blocking=True) for part in parts]
+    return torch.cat(parts)
+
+
+def _every_stride(tensor: torch.Tensor) -> torch.Tensor:
+    size = tensor.numel()
+    stride = _stride(size)
+    if tensor.is_contiguous():  # one call, where reshaping and slicing are two
+        return tensor.as_strided((-(-size // stride),), (stride,))
+    return tensor.reshape(-1)[::stride]
