@@ -96,8 +96,8 @@ def _write(
     for descriptor, file in zip(descriptors, layout.files, strict=True):
         for offset, literal in file.literals:
             write_all(descriptor, literal, offset)
-        if file.copied is not None:
-            _copy(file.copied, descriptor)
+        for offset, source in file.copied:
+            _copy(source, descriptor, offset)
     averaged = average(
         checkpoints,
         task.weights,
@@ -111,10 +111,10 @@ def _write(
     return averaged
 
 
-def _copy(source: SourceFile, descriptor: int) -> None:
+def _copy(source: SourceFile, descriptor: int, offset: int) -> None:
     for start in range(0, source.nbytes, BLOCK_BYTES):
         block = source.read(start, min(BLOCK_BYTES, source.nbytes - start))
-        write_all(descriptor, block, start)
+        write_all(descriptor, block, offset + start)
 
 
 def _read_back(path: Path, format_name: str, averaged: Averaged) -> str:

@@ -103,8 +103,8 @@ class OutputFile:
     literals: tuple[tuple[int, bytes], ...] = ()
     """(offset, bytes) known before the average is."""
 
-    copied: SourceFile | None = None
-    """Taken over as it is, if not None."""
+    copied: tuple[tuple[int, SourceFile], ...] = ()
+    """(offset, what is taken over as it is)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from tracksided.checkpoints.formats.base import (
     DirectoryFormat,
     FileFormat,
 )
+from tracksided.checkpoints.formats.distributed import DistributedCheckpoint
 from tracksided.checkpoints.formats.huggingface import HuggingFace
 from tracksided.checkpoints.formats.safetensors import Safetensors
 from tracksided.checkpoints.formats.torch_zip import TorchZip
@@ -16,7 +17,7 @@ from tracksided.checkpoints.source import SourceDirectory, SourceFile
 from tracksided.errors import CheckpointRefused
 
 FILE_FORMATS: tuple[FileFormat, ...] = (TorchZip(), Safetensors())
-DIRECTORY_FORMATS: tuple[DirectoryFormat, ...] = (HuggingFace(),)
+DIRECTORY_FORMATS: tuple[DirectoryFormat, ...] = (DistributedCheckpoint(), HuggingFace())
 
 
 def format_of(name: str) -> FileFormat | None:

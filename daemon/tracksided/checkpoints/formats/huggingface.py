@@ -115,7 +115,7 @@ class HuggingFace:
             for key, place in layout.records.items():
                 places[_record_key(part, key)] = replace(place, file=number)
         files += [
-            OutputFile(source.path.name, source.nbytes, source.status, copied=source)
+            OutputFile(source.path.name, source.nbytes, source.status, copied=((0, source),))
             for source in kept.copied
         ]
         return OutputLayout(tuple(files), places, kept.directory_status, (*dropped, *kept.left_out))

@@ -114,6 +114,17 @@ def find_model(root: Node) -> ModelPart:
     )
 
 
+def tensor_itself(root: Node) -> ModelPart:
+    """Return the part that is a single tensor under an empty name.
+
+    Raises:
+        CheckpointRefused: it is something else.
+    """
+    if not is_tensor(root):
+        raise CheckpointRefused("it holds no tensor but " + _describe(root))
+    return ModelPart(root, None, root)
+
+
 def is_tensor(node: Node) -> bool:
     """Whether a node is a call that makes a tensor, of a kind read here or not."""
     if not isinstance(node, CallNode):

@@ -1,6 +1,6 @@
 """Checkpoints that torch.save writes: a zip of one pickle and one record per storage."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from isal import isal_zlib
@@ -31,6 +31,7 @@ from tracksided.checkpoints.formats.torch_tensors import (
     model_tensors,
     step_of,
     storages_below,
+    tensor_itself,
 )
 from tracksided.checkpoints.formats.zip_container import (
     PlacedRecord,
@@ -74,15 +75,16 @@ class TorchZip:
     suffixes = (".pt", ".pth", ".ckpt")
 
     def describe(self, source: SourceFile) -> Checkpoint:
-        """Read the zip directory and the pickle; see `CheckpointFormat.describe`."""
-        _require_zip(source)
-        archive = _split_prefix(source, read_directory(source))
-        try:
-            return _describe(source, archive)
-        except CheckpointRefused as error:
-            if str(error).startswith(source.name):
-                raise
-            raise CheckpointRefused(f"{source.name}: {error}") from error
+        """Read the zip directory and the pickle; see `FileFormat.describe`."""
+        return _describe_as(source, find_model)
+
+    def describe_tensor(self, source: SourceFile) -> Checkpoint:
+        """Read what was saved as a tensor of its own; its name is empty.
+
+        Raises:
+            CheckpointRefused: it is something else, incomplete or not sane.
+        """
+        return _describe_as(source, tensor_itself)
 
     def layout(self, template: Checkpoint) -> OutputLayout:
         """Lay out an archive like the template's, without the optimizer's state."""
@@ -113,6 +115,28 @@ class TorchZip:
         ]
         end = directory(plan.placed, ordered, plan.directory_at)
         return (*headers, Patch(0, plan.directory_at, end))
+
+
+def read_object(source: SourceFile) -> Node:
+    """Return the inert node of whatever was saved.
+
+    Raises:
+        CheckpointRefused: it is incomplete or not sane.
+    """
+    _, records = _split_prefix(source, read_directory(source))
+    record = records[_ROOT_PICKLE]
+    return read_pickle(_read_checked(source, record, MAX_PICKLE_BYTES, has_crcs=False)).root
+
+
+def _describe_as(source: SourceFile, find: Callable[[Node], ModelPart]) -> Checkpoint:
+    _require_zip(source)
+    archive = _split_prefix(source, read_directory(source))
+    try:
+        return _describe(source, archive, find)
+    except CheckpointRefused as error:
+        if str(error).startswith(source.name):
+            raise
+        raise CheckpointRefused(f"{source.name}: {error}") from error
 
 
 def _require_zip(source: SourceFile) -> None:
@@ -146,7 +170,11 @@ def _split_prefix(
     return prefix, archive
 
 
-def _describe(source: SourceFile, archive: tuple[str, dict[str, ZipRecord]]) -> Checkpoint:
+def _describe(
+    source: SourceFile,
+    archive: tuple[str, dict[str, ZipRecord]],
+    find: Callable[[Node], ModelPart],
+) -> Checkpoint:
     prefix, records = archive
     # set_crc32_options(False) stores zero everywhere; then there is nothing to check.
     has_crcs = any(record.crc32 for record in records.values())
@@ -159,7 +187,7 @@ def _describe(source: SourceFile, archive: tuple[str, dict[str, ZipRecord]]) -> 
         raise CheckpointRefused("it was written on a big-endian machine")
     pickled = _read_checked(source, records[_ROOT_PICKLE], MAX_PICKLE_BYTES, has_crcs=has_crcs)
     pickle = read_pickle(pickled)
-    part = find_model(pickle.root)
+    part = find(pickle.root)
     views = model_tensors(part)
     storages = _storage_records(pickle.root, records)
     used = {view.storage.key for view in views.values()}

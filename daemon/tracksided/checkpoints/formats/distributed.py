@@ -1,0 +1,231 @@
+"""Directories of torch.distributed.checkpoint: `.metadata` and `__r_n.distcp` files.
+
+A `.distcp` file is a row of items, each what torch.save writes: chunks of tensors and small
+objects. The output has the same files with the same items, without those of the optimizer.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from tracksided.checkpoints.formats.base import (
+    Checkpoint,
+    OutputFile,
+    OutputLayout,
+    Patch,
+    Place,
+    Record,
+    TensorEntry,
+)
+from tracksided.checkpoints.formats.carried import carried_files
+from tracksided.checkpoints.formats.distributed_metadata import (
+    METADATA,
+    DistributedMetadata,
+    Item,
+    read_metadata,
+    write_metadata,
+)
+from tracksided.checkpoints.formats.inert_pickle import MAX_PICKLE_BYTES
+from tracksided.checkpoints.formats.torch_tensors import STEP_KEYS, is_training_state
+from tracksided.checkpoints.formats.torch_zip import TorchZip, read_object
+from tracksided.checkpoints.source import SourceDirectory, SourceFile, SourceRefused, SourceWindow
+from tracksided.errors import CheckpointRefused
+
+_SUFFIX = ".distcp"
+_OPTIMIZER = "optim"
+_NESTED = 2  # keys in which an application wraps model and optimizer: app.optim.state
+
+
+@dataclass(frozen=True, slots=True)
+class _Template:
+    """The directory; its items are read again when the output is laid out, to hold less."""
+
+    directory: SourceDirectory
+    carried: tuple[SourceFile, ...]
+    left_out: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Laid:
+    """An item of the output."""
+
+    item: Item
+    offset: int
+    nbytes: int
+
+
+class DistributedCheckpoint:
+    """Directories that torch.distributed.checkpoint.save writes."""
+
+    name = "dcp"
+
+    def is_part(self, name: str) -> bool:
+        """Whether a name is that of the metadata or of a file of items."""
+        return name == METADATA or name.endswith(_SUFFIX)
+
+    def describe(self, directory: SourceDirectory) -> Checkpoint:
+        """Read the metadata and the head of every item of the model."""
+        metadata = _read(directory)
+        tensors: dict[str, TensorEntry] = {}
+        records: dict[str, Record] = {}
+        files: dict[str, SourceFile] = {}
+        for item in _kept(metadata):
+            files[item.file] = directory.open(item.file)
+            if item.shape is None:
+                _window(directory, item)  # lies inside of its file
+                continue
+            entry, record = _tensor(directory, item)
+            tensors[item.key] = replace(entry, record=item.key)
+            if record is not None:
+                records[item.key] = record
+        if not tensors:
+            raise SourceRefused(directory.path, "holds no tensors besides the optimizer's")
+        carried = carried_files(directory, set(files))
+        return Checkpoint(
+            sources=tuple(files.values()),
+            format=self.name,
+            tensors=tensors,
+            records=records,
+            step=_step(directory, metadata),
+            template=_Template(directory, carried.files, _left_out(metadata)),
+        )
+
+    def layout(self, template: Checkpoint) -> OutputLayout:
+        """Lay the kept items out in their files, one after the other, and write the metadata."""
+        kept = _template(template)
+        metadata = _read(kept.directory)
+        files: list[OutputFile] = []
+        places: dict[str, Place] = {}
+        laid: list[_Laid] = []
+        for name, items in _by_file(metadata).items():
+            files.append(_lay(kept.directory, (len(files), name), items, places, laid))
+        encoded = write_metadata(
+            metadata,
+            {entry.item.name for entry in laid},
+            {(e.item.name, e.item.chunk): (e.offset, e.nbytes) for e in laid},
+        )
+        source = kept.directory.open(METADATA)
+        files.append(OutputFile(METADATA, len(encoded), source.status, ((0, encoded),)))
+        files += [
+            OutputFile(source.path.name, source.nbytes, source.status, copied=((0, source),))
+            for source in kept.carried
+        ]
+        return OutputLayout(tuple(files), places, kept.directory.status, kept.left_out)
+
+    def seal(self, template: Checkpoint, crcs: Mapping[str, int]) -> tuple[Patch, ...]:
+        """Seal every item with the CRC-32 of its tensor."""
+        kept = _template(template)
+        patches: list[Patch] = []
+        for number, items in enumerate(_by_file(_read(kept.directory)).values()):
+            position = 0
+            for item in items:
+                window = _window(kept.directory, item)
+                if item.shape is None:
+                    position += window.nbytes
+                    continue
+                content = TorchZip().describe_tensor(window)
+                found = dict.fromkeys(content.records, crcs.get(item.key, 0))
+                patches += [
+                    Patch(number, position + patch.offset, patch.content)
+                    for patch in TorchZip().seal(content, found)
+                ]
+                position += TorchZip().layout(content).nbytes
+        return tuple(patches)
+
+
+def _template(checkpoint: Checkpoint) -> _Template:
+    if not isinstance(checkpoint.template, _Template):
+        raise TypeError("the template of another format")
+    return checkpoint.template
+
+
+def _read(directory: SourceDirectory) -> DistributedMetadata:
+    if METADATA not in directory.names:
+        raise SourceRefused(
+            directory.path, f"no {METADATA}, which is written last: incomplete, or still written"
+        )
+    source = directory.open(METADATA)
+    if source.nbytes > MAX_PICKLE_BYTES:
+        raise source.refusal(f"{source.nbytes} bytes, more than the {MAX_PICKLE_BYTES} read here")
+    try:
+        return read_metadata(source.read(0, source.nbytes))
+    except SourceRefused:
+        raise
+    except CheckpointRefused as error:
+        raise SourceRefused(directory.path, f"{METADATA}: {error}") from error
+
+
+def _is_training_state(item: Item) -> bool:
+    if is_training_state(item.path[0]) and len(item.path) > 1:
+        return True
+    nested = item.path if len(item.path) > 1 else tuple(item.name.split("."))
+    return any(part.lower().startswith(_OPTIMIZER) for part in nested[:_NESTED])
+
+
+def _kept(metadata: DistributedMetadata) -> list[Item]:
+    return [item for item in metadata.items if not _is_training_state(item)]
+
+
+def _left_out(metadata: DistributedMetadata) -> tuple[str, ...]:
+    """Name the outermost keys of what is left out, once each."""
+    names = [item.path[0].partition(".")[0] for item in metadata.items if _is_training_state(item)]
+    return tuple(dict.fromkeys(names))
+
+
+def _by_file(metadata: DistributedMetadata) -> dict[str, list[Item]]:
+    """Group the kept items; files in the order of their names, items in that of their bytes."""
+    grouped: dict[str, list[Item]] = {}
+    for item in sorted(_kept(metadata), key=lambda item: (item.file, item.offset)):
+        grouped.setdefault(item.file, []).append(item)
+    return grouped
+
+
+def _window(directory: SourceDirectory, item: Item) -> SourceWindow:
+    return SourceWindow(directory.open(item.file), item.offset, item.nbytes, repr(item.key))
+
+
+def _tensor(directory: SourceDirectory, item: Item) -> tuple[TensorEntry, Record | None]:
+    window = _window(directory, item)
+    content = TorchZip().describe_tensor(window)
+    (entry,) = content.tensors.values()
+    if entry.shape != item.shape:
+        raise window.refusal(f"has shape {entry.shape}, {METADATA} says {item.shape}")
+    return entry, next(iter(content.records.values()), None)
+
+
+def _step(directory: SourceDirectory, metadata: DistributedMetadata) -> int | None:
+    """Return the step where it was saved as a number under a name that says so."""
+    for item in metadata.items:
+        if item.shape is None and item.path[-1] in STEP_KEYS and len(item.path) == 1:
+            value = read_object(_window(directory, item))
+            if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+                return value
+    return None
+
+
+def _lay(
+    directory: SourceDirectory,
+    file: tuple[int, str],
+    items: list[Item],
+    places: dict[str, Place],
+    laid: list[_Laid],
+) -> OutputFile:
+    """Lay out one file, and note where its records and items go."""
+    number, name = file
+    position = 0
+    literals: list[tuple[int, bytes]] = []
+    copied: list[tuple[int, SourceFile]] = []
+    for item in items:
+        window = _window(directory, item)
+        nbytes = window.nbytes
+        if item.shape is None:
+            copied.append((position, window))
+        else:
+            layout = TorchZip().layout(TorchZip().describe_tensor(window))
+            literals += [(position + at, body) for at, body in layout.files[0].literals]
+            for place in layout.records.values():
+                places[item.key] = Place(number, position + place.offset)
+            nbytes = layout.nbytes
+        laid.append(_Laid(item, position, nbytes))
+        position += nbytes
+    status = directory.open(name).status
+    return OutputFile(name, position, status, tuple(literals), tuple(copied))
