@@ -12,6 +12,7 @@ from torch import nn
 
 from trackside.errors import ConfigError
 from trackside.session import Session, attach
+from trackside.wire import segment
 
 Attach = Callable[..., Session]
 Receive = Callable[[], Any]
@@ -163,3 +164,36 @@ def test_wrong_arguments_are_refused(shm_dir: Path) -> None:
         attach(model, [optimizer])  # type: ignore[arg-type] # the point
 
     assert list(shm_dir.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("environ", "keywords", "expected"),
+    [
+        ({}, {"autostart": True}, 1),
+        ({}, {"autostart": False}, 0),
+        ({"TRACKSIDE_AUTOSTART": "0"}, {}, 0),
+        ({"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}, {"autostart": True}, 0),
+        ({"RANK": "2", "LOCAL_RANK": "0", "WORLD_SIZE": "4"}, {"autostart": True}, 1),
+        ({"TRACKSIDE_SHM_DIR": "/nowhere/at/all"}, {"autostart": True}, 0),
+    ],
+)
+def test_one_rank_of_a_node_starts_the_daemon(
+    monkeypatch: pytest.MonkeyPatch,
+    shm_dir: Path,
+    environ: dict[str, str],
+    keywords: dict[str, bool],
+    expected: int,
+) -> None:
+    started: list[Path] = []
+    monkeypatch.setattr(
+        "trackside.autostart.ensure_daemon", lambda directory, _: started.append(directory)
+    )
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    model, optimizer = _regression()
+
+    attach(model, optimizer, ring_bytes=4096, **keywords).close()
+
+    assert started == [shm_dir] * expected
+    for path in segment.scan(shm_dir):
+        segment.remove(path)
