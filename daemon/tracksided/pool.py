@@ -121,8 +121,7 @@ class WorkerPool:
         reason = self._remove(worker)
         self.deaths += 1
         self._failures_in_row += 1
-        backoff_s = min(FIRST_BACKOFF_S * 2 ** (self._failures_in_row - 1), MAX_BACKOFF_S)
-        self._start_after = now + backoff_s
+        backoff_s = self._back_off(now)
         logger.warning("%s; another starts in %.1f s", reason, backoff_s)
         if task is None:
             return None
@@ -145,10 +144,30 @@ class WorkerPool:
             if worker is None:
                 if len(self._workers) >= self._settings.count or now < self._start_after:
                     return
-                worker = _WorkerProcess(self._command, self._settings.memory_bytes)
-                self._workers.append(worker)
+                worker = self._start(now)
+                if worker is None:
+                    return
             task = self._waiting.popleft()
             worker.give(task, now + self._settings.job_seconds)
+
+    def _start(self, now: float) -> "_WorkerProcess | None":
+        """Start a worker; None where the system has nothing left for one now."""
+        try:
+            worker = _WorkerProcess(self._command, self._settings.memory_bytes)
+        except (OSError, RuntimeError) as error:  # RuntimeError: no thread can be started
+            self._failures_in_row += 1
+            backoff_s = self._back_off(now)
+            logger.error(  # noqa: TRY400 - no traceback for the user
+                "no worker can be started, tried again in %.1f s: %s", backoff_s, error
+            )
+            return None
+        self._workers.append(worker)
+        return worker
+
+    def _back_off(self, now: float) -> float:
+        backoff_s = min(FIRST_BACKOFF_S * 2 ** (self._failures_in_row - 1), MAX_BACKOFF_S)
+        self._start_after = now + backoff_s
+        return backoff_s
 
 
 class _WorkerProcess:

@@ -1,5 +1,6 @@
 """A real daemon as a child process."""
 
+import json
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,6 +56,12 @@ class DaemonProcess:
     def stop(self) -> int:
         self.signal(signal.SIGTERM)
         return self.wait()
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """What it wrote of itself last."""
+        content = (self.directory / "status.json").read_text(encoding="utf-8")
+        return dict(json.loads(content))
 
     @property
     def output(self) -> str:
