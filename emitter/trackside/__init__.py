@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from trackside.config import EmitterConfig
     from trackside.errors import ConfigError, TracksideError
-    from trackside.session import Session, attach
+    from trackside.session import Session, attach, log_dataset
 
     __version__: str
 
@@ -19,6 +19,7 @@ __all__ = [
     "TracksideError",
     "__version__",
     "attach",
+    "log_dataset",
 ]
 
 _HOMES = {
@@ -27,6 +28,7 @@ _HOMES = {
     "Session": "trackside.session",
     "TracksideError": "trackside.errors",
     "attach": "trackside.session",
+    "log_dataset": "trackside.session",
 }
 
 

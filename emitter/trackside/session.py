@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self, TypeVar, Unpack
@@ -85,6 +86,14 @@ def open_session(
     except Exception as error:  # noqa: BLE001 - whatever fails in here, the training goes on
         logger.warning("trackside: nothing will be recorded: %s: %s", type(error).__name__, error)
         return kind(None)
+
+
+def log_dataset(**facts: object) -> None:
+    """Log what is known of the data set to every open session; see `Session.dataset`."""
+    if not _open_sessions and not is_switched_off(os.environ):
+        logger.warning("trackside: log_dataset() has no session to log to; call attach() first")
+    for session in tuple(_open_sessions):
+        session.dataset(**facts)
 
 
 class _Parts:
@@ -197,6 +206,18 @@ class Session:
         if self._parts is not None:
             recorder = self._parts.recorder
             recorder.guard.run("text", recorder.log_text, str(tag), str(text))
+
+    def dataset(self, **facts: object) -> None:
+        """Log what is known of the data set, such as ``samples=50_000, source="wikitext"``.
+
+        Numbers become ``Dataset/<name>``, and all of it the text ``Dataset/Summary``, a table.
+        """
+        numbers = {
+            f"Dataset/{name}": fact for name, fact in facts.items() if isinstance(fact, Real)
+        }
+        self.log_at(self.step, numbers)
+        rows = "".join(f"| {name} | {fact} |\n" for name, fact in facts.items())
+        self.text("Dataset/Summary", f"| | |\n|---|---|\n{rows}")
 
     def follow(self, step: int) -> None:
         """Take over a framework's count of optimizer steps done so far, exactly."""

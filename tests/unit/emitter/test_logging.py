@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import trackside
 from trackside.session import Session
 
 Attach = Callable[..., Session]
@@ -146,3 +147,29 @@ def test_the_first_step_of_a_requested_epoch_is_sampled(
 
     found = [(step.step, step.epoch, step.epoch_requested) for step in receive().steps]
     assert found == [(1, 0, True), (7, 2, True)]
+
+
+def test_facts_of_the_data_set_become_scalars_and_a_table(
+    quiet_attach: Attach, receive: Receive
+) -> None:
+    model, optimizer = _regression()
+    quiet_attach(model, optimizer, every=1)
+
+    trackside.log_dataset(samples=np.int64(50), source="wiki")
+    _step(model, optimizer)
+
+    (step,) = receive().steps
+    assert [(entry.name, entry.value) for entry in step.scalars] == [("Dataset/samples", 50.0)]
+    ((tag, text),) = [(entry.tag, entry.text) for entry in step.texts]
+    assert tag == "Dataset/Summary"
+    assert text.splitlines()[2:] == [
+        "| samples | 50 |",
+        "| source | wiki |",
+        "| is_shuffled | True |",
+    ]
+
+
+def test_facts_without_a_session_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    trackside.log_dataset(samples=1)
+
+    assert "call attach() first" in caplog.text
