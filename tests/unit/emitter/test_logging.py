@@ -162,11 +162,7 @@ def test_facts_of_the_data_set_become_scalars_and_a_table(
     assert [(entry.name, entry.value) for entry in step.scalars] == [("Dataset/samples", 50.0)]
     ((tag, text),) = [(entry.tag, entry.text) for entry in step.texts]
     assert tag == "Dataset/Summary"
-    assert text.splitlines()[2:] == [
-        "| samples | 50 |",
-        "| source | wiki |",
-        "| is_shuffled | True |",
-    ]
+    assert text.splitlines()[2:] == ["| samples | 50 |", "| source | wiki |"]
 
 
 def test_facts_without_a_session_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
