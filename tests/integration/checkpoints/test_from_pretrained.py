@@ -9,9 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
-from tracksided.checkpoints.service import CheckpointService
+from tracksided.checkpoints.service import AverageEvent, CheckpointService
 
 pytestmark = pytest.mark.integration
 
@@ -67,3 +77,71 @@ def test_the_service_averages_directories_that_from_pretrained_loads(
     assert loaded.lm_head.weight is loaded.transformer.wte.weight
     assert (tmp_path / "averaged" / "generation_config.json").exists()
     assert not (tmp_path / "averaged" / "optimizer.pt").exists()
+
+
+class _Tokens(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
+    """Rows of random tokens."""
+
+    def __len__(self) -> int:
+        return 64
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        tokens = torch.randint(0, 101, (8,), generator=torch.Generator().manual_seed(index))
+        return {"input_ids": tokens, "labels": tokens}
+
+
+class _Poll(TrainerCallback):
+    """Let the service look at every step, also while the Trainer rotates."""
+
+    def __init__(self, service: CheckpointService) -> None:
+        self._service = service
+        self._now = 0.0
+        self.events: list[AverageEvent] = []
+
+    def poll(self, seconds: float) -> None:
+        self._now += seconds
+        self.events += self._service.poll(self._now)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        del args, state, control
+        self.poll(10.0)
+
+
+def test_a_trainer_that_rotates_its_checkpoints_is_followed(
+    tmp_path: Path, service: CheckpointService
+) -> None:
+    pytest.importorskip("accelerate")
+    poll = _Poll(service)
+    service.watch(tmp_path, run="r")
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path),
+        max_steps=20,
+        per_device_train_batch_size=4,
+        learning_rate=1e-2,
+        save_steps=4,
+        save_total_limit=3,
+        report_to="none",
+        use_cpu=True,
+        dataloader_pin_memory=False,
+        disable_tqdm=True,
+    )
+    torch.manual_seed(0)
+
+    Trainer(GPT2LMHeadModel(CONFIG), arguments, train_dataset=_Tokens(), callbacks=[poll]).train()
+    service.flush(tmp_path)
+    deadline = time.monotonic() + DEADLINE_S
+    while service.is_busy() or not poll.events:
+        assert time.monotonic() < deadline, service.status()
+        poll.poll(0.001)
+        os.sched_yield()
+
+    assert all(event.error is None for event in poll.events)
+    last = poll.events[-1]
+    assert (last.step, last.output) == (20, tmp_path / "averaged")
+    assert last.sources == ("checkpoint-12", "checkpoint-16", "checkpoint-20")
+    models = [GPT2LMHeadModel.from_pretrained(tmp_path / name) for name in last.sources]
+    assert_mean(AutoModelForCausalLM.from_pretrained(last.output), models)
+    left_behind = {path.name for path in tmp_path.iterdir()}
+    assert left_behind == {"averaged", *last.sources}
