@@ -6,6 +6,11 @@ Names are loaded when they are first used: importing `trackside.wire` costs no t
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from trackside.classic import (
+        LightweightAttentionMonitor,
+        TrainingAttentionMonitor,
+        monitor_from_config,
+    )
     from trackside.config import EmitterConfig
     from trackside.errors import ConfigError, TracksideError
     from trackside.session import Session, attach, log_dataset
@@ -15,20 +20,26 @@ if TYPE_CHECKING:
 __all__ = [
     "ConfigError",
     "EmitterConfig",
+    "LightweightAttentionMonitor",
     "Session",
     "TracksideError",
+    "TrainingAttentionMonitor",
     "__version__",
     "attach",
     "log_dataset",
+    "monitor_from_config",
 ]
 
 _HOMES = {
     "ConfigError": "trackside.errors",
     "EmitterConfig": "trackside.config",
+    "LightweightAttentionMonitor": "trackside.classic",
     "Session": "trackside.session",
     "TracksideError": "trackside.errors",
+    "TrainingAttentionMonitor": "trackside.classic",
     "attach": "trackside.session",
     "log_dataset": "trackside.session",
+    "monitor_from_config": "trackside.classic",
 }
 
 
