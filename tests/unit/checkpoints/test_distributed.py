@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torch.distributed import checkpoint
 
@@ -171,7 +173,7 @@ def flip_weight(directory: Path) -> None:
         (lambda d: (d / METADATA).write_bytes(b"\x80\x02}."), "holds DictNode instead of torch"),
         (lambda d: cut(d / METADATA, 0.5), ".metadata: "),
         (lambda d: (d / FILE).unlink(), "__0_0.distcp: cannot be opened"),
-        (lambda d: cut(d / FILE, 0.3), "__0_0.distcp: 'step': should be"),
+        (lambda d: cut(d / FILE, 0.3), ", but the file has"),
         (flip_weight, "corrupt: tensor"),
     ],
 )
@@ -229,3 +231,39 @@ def test_metadata_cut_at_every_percent_is_refused(tmp_path: Path) -> None:
     for percent in range(100):
         with pytest.raises(CheckpointRefused):
             read_metadata(encoded[: len(encoded) * percent // 100])
+
+
+@given(data=st.data())
+@settings(max_examples=300, deadline=None)
+def test_changed_metadata_is_read_or_refused(pickled: bytes, data: st.DataObject) -> None:
+    damaged = bytearray(pickled)
+    for _ in range(data.draw(st.integers(1, 3))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+
+    try:
+        metadata = read_metadata(bytes(damaged))
+    except CheckpointRefused:
+        return
+
+    places = {(item.name, item.chunk): (item.offset, item.nbytes) for item in metadata.items}
+    encoded = write_metadata(metadata, {item.name for item in metadata.items}, places)
+    assert read_metadata(encoded).items == metadata.items
+
+
+@pytest.fixture(scope="module")
+def pickled(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    out = tmp_path_factory.mktemp("pickled")
+    save_step(out, 1)
+    return (out / "run_1" / METADATA).read_bytes()
+
+
+def test_items_that_overlap_are_refused(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        save_step(tmp_path, step)
+    path = tmp_path / "run_3" / METADATA
+    metadata = read_metadata(path.read_bytes())
+    first = min(item.offset for item in metadata.items)
+    places = {(item.name, item.chunk): (first, item.nbytes) for item in metadata.items}
+    path.write_bytes(write_metadata(metadata, {item.name for item in metadata.items}, places))
+
+    assert "overlaps another item" in skipped(tmp_path)["run_3"]

@@ -68,10 +68,10 @@ class DistributedCheckpoint:
         tensors: dict[str, TensorEntry] = {}
         records: dict[str, Record] = {}
         files: dict[str, SourceFile] = {}
+        _require_complete(directory, metadata)
         for item in _kept(metadata):
             files[item.file] = directory.open(item.file)
             if item.shape is None:
-                _window(directory, item)  # lies inside of its file
                 continue
             entry, record = _tensor(directory, item)
             tensors[item.key] = replace(entry, record=item.key)
@@ -79,7 +79,7 @@ class DistributedCheckpoint:
                 records[item.key] = record
         if not tensors:
             raise SourceRefused(directory.path, "holds no tensors besides the optimizer's")
-        carried = carried_files(directory, set(files))
+        carried = carried_files(directory, files)
         return Checkpoint(
             sources=tuple(files.values()),
             format=self.name,
@@ -152,6 +152,16 @@ def _read(directory: SourceDirectory) -> DistributedMetadata:
         raise
     except CheckpointRefused as error:
         raise SourceRefused(directory.path, f"{METADATA}: {error}") from error
+
+
+def _require_complete(directory: SourceDirectory, metadata: DistributedMetadata) -> None:
+    """Refuse items outside of their files, the optimizer's too, and items that overlap."""
+    ends: dict[str, int] = {}
+    for item in sorted(metadata.items, key=lambda item: (item.file, item.offset)):
+        window = _window(directory, item)
+        if item.offset < ends.get(item.file, 0):
+            raise window.refusal("overlaps another item")
+        ends[item.file] = item.offset + item.nbytes
 
 
 def _is_training_state(item: Item) -> bool:

@@ -218,7 +218,7 @@ def _counts(node: Node, name: str) -> tuple[int, ...]:
 
 def _count(node: Node, name: str) -> int:
     if isinstance(node, bool) or not isinstance(node, int) or not 0 <= node < 1 << 62:
-        raise CheckpointRefused(f"{METADATA} gives {name!r} a number that is no count: {node!r}")
+        raise CheckpointRefused(f"{METADATA} gives {name!r} a {type(node).__name__} as count")
     return node
 
 
