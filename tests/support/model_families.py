@@ -3,10 +3,12 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import torch
 import transformers
 from torch import nn
+from torch.nn import functional
 
 BATCH, LENGTH, TARGETS, VOCABULARY = 3, 7, 5, 50
 NUM_LAYERS = 2
@@ -254,3 +256,23 @@ def own_maps(name: str, model: Any, inputs: Inputs) -> dict[tuple[str, str, int]
         for group, field in fields.items()
         for layer, weights in enumerate(output[field])
     }
+
+
+def kernel_maps(model: Any, inputs: Inputs) -> list[torch.Tensor]:
+    """Return the weights that torch's own kernel uses, in order of execution, of `PADDED`.
+
+    Attention to values that are the identity matrix is the attention itself. The eager model is
+    no reference where the kernel rounds less than it does.
+    """
+    found: list[torch.Tensor] = []
+    original = functional.scaled_dot_product_attention
+
+    def with_identity(query: Any, key: Any, value: Any, **options: Any) -> torch.Tensor:
+        identity = torch.eye(key.shape[2], dtype=key.dtype).expand(*key.shape[:2], -1, -1)
+        found.append(original(query, key, identity, **options)[PADDED].detach().float())
+        return original(query, key, value, **options)
+
+    # With gradients, as in training: without, another kernel runs and later layers differ.
+    with mock.patch.object(functional, "scaled_dot_product_attention", with_identity):
+        model(**inputs)
+    return found
