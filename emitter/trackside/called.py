@@ -49,6 +49,7 @@ class Call:
 class CalledRecorder(Recorder):
     """Publishes the steps that calls name. The training thread's, as its base."""
 
+    _follows_every_forward = True
     _finished: StepDraft | None = None  # of a completed step, waits for its call
     _promised: Call | None = None  # its step is under way
     _last_step: int | None = None  # the last one that went out
@@ -63,8 +64,7 @@ class CalledRecorder(Recorder):
         self._keep_promise()
         self._last_logged_loss = as_number(call.loss)
         finished, self._finished = self._finished, None
-        if call.is_due and self._is_growing(call.step):
-            self._last_step = call.step
+        if call.is_due and self._is_new(call.step):
             is_captured = self._tap is None or self._tap.has_captured
             if self._is_in_progress and self._is_sampling and is_captured:
                 self._promised = call
@@ -169,14 +169,14 @@ class CalledRecorder(Recorder):
             if self._promised is None and self._is_sampling:
                 self._disarm()  # the forward of this step has run, the next is armed at its end
 
-    def _is_growing(self, step: int) -> bool:
-        is_growing = self._last_step is None or step > self._last_step
-        if not is_growing:
+    def _is_new(self, step: int) -> bool:
+        last, self._last_step = self._last_step, step
+        if last is not None and step <= last:
             self._note(
-                f"step {step} is left out, step {self._last_step} was there before: "
-                "give steps that grow over the whole training, not per epoch"
+                f"step {step} comes after step {last}: steps should grow over the whole training; "
+                "curves go back with them, and a step that is there is written anew"
             )
-        return is_growing
+        return step != last
 
 
 class CalledSession(Session):

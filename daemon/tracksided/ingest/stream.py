@@ -207,7 +207,7 @@ def _check_size(record: Record) -> None:
 
 
 def _check_step(step: Step, record: Record) -> None:
-    if step.step != record.step or step.step < 1:
+    if step.step != record.step or step.step < 0:  # callers of the classic API count from 0
         raise RecordCorrupt(f"metadata says step {step.step}, header {record.step}")
     _check_numbers(step.step, *_logged_steps(step))
 

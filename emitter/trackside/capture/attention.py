@@ -175,11 +175,11 @@ class AttentionTap:
             return
         if module is not self._root:  # a replica of nn.DataParallel, in a thread of its own
             return
-        if self._depth and num_calls(self._root) == 1:
+        if self._depth and not self._is_in_block and num_calls(self._root) == 1:
             self._drop_interrupted()
         if self._depth:
             self._depth += 1
-        elif self._is_armed and torch.is_grad_enabled():
+        elif self._is_armed and (self._is_forced or torch.is_grad_enabled()):
             self._is_armed = False
             with self._guard("start of the forward"):
                 self._begin()
