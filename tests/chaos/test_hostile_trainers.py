@@ -20,9 +20,9 @@ for _ in range(200):
     DEEP = {"deeper": DEEP}
 
 REFUSED: dict[str, dict[str, Any]] = {
-    "nul-in-save-dir": {"save_dir": "/tmp/a\0b"},
+    "nul-in-save-dir": {"save_dir": "/somewhere/a\0b"},
     "relative-save-dir": {"save_dir": "out"},
-    "nul-in-checkpoints": {"checkpoints": ("/tmp/a\0b",)},
+    "nul-in-checkpoints": {"checkpoints": ("/somewhere/a\0b",)},
     "relative-checkpoints": {"checkpoints": ("out",)},
     "bytes-in-config": {"config": {"key": b"\xff\0"}},
     "deep-config": {"config": DEEP},

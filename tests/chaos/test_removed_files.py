@@ -1,6 +1,5 @@
 """Somebody removes or replaces what the daemon uses."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -98,7 +97,7 @@ def test_daemon_moves_in_again_where_its_directory_was_removed(
 ) -> None:
     daemon.start()
     wait_until((shm_dir / "daemon.sock").exists)
-    first = os.stat(shm_dir / "daemon.sock")
+    first = (shm_dir / "daemon.sock").stat()
     if what == "directory":
         shutil.rmtree(shm_dir)
     else:

@@ -41,6 +41,12 @@ class DaemonProcess:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def code(self) -> int | None:
+        """Its exit code, None while it runs."""
+        assert self._process is not None
+        return self._process.poll()
+
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)
 

@@ -135,9 +135,11 @@ class FakeRank:
         self._doorbell = Doorbell(directory)
         self._published = 0
 
-    def publish(self, step: int, **changes: Any) -> PublishResult:
+    def publish(
+        self, step: int, *, arrays: dict[str, NDArray[Any]] | None = None, **changes: Any
+    ) -> PublishResult:
         with_attention = self.hello.rank == 0
-        arrays = make_arrays(step, with_attention=with_attention)
+        arrays = make_arrays(step, with_attention=with_attention) | (arrays or {})
         specs: list[ArraySpec] = []
         chunks: list[tuple[int, memoryview]] = []
         offset = 0
