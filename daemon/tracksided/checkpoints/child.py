@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
+from tracksided.checkpoints.descriptors import allow_many_files
 from tracksided.checkpoints.job import AverageRequest, TooFewCheckpoints, run_average
 from tracksided.errors import TracksidedError
 from tracksided.priority import become_idle, die_with
@@ -25,6 +26,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _end)
     fields = json.load(sys.stdin)
     become_idle()
+    allow_many_files()
     die_with(fields["parent"])
     request = AverageRequest(
         directory=Path(fields["directory"]),

@@ -159,11 +159,21 @@ def _task(request: AverageRequest, selection: Selection, output: Path, started: 
 
 
 def _output_path(request: AverageRequest, format_name: str) -> Path:
-    """Place the output; a suffix that belongs to another format is exchanged."""
+    """Place the output; a suffix that belongs to another format is exchanged.
+
+    Raises:
+        SettingsError: a trainer would take it for a checkpoint of its own and delete it.
+    """
     name = request.output_name
     own = next((entry for entry in FILE_FORMATS if entry.name == format_name), None)
     if own is None:
-        return _directory_output_path(request)
+        path = _directory_output_path(request)
+        if path.name.startswith("checkpoint-"):
+            raise SettingsError(
+                f"{path.name!r} as output: the Trainer's rotation deletes what is named "
+                "checkpoint-*; use another name"
+            )
+        return path
     of_name = format_of(name)
     if of_name is not None and of_name.name != own.name:
         name = str(PurePath(name).with_suffix(own.suffixes[0]))
@@ -171,21 +181,12 @@ def _output_path(request: AverageRequest, format_name: str) -> Path:
 
 
 def _directory_output_path(request: AverageRequest) -> Path:
-    """Place a directory.
-
-    Raises:
-        SettingsError: a trainer would take it for a checkpoint of its own and delete it.
-    """
+    """Place the output that checkpoint directories have."""
     name = PurePath(request.output_name)
     if name == PurePath(DEFAULT_OUTPUT):
         name = PurePath(DEFAULT_DIRECTORY_OUTPUT)
     elif format_of(name.name) is not None:
         name = name.with_suffix("")
-    if name.name.startswith("checkpoint-"):
-        raise SettingsError(
-            f"{name.name!r} as output: the Trainer's rotation deletes what is named checkpoint-*; "
-            "use another name"
-        )
     return request.directory / name
 
 

@@ -19,6 +19,7 @@ from rich.progress import (
 )
 
 from tracksided.checkpoints.averaging import Progress as Report
+from tracksided.checkpoints.descriptors import allow_many_files
 from tracksided.checkpoints.job import (
     DEFAULT_COUNT,
     DEFAULT_OUTPUT,
@@ -113,6 +114,7 @@ def command(  # noqa: PLR0917 - click passes everything by keyword
         decay=decay,
         steps=StepRange(first=from_step, last=to_step, every=every),
     )
+    allow_many_files()
     try:
         _say_pattern(request)
         if dry_run:

@@ -131,3 +131,66 @@ def test_what_belongs_to_one_step_is_said_to_be_left_out(tmp_path: Path, save_st
     save_steps(1, 2, wrap=lambda step, state: {"model": state, "optimizer": {"step": step}})
 
     assert "belongs to one step: optimizer" in run(tmp_path).stdout
+
+
+def save_directory(out: Path, step: int, *, is_finished: bool = True) -> None:
+    directory = out / f"checkpoint-{step}"
+    directory.mkdir()
+    save_file({"w": torch.full((3,), float(step))}, directory / "model.safetensors")
+    if is_finished:
+        (directory / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+
+
+def test_directories_of_the_trainer_come_before_files(tmp_path: Path, save_steps: Save) -> None:
+    save_steps(1, 2, 3)
+    for step in (100, 90):
+        save_directory(tmp_path, step)
+    save_directory(tmp_path, 110, is_finished=False)
+
+    result = run(tmp_path)
+
+    assert result.exit_code == 0
+    assert "using checkpoint directories" in result.stderr
+    assert "skipped checkpoint-110: not complete: no trainer_state.json" in result.stderr
+    assert f"into {tmp_path}/averaged in" in result.stdout
+    assert "left out, because it belongs to one step: trainer_state.json" in result.stdout
+    averaged = load_file(tmp_path / "averaged" / "model.safetensors")
+    assert torch.equal(averaged["w"], torch.full((3,), 95.0))
+    assert not (tmp_path / "averaged_model.pt").exists()
+
+
+def test_a_pattern_chooses_files_beside_directories(tmp_path: Path, save_steps: Save) -> None:
+    save_steps(1, 2)
+    for step in (90, 100):
+        save_directory(tmp_path, step)
+
+    assert run(tmp_path, "--pattern", "*.pt").exit_code == 0
+    assert (tmp_path / "averaged_model.pt").exists()
+    assert not (tmp_path / "averaged").exists()
+
+
+def test_a_dry_run_of_directories_names_the_directory(tmp_path: Path) -> None:
+    for step in (90, 100):
+        save_directory(tmp_path, step)
+
+    plan = json.loads(run(tmp_path, "--dry-run", "--json").stdout)
+
+    assert plan["output"] == str(tmp_path / "averaged")
+    assert [source["name"] for source in plan["sources"]] == ["checkpoint-90", "checkpoint-100"]
+
+
+def test_an_output_that_rotation_would_delete_is_refused(tmp_path: Path) -> None:
+    for step in (90, 100):
+        save_directory(tmp_path, step)
+
+    result = run(tmp_path, "--output-name", "checkpoint-best")
+
+    assert result.exit_code == 1
+    assert "rotation deletes" in result.stderr
+
+
+def test_a_file_may_be_named_like_that(tmp_path: Path, save_steps: Save) -> None:
+    save_steps(1, 2)
+
+    assert run(tmp_path, "--output-name", "checkpoint-best.pt").exit_code == 0
+    assert (tmp_path / "checkpoint-best.pt").exists()

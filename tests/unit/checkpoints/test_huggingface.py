@@ -344,6 +344,9 @@ def test_the_output_of_directories_has_no_suffix(tmp_path: Path, given: str, mad
 
 
 def test_an_output_named_like_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    for step in (1, 2):
+        save_step(tmp_path, step)
+
     with pytest.raises(SettingsError, match="rotation deletes"):
         run(tmp_path, output_name="checkpoint-99")
 

@@ -1,0 +1,71 @@
+"""A file system that is really full."""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch.distributed import checkpoint
+
+from tracksided.checkpoints.job import AverageRequest, run_average
+from tracksided.errors import OutputError
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system"),
+    pytest.mark.filterwarnings("ignore:.*torch.distributed is disabled.*:UserWarning"),
+]
+
+DISK_BYTES = 1 << 20
+NUM_ELEMENTS = 70_000  # of float32: three fit, four do not
+OLD = b"the previous average"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(disk)]
+    mounted = subprocess.run(command, capture_output=True, check=False, text=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def save_file_checkpoint(disk: Path, step: int, state: dict[str, torch.Tensor]) -> None:
+    torch.save(state, disk / f"step_{step}.pt")
+
+
+def save_huggingface(disk: Path, step: int, state: dict[str, torch.Tensor]) -> None:
+    (disk / f"step_{step}").mkdir()
+    save_file(state, disk / f"step_{step}" / "model.safetensors")
+
+
+def save_distributed(disk: Path, step: int, state: dict[str, torch.Tensor]) -> None:
+    checkpoint.save({"model": state}, checkpoint_id=disk / f"step_{step}", no_dist=True)
+
+
+@pytest.mark.parametrize("save", [save_file_checkpoint, save_huggingface, save_distributed])
+def test_a_full_disk_leaves_the_previous_average_and_no_debris(
+    small_disk: Path, save: Callable[[Path, int, dict[str, torch.Tensor]], None]
+) -> None:
+    for step in (1, 2, 3):
+        save(small_disk, step, {"w": torch.full((NUM_ELEMENTS,), float(step))})
+    (small_disk / "averaged_model.pt").write_bytes(OLD)
+    (small_disk / "averaged").mkdir()
+    provenance = {"kind": "trackside checkpoint average", "output": "averaged"}
+    (small_disk / "averaged" / "averaging.json").write_text(json.dumps(provenance))
+    (small_disk / "averaged" / "weights").write_bytes(OLD)
+    before = sorted(small_disk.rglob("*"))
+
+    with pytest.raises(OutputError, match=r"No space left on device; the previous .* stays"):
+        run_average(AverageRequest(directory=small_disk, patterns=("step_*",)))
+
+    assert sorted(small_disk.rglob("*")) == before
+    assert (small_disk / "averaged_model.pt").read_bytes() == OLD
+    assert (small_disk / "averaged" / "weights").read_bytes() == OLD
