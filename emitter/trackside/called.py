@@ -81,10 +81,10 @@ class CalledRecorder(Recorder):
         super().on_step_end()
         self._is_in_progress = False
 
-    def finish(self, reason: str) -> None:
-        """Publish what is under way, then the last record."""
+    def remove(self) -> None:
+        """Unhook everything; what the tap still holds is published first."""
         self._keep_promise()
-        super().finish(reason)
+        super().remove()
 
     def _on_forward(self) -> None:
         if self._is_forcing:
