@@ -57,6 +57,9 @@ _P = ParamSpec("_P")
 class Recorder:
     """Watches one model and optimizer, and publishes the sampled steps. The training thread's."""
 
+    _follows_every_forward = False
+    """Whether the model stays hooked between sampled steps."""
+
     def __init__(
         self,
         model: nn.Module,
@@ -112,15 +115,14 @@ class Recorder:
 
     def install(self) -> None:
         """Hook everything. The first step is sampled if it is due and nothing is compiled."""
-        self._root_handle = self._root.register_forward_pre_hook(RootHook(self._on_forward))
-        if self._tap is not None:
-            self._tap.install()
         backward_hook.add(self._on_backward)
         clip_hook.add(self._on_clip)
         self._hooks.install()
         if self._config.is_due(1):
             # Not armed here: a model that is compiled after attach would be traced armed.
             self._is_sampling = self._loss.is_sampling = self._is_arming_late = True
+        if self._is_arming_late or self._follows_every_forward:
+            self._hook_forward()
 
     @property
     def optimizer(self) -> torch.optim.Optimizer | None:
@@ -187,11 +189,12 @@ class Recorder:
             return
         self.step += 1
         self.steps_seen += 1
-        if self._clip.has_event:
+        if not self._clip.end_plain_step():
             self._run_in_optimizer("clipping", self._end_clipping)
         if self._is_sampling:
             self._is_sampling = False  # whatever fails in there
             self._run_in_optimizer("end of an optimizer step", self._finish)
+            self._run_in_optimizer("end of an optimizer step", self._unhook_forward)
         elif self.steps_seen == 1:
             self._clock.lap(time.perf_counter(), 1)
         self._loss.end_step()
@@ -207,14 +210,11 @@ class Recorder:
 
         Called by a hook of the optimizer, what torch iterates over stays until the next backward.
         """
-        self._is_over = True
+        self._is_over, self._is_sampling = True, False
         self._stance.restore()
-        if self._tap is not None:
-            self._tap.remove()
         if self._local_norm is not None:
             self._local_norm.disarm()
-        if self._root_handle is not None:
-            self._root_handle.remove()
+        self._unhook_forward()
         clip_hook.remove(self._on_clip)
         if not self._in_optimizer:
             backward_hook.remove(self._on_backward)
@@ -235,7 +235,27 @@ class Recorder:
         if self._is_arming_late:
             self.guard.run("start of the first forward", self._arm_late)
 
+    def _hook_forward(self) -> None:
+        """Hook the model: only around sampled steps, so that the others do not pay for it."""
+        if self._tap is not None:
+            self._tap.install()
+        if self._root_handle is None:
+            self._root_handle = self._root.register_forward_pre_hook(RootHook(self._on_forward))
+
+    def _unhook_forward(self) -> None:
+        """Unhook the model, as far as nothing needs its next forward."""
+        if self._follows_every_forward and not self._is_over:
+            return
+        if self._tap is not None and not self._is_sampling:
+            self._tap.remove()
+        if self._root_handle is not None and not self._is_sampling and self._held is None:
+            self._root_handle.remove()
+            self._root_handle = None
+
     def _on_backward(self, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
+        is_plain = not (self._is_sampling or self._is_over or self._clip.has_event)
+        if is_plain and self._held is None and self._loss.on_plain_backward(args):
+            return
         if self._is_over:
             self.remove()
             return
@@ -248,13 +268,15 @@ class Recorder:
         self.guard.run("backward", self._loss.on_backward, args, kwargs)
 
     def _on_clip(self, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
-        self.guard.run("clipping", self._clip.on_clip, args, kwargs)
+        if not self._clip.on_plain_clip(args):
+            self.guard.run("clipping", self._clip.on_clip, args, kwargs)
 
     def _arm(self) -> None:
         """Sample the step that begins now."""
         self._is_sampling = self._loss.is_sampling = True
         if self._tap is not None or self._local_norm is not None:
             self._stance.force_eager()
+        self._hook_forward()
         self._arm_taps()
 
     def _arm_late(self) -> None:
@@ -346,6 +368,7 @@ class Recorder:
         held, self._held = self._held, None
         if held is not None:
             self._may_hold = False
+            self._unhook_forward()
             self._outbox.submit(held)
 
     def _log_loss(self, number: Number, value: object) -> None:
@@ -355,6 +378,7 @@ class Recorder:
         elif self._held is not None and not self._loss.is_of_next_step(value):
             self._held.loss = number
             held, self._held = self._held, None
+            self._unhook_forward()
             self._outbox.submit(held)
 
     def _log_number(self, step: int, name: str, value: object) -> None:
@@ -376,6 +400,7 @@ class Recorder:
             self._arm()
         elif self._is_sampling and not is_due:
             self._disarm()
+            self._unhook_forward()
 
     def _set_epoch(self, epoch: int) -> None:
         if epoch == self._epoch:

@@ -34,14 +34,24 @@ class ClipWatch:
     def __init__(self) -> None:
         self._norms: list[torch.Tensor] = []
         self._max_norm: float | None = None
-        self._num_clipped = 0
-        self._unread: list[_Unread] = []  # steps whose norm is on a device, not compared yet
-        self._clipped_there: torch.Tensor | None = None  # their count, as far as compared
+        self._num_clipped: torch.Tensor | None = None  # of the steps that are compared
+        self._unread: list[tuple[torch.Tensor, float]] = []  # steps that are not compared yet
 
     @property
     def has_event(self) -> bool:
         """Whether the step in progress was clipped, or could have been."""
         return bool(self._norms)
+
+    def on_plain_clip(self, args: Sequence[object]) -> bool:
+        """Take a call of the usual form, quickly; False where it needs `on_clip`."""
+        if len(args) < len(_NAMES):
+            return False
+        _, limit, norm = args[: len(_NAMES)]
+        if type(norm) is not torch.Tensor or not isinstance(limit, float | int):
+            return False
+        self._norms.append(norm)
+        self._max_norm = limit
+        return True
 
     def on_clip(self, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
         """Take a call of ``clip_grads_with_norm_(parameters, max_norm, total_norm, ...)``."""
@@ -58,19 +68,28 @@ class ClipWatch:
         norm = self._norms[0] if len(self._norms) == 1 else total_norm(self._norms)
         return ClipEvent(_number(norm), self._max_norm)
 
+    def end_plain_step(self) -> bool:
+        """End a step that was clipped once or not at all, quickly; False: it needs `end_step`."""
+        norms = self._norms
+        if not norms:
+            return True
+        limit = self._max_norm
+        if limit is None or len(norms) > 1 or not norms[0].is_cpu:
+            return False
+        if len(self._unread) >= MAX_UNREAD - 1:
+            return False
+        self._unread.append((norms.pop(), limit))
+        return True
+
     def end_step(self) -> None:
-        """Count the step in progress if it was clipped, and begin the next."""
-        if self._max_norm is not None:
-            if all(norm.is_cpu for norm in self._norms):
-                limit = self._max_norm
-                self._num_clipped += any(_number(norm) > limit for norm in self._norms)
-            else:
-                largest = self._norms[0]
-                for norm in self._norms[1:]:
-                    largest = torch.maximum(largest, norm)
-                self._unread.append(_Unread(largest.detach(), self._max_norm))
-                if len(self._unread) == MAX_UNREAD:
-                    self._compare()
+        """Note the step in progress, and begin the next."""
+        if self._max_norm is not None and self._norms:
+            largest = self._norms[0]
+            for norm in self._norms[1:]:
+                largest = torch.maximum(largest, norm)
+            self._unread.append((largest, self._max_norm))
+            if len(self._unread) >= MAX_UNREAD:
+                self._compare()
         self.discard()
 
     def discard(self) -> None:
@@ -80,24 +99,26 @@ class ClipWatch:
     def take_count(self) -> Number:
         """Return how many steps were clipped since the last call."""
         self._compare()
-        here, there = self._num_clipped, self._clipped_there
-        self._num_clipped, self._clipped_there = 0, None
-        return float(here) if there is None else there + here
+        count, self._num_clipped = self._num_clipped, None
+        return 0.0 if count is None else _number(count)
 
     def _compare(self) -> None:
-        """Compare the norms that are on a device, all at once: few kernels for many steps."""
+        """Compare norms with limits all at once: few kernels for many steps."""
         unread, self._unread = self._unread, []
-        for limit in {entry.max_norm for entry in unread}:
-            norms = torch.stack([entry.norm for entry in unread if entry.max_norm == limit])
-            count = (norms > limit).sum(dtype=torch.float32)
-            there = self._clipped_there
-            self._clipped_there = count if there is None else there + count
+        groups: dict[tuple[float, torch.device], list[torch.Tensor]] = {}
+        for norm, limit in unread:
+            groups.setdefault((limit, norm.device), []).append(norm.detach())
+        for (limit, _), norms in groups.items():
+            count = (torch.stack(norms) > limit).sum(dtype=torch.float32)
+            self._num_clipped = _sum(self._num_clipped, count)
 
 
-@dataclass(frozen=True, slots=True)
-class _Unread:
-    norm: torch.Tensor
-    max_norm: float
+def _sum(total: torch.Tensor | None, count: torch.Tensor) -> torch.Tensor:
+    """Add on a device if either is there: the other way round would wait for it."""
+    if total is None:
+        return count
+    device = count.device if total.is_cpu else total.device
+    return total.to(device, non_blocking=True) + count.to(device, non_blocking=True)
 
 
 def _local(norm: object) -> torch.Tensor:

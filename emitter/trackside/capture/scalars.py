@@ -12,6 +12,7 @@ from trackside.capture.clipping import Number
 if TYPE_CHECKING:
     from types import FrameType
 
+_NUM_PLAIN = 2  # `Tensor.backward` gives the tensor and its gradient by position
 MAX_FRAMES = 32  # from the optimizer's hook up to GradScaler.step, past the wrappers of frameworks
 
 
@@ -34,6 +35,20 @@ class LossWatch:
 
         self._last: torch.Tensor | None = None
         self._losses: list[torch.Tensor] = []
+
+    def on_plain_backward(self, args: Sequence[object]) -> bool:
+        """Take a call on one loss in a step that is not sampled, quickly.
+
+        False where it needs `on_backward`.
+        """
+        if len(args) < _NUM_PLAIN or args[1] is not None or type(args[0]) is not torch.Tensor:
+            return False
+        root = args[0]
+        if root.ndim:
+            return False
+        self.micro_batches += 1
+        self._last = root.detach()
+        return True
 
     def on_backward(self, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
         """Take a call of ``torch.autograd.backward(tensors, grad_tensors, ...)``."""
