@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch._C import (
     _get_function_stack_at,
     _len_torch_function_stack,
@@ -31,7 +32,9 @@ class CallMode(TorchFunctionMode):
     ) -> Any:
         passed = kwargs or {}
         result = func(*args, **passed)
-        self._observe(func, args, passed)
+        # What is compiled in the block is traced through here; the graph must not see us.
+        if not torch.compiler.is_compiling():
+            self._observe(func, args, passed)
         return result
 
     def put_on(self) -> None:

@@ -16,7 +16,7 @@ from trackside.capture.modules import ModuleIndex, Place, is_in_reentrant_checkp
 from trackside.capture.naming import ModelTraits, classify
 from trackside.capture.rows import Rows
 from trackside.capture.sources.call import AttentionCall, Kept, Refusal
-from trackside.capture.sources.catalog import SOURCES
+from trackside.capture.sources.catalog import source_of
 from trackside.wire.records import Attention, AttentionType, Stack
 
 Heads = Literal["all", "average"] | tuple[int, ...]
@@ -78,7 +78,7 @@ class Recording:
 
     def observe(self, func: object, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
         """Keep slices of a call that has just returned, if it is attention and wanted."""
-        source = SOURCES.get(func)  # type: ignore[call-overload] # any function may come
+        source = source_of(func)
         if source is None or not (self._without_gradients or _has_gradients()):
             return
         if peek_interpreter_stack() is not None:
@@ -130,6 +130,9 @@ class Recording:
         key_heads = tuple(sorted({head // heads_per_key for head in heads}))
         rows = Rows.spread(call.num_queries, self._settings.max_queries)
         tensors = call.read(Kept(self._sample(call.batch_size), heads, key_heads, rows))
+        if isinstance(tensors, Refusal):
+            self._refuse(tensors.reason)
+            return
         metadata = Attention(
             stack=group[0],
             type=group[1],

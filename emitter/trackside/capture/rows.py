@@ -40,5 +40,12 @@ class Rows:
         span, gaps = self.num_rows - 1, self.num_kept - 1
         if span % gaps == 0:
             return tensor[..., :: span // gaps, :]
-        counts = torch.arange(self.num_kept, device=tensor.device)
-        return tensor.index_select(-2, counts.mul_(span).div_(gaps, rounding_mode="floor"))
+        return tensor.index_select(-2, self.positions(tensor.device))
+
+    def positions(self, device: torch.device) -> torch.Tensor:
+        """Return the kept rows as a tensor that is made on the device."""
+        counts = torch.arange(self.num_kept, device=device)
+        if self.num_kept == 1:
+            return counts
+        gaps = self.num_kept - 1
+        return counts.mul_(self.num_rows - 1).div_(gaps, rounding_mode="floor")

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import model_families as families
 import numpy as np
@@ -131,3 +133,36 @@ def test_a_compiled_model_is_captured_and_compiled_no_more_often(
     _, captured = outcome
     assert _largest_difference(captured, expected) <= FP32_TOLERANCE
     assert num_graphs[0] == num_graphs[1] > 0
+
+
+class _PartlyCompiled(nn.Module):
+    """A function in the forward is compiled, which the module does not show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = nn.Linear(8, 8)
+
+        @torch.compile(backend="eager", fullgraph=True)
+        def attend(hidden: torch.Tensor) -> torch.Tensor:
+            return nn.functional.scaled_dot_product_attention(hidden, hidden, hidden)
+
+        self.attend = attend
+
+    def forward(self, hidden: torch.Tensor) -> Any:
+        mixed = nn.functional.scaled_dot_product_attention(hidden, hidden, self.attend(hidden))
+        return SimpleNamespace(loss=self.project(mixed).square().mean())
+
+
+def test_a_function_compiled_inside_of_the_first_step_stays_whole(
+    train: Train, watched: Watched
+) -> None:
+    hidden = {"hidden": torch.randn(2, 2, 6, 8)}
+    outcomes = []
+    for run in (train, lambda *args, **options: watched(*args, every=1, **options)[0]):
+        torch.compiler.reset()
+        torch.manual_seed(0)
+        model = _PartlyCompiled()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        outcomes.append(torch.stack(run(model, optimizer, hidden, num_steps=3)))
+
+    assert torch.equal(*outcomes)

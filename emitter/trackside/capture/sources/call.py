@@ -26,6 +26,14 @@ class Kept:
     rows: Rows
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An attention call that cannot be captured."""
+
+    reason: str
+    """For the user, in words that are equal for equal causes."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionCall:
     """One attention call, before anything of it is copied."""
@@ -48,16 +56,8 @@ class AttentionCall:
     shares_sequence: bool | None
     """Whether keys and queries come from one tensor; None where that cannot be seen."""
 
-    read: Callable[[Kept], Mapping[str, torch.Tensor]]
+    read: Callable[[Kept], Mapping[str, torch.Tensor] | Refusal]
     """Cut out the kept part: the tensors of `trackside.wire.records.Attention`, maybe views."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """An attention call that cannot be captured."""
-
-    reason: str
-    """For the user, in words that are equal for equal causes."""
 
 
 Inspection = AttentionCall | Refusal | None
@@ -102,3 +102,12 @@ def pick(tensor: torch.Tensor, heads: Sequence[int]) -> torch.Tensor:
 def of_sample(tensor: torch.Tensor, sample: int) -> torch.Tensor:
     """Drop the leading batch dimension; one of size 1 stands for every sample."""
     return tensor[0 if tensor.shape[0] == 1 else sample]
+
+
+def as_computed(tensor: torch.Tensor) -> torch.Tensor:
+    """Round a tensor to what autocast makes of it for the call, where it is on."""
+    device_type = tensor.device.type
+    is_cast = tensor.is_floating_point() and tensor.dtype is not torch.float64
+    if not is_cast or not torch.is_autocast_enabled(device_type):
+        return tensor
+    return tensor.to(torch.get_autocast_dtype(device_type))

@@ -4,14 +4,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch._ops import HigherOrderOperator
 from torch.nn import functional
 
 from trackside.capture.sources.call import Source
+from trackside.capture.sources.flex import inspect_flex
 from trackside.capture.sources.multihead import inspect_multihead
 from trackside.capture.sources.sdpa import inspect_sdpa
 from trackside.capture.sources.softmax import inspect_functional_softmax, inspect_softmax
 
-SOURCES: Mapping[Callable[..., Any], Source] = {
+_SOURCES: Mapping[Callable[..., Any], Source] = {
     functional.scaled_dot_product_attention: inspect_sdpa,
     functional.multi_head_attention_forward: inspect_multihead,
     functional.softmax: inspect_functional_softmax,
@@ -19,3 +21,12 @@ SOURCES: Mapping[Callable[..., Any], Source] = {
     torch.special.softmax: inspect_softmax,
     torch.Tensor.softmax: inspect_softmax,
 }
+# By name: to import one loads modules that few models need.
+_HIGHER_ORDER_SOURCES: Mapping[str, Source] = {"flex_attention": inspect_flex}
+
+
+def source_of(func: object) -> Source | None:
+    """Return what reads a call of the function, None for one that is not attention."""
+    if isinstance(func, HigherOrderOperator):
+        return _HIGHER_ORDER_SOURCES.get(func.name())  # type: ignore[no-untyped-call] # torch's
+    return _SOURCES.get(func)  # type: ignore[call-overload, no-any-return] # any function may come

@@ -14,7 +14,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from trackside.capture.sources.call import AttentionCall, Inspection, Kept, Refusal, pick, refuse
+from trackside.capture.sources.call import (
+    AttentionCall,
+    Inspection,
+    Kept,
+    Refusal,
+    as_computed,
+    pick,
+    refuse,
+)
 from trackside.capture.sources.sdpa import looks_shared
 
 _SIGNATURE = inspect.signature(functional.multi_head_attention_forward)
@@ -143,7 +151,7 @@ def _read(arguments: _Arguments, kept: Kept) -> dict[str, torch.Tensor]:
         }
         mask = _mask(arguments, kept)
     if mask is not None:
-        tensors["mask"] = mask
+        tensors["mask"] = as_computed(mask)
     return tensors
 
 

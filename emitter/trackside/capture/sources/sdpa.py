@@ -2,7 +2,9 @@
 
 import functools
 import math
+import sys
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -12,11 +14,15 @@ from trackside.capture.sources.call import (
     Inspection,
     Kept,
     Refusal,
+    as_computed,
     bind,
     of_sample,
     pick,
     refuse,
 )
+
+if TYPE_CHECKING:
+    from torch.nn.attention.bias import CausalBias
 
 _NAMES = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
 _DIMENSIONS = 4  # [batch, heads, rows, head_dim]
@@ -29,10 +35,14 @@ def inspect_sdpa(
 
     Keys of fewer heads, or expanded from one head without a copy, count as that many key heads.
     The mask is boolean (True = attend) or is added to the logits; it broadcasts from the right.
+    A `torch.nn.attention.bias.CausalBias` holds no numbers: it is a causal flag, or, aligned to
+    the lower right, a mask that is made here.
     """
     del module  # the arguments say it all
     passed = bind(_NAMES, args, kwargs)
     query, key, mask = passed.get("query"), passed.get("key"), passed.get("attn_mask")
+    bias = _causal_bias(mask)
+    mask = None if bias is not None else mask
     if not isinstance(query, torch.Tensor) or not isinstance(key, torch.Tensor):
         return None
     tensors = (query, key, mask) if isinstance(mask, torch.Tensor) else (query, key)
@@ -47,7 +57,8 @@ def inspect_sdpa(
     if query.numel() == 0 or key.numel() == 0 or query.shape[1] % key.shape[1]:
         return Refusal("scaled_dot_product_attention was called on shapes it cannot share out")
     scale = passed.get("scale")
-    is_causal = bool(passed.get("is_causal", False))
+    is_lower_right = bias is not None and _is_lower_right(bias)
+    is_causal = bool(passed.get("is_causal", False)) or (bias is not None and not is_lower_right)
     attn_mask = mask if isinstance(mask, torch.Tensor) else None
     return AttentionCall(
         batch_size=max(query.shape[0], key.shape[0]),
@@ -57,10 +68,12 @@ def inspect_sdpa(
         num_keys=key.shape[2],
         scale=float(scale) if isinstance(scale, int | float) else 1 / math.sqrt(query.shape[3]),
         is_causal=is_causal,
-        is_causal_hint=is_causal or looks_shared(attn_mask, query.shape[0], query.shape[2]),
+        is_causal_hint=is_causal
+        or is_lower_right
+        or looks_shared(attn_mask, query.shape[0], query.shape[2]),
         is_hand_written=False,
         shares_sequence=True if passed.get("query") is passed.get("key") else None,
-        read=functools.partial(_read, query, key, attn_mask),
+        read=functools.partial(_read, query, key, attn_mask, is_lower_right=is_lower_right),
     )
 
 
@@ -84,15 +97,40 @@ def _four_dimensional(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.reshape(-1, 1, *tensor.shape[-2:]) if tensor.dim() > 1 else tensor[None, None]
 
 
+def _causal_bias(mask: object) -> "CausalBias | None":
+    # Not imported: that would load all of torch.compile. Who made such a bias has done so.
+    module = sys.modules.get("torch.nn.attention.bias")
+    return mask if module is not None and isinstance(mask, module.CausalBias) else None
+
+
+def _is_lower_right(bias: "CausalBias") -> bool:
+    is_square = bias.seq_len_q == bias.seq_len_kv
+    return bias.variant.name == "LOWER_RIGHT" and not is_square
+
+
+def _lower_right(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """Make the mask with which the last query sees the last key."""
+    num_queries, num_keys = query.shape[2], key.shape[2]
+    ones = torch.ones(num_queries, num_keys, dtype=torch.bool, device=query.device)
+    return ones.tril_(num_keys - num_queries)
+
+
 def _read(
-    query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, kept: Kept
+    query: torch.Tensor,
+    key: torch.Tensor,
+    mask: torch.Tensor | None,
+    kept: Kept,
+    *,
+    is_lower_right: bool,
 ) -> dict[str, torch.Tensor]:
+    if is_lower_right:
+        mask = _lower_right(query, key)
     tensors = {
-        "query": kept.rows.take(pick(of_sample(query, kept.sample), kept.heads)),
-        "key": pick(of_sample(key, kept.sample), kept.key_heads),
+        "query": as_computed(kept.rows.take(pick(of_sample(query, kept.sample), kept.heads))),
+        "key": as_computed(pick(of_sample(key, kept.sample), kept.key_heads)),
     }
     if mask is not None:
         padded = mask[(None,) * (_DIMENSIONS - mask.dim())]  # [1 or batch, 1 or heads, ...]
         rows = kept.rows.take(pick(of_sample(padded, kept.sample), kept.heads))
-        tensors["mask"] = rows.expand(-1, kept.rows.num_kept, key.shape[2])
+        tensors["mask"] = as_computed(rows).expand(-1, kept.rows.num_kept, key.shape[2])
     return tensors

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
+from torch.nn.attention.bias import causal_lower_right, causal_upper_left
 
 from trackside.capture.attention import AttentionTap
 from trackside.capture.captured import CapturedAttention
@@ -267,3 +268,55 @@ def test_more_dimensions_than_four_are_refused_with_a_note(make_tap: MakeTap) ->
 
     assert tap.take() == ()
     assert tap.notes == ("scaled_dot_product_attention was called on 5 dimensions",)
+
+
+def test_autocast_rounds_what_is_captured_as_it_rounds_the_call(
+    make_tap: MakeTap, reconstruct: Reconstruct
+) -> None:
+    model, query, key = Call(), rand(1, HEADS, QUERIES, SIZE), rand(1, HEADS, KEYS, SIZE)
+    bias = rand(QUERIES, KEYS) * 10  # rounding it to bfloat16 shows
+    tap = make_tap(model)
+
+    tap.arm()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model(query, key, attn_mask=bias)
+    (captured,) = tap.take()
+
+    assert {tensor.dtype for tensor in captured.tensors.values()} == {torch.bfloat16}
+    query, key, bias = (tensor.bfloat16().double() for tensor in (query, key, bias))
+    mask = bias.expand(HEADS, QUERIES, KEYS)
+    expected = naive(query[0], key[0], scale=SIZE**-0.5, mask=mask)
+    assert np.abs(reconstruct(captured) - expected).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("bias", "shape", "offset"),
+    [
+        (causal_upper_left, (5, 7), 0),
+        (causal_upper_left, (7, 5), 0),
+        (causal_lower_right, (5, 7), 2),
+        (causal_lower_right, (6, 6), 0),
+    ],
+)
+def test_a_causal_bias_is_a_mask_by_rule(
+    make_tap: MakeTap,
+    reconstruct: Reconstruct,
+    bias: Callable[[int, int], torch.Tensor],
+    shape: tuple[int, int],
+    offset: int,
+) -> None:
+    num_queries, num_keys = shape
+    model = Call()
+    query, key = rand(2, HEADS, num_queries, SIZE), rand(2, HEADS, num_keys, SIZE)
+    tap = make_tap(model, sample=1, max_queries=3)
+
+    tap.arm()
+    model(query, key, attn_mask=bias(num_queries, num_keys))
+    (captured,) = tap.take()
+
+    assert captured.call.stack == "decoder"
+    assert captured.call.is_causal == (offset == 0)
+    mask = torch.ones(num_queries, num_keys).tril(offset).bool().expand(HEADS, -1, -1)
+    expected = naive(query[1], key[1], scale=SIZE**-0.5, mask=mask)
+    rows = list(captured.call.query_rows)
+    assert np.abs(reconstruct(captured) - expected[:, rows]).max() <= TOLERANCE
