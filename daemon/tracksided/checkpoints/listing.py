@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tracksided.checkpoints.formats.catalog import directory_format_of
-from tracksided.checkpoints.formats.trainer_state import TRAINER_STATE
+from tracksided.checkpoints.formats.trainer_state import TRAINER_STATE, lacks_state
 from tracksided.checkpoints.naming import is_checkpoint_directory
 from tracksided.checkpoints.policy import Candidate
 from tracksided.checkpoints.provenance import is_own_output
@@ -15,15 +15,12 @@ from tracksided.errors import CheckpointError
 
 DIRECTORY_MARK = "/"  # at the end of a pattern: directories only
 
-_WRITTEN_WITH_STATE = "training_args.bin"
-
 
 @dataclass(frozen=True, slots=True)
 class _Found:
     candidate: Candidate
-    has_state: bool = True
-    is_trainers: bool = False
-    """Whether it is certain that the Trainer writes it, which ends with its state."""
+    names: frozenset[str] = frozenset()
+    """Entries of a directory."""
 
 
 def list_candidates(
@@ -83,7 +80,7 @@ def _directory(path: Path, mtime_ns: int) -> list[_Found]:
     if not is_checkpoint_directory(path.name) and directory_format_of(names) is None:
         return []
     candidate = Candidate(path, mtime_ns, is_directory=True)
-    return [_Found(candidate, TRAINER_STATE in names, _WRITTEN_WITH_STATE in names)]
+    return [_Found(candidate, names)]
 
 
 def _with_unfinished(found: Sequence[_Found]) -> tuple[Candidate, ...]:
@@ -91,11 +88,12 @@ def _with_unfinished(found: Sequence[_Found]) -> tuple[Candidate, ...]:
 
     It writes its state last. Where one directory has it, all others will get it, too.
     """
-    is_trainers = any(entry.has_state and entry.candidate.is_directory for entry in found)
+    has_trainer = any(TRAINER_STATE in entry.names for entry in found)
     reason = f"not complete: no {TRAINER_STATE}, which the Trainer writes last"
     return tuple(
         replace(entry.candidate, unfinished=reason)
-        if not entry.has_state and (entry.is_trainers or is_trainers)
+        if entry.candidate.is_directory
+        and lacks_state(entry.candidate.path.name, entry.names, has_trainer=has_trainer)
         else entry.candidate
         for entry in found
     )

@@ -2,12 +2,13 @@
 
 import os
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TypeAlias
 
 from tracksided.checkpoints.formats.catalog import FILE_FORMATS, directory_format_of
-from tracksided.checkpoints.formats.trainer_state import TRAINER_STATE
+from tracksided.checkpoints.formats.trainer_state import TRAINER_STATE, lacks_state
 from tracksided.checkpoints.job import DEFAULT_DIRECTORY_OUTPUT, DEFAULT_OUTPUT
 from tracksided.checkpoints.naming import DIRECTORY_PROVENANCE, is_checkpoint_directory
 
@@ -52,28 +53,41 @@ class Look:
 
 
 def look(directory: Path) -> Look:
-    """Stat the checkpoints of a directory; one that is missing holds none."""
+    """Stat the checkpoints of a directory; one that is missing holds none.
+
+    Directories that are still being written are not seen: what is written last is not there.
+    """
     found: set[tuple[str, int, int, int]] = set()
+    directories: dict[str, list[os.DirEntry[str]]] = {}
     for entry in _entries(directory):
         if entry.name.startswith("."):
             continue
         if _is_checkpoint_name(entry.name) and not entry.is_dir():
             found |= _stat(entry, entry.name)
         elif entry.name != DEFAULT_DIRECTORY_OUTPUT and entry.is_dir():
-            found |= _look_inside(entry)
-    return Look(frozenset(found))
+            directories[entry.name] = _entries(entry.path)
+    return Look(frozenset(found | _look_inside(directories)))
 
 
-def _look_inside(directory: os.DirEntry[str]) -> set[tuple[str, int, int, int]]:
-    """Stat the weights of a checkpoint directory, and what tells that it is complete."""
-    entries = _entries(directory.path)
-    names = [entry.name for entry in entries]
-    if DIRECTORY_PROVENANCE in names or directory_format_of(names) is None:
-        return set()
+def _look_inside(
+    directories: Mapping[str, Sequence[os.DirEntry[str]]],
+) -> set[tuple[str, int, int, int]]:
+    """Stat the weights in checkpoint directories, and what tells that they are complete."""
     found: set[tuple[str, int, int, int]] = set()
-    for entry in entries:
-        if entry.name == TRAINER_STATE or directory_format_of((entry.name,)) is not None:
-            found |= _stat(entry, f"{directory.name}/{entry.name}")
+    names = {name: {entry.name for entry in inside} for name, inside in directories.items()}
+    has_trainer = any(TRAINER_STATE in inside for inside in names.values())
+    for name, inside in directories.items():
+        directory_format = directory_format_of(names[name])
+        if (
+            directory_format is None
+            or not directory_format.looks_finished(names[name])
+            or lacks_state(name, names[name], has_trainer=has_trainer)
+            or DIRECTORY_PROVENANCE in names[name]
+        ):
+            continue
+        for entry in inside:
+            if entry.name == TRAINER_STATE or directory_format.is_part(entry.name):
+                found |= _stat(entry, f"{name}/{entry.name}")
     return found
 
 

@@ -1,6 +1,8 @@
 import os
 from pathlib import Path
 
+import pytest
+
 from tracksided.checkpoints.watcher import Look, Settling, look
 
 
@@ -69,6 +71,7 @@ def put_directory(directory: Path, *names: str) -> None:
 
 def test_a_look_sees_directories_with_weights_and_what_makes_them_complete(tmp_path: Path) -> None:
     put_directory(tmp_path / "checkpoint-1", "model.safetensors", "optimizer.pt", "config.json")
+    put(tmp_path / "checkpoint-1", "trainer_state.json")
     put_directory(tmp_path / "checkpoint-2", "pytorch_model.bin", "trainer_state.json")
     put_directory(tmp_path / "best", "adapter_model.safetensors")
     put_directory(tmp_path / "averaged", "model.safetensors")
@@ -80,6 +83,7 @@ def test_a_look_sees_directories_with_weights_and_what_makes_them_complete(tmp_p
 
     assert {name for name, _, _, _ in seen.signature} == {
         "checkpoint-1/model.safetensors",
+        "checkpoint-1/trainer_state.json",
         "checkpoint-2/pytorch_model.bin",
         "checkpoint-2/trainer_state.json",
         "best/adapter_model.safetensors",
@@ -96,3 +100,31 @@ def test_a_file_that_grows_inside_of_a_directory_is_a_change(tmp_path: Path) -> 
     put(tmp_path / "checkpoint-1", "model.safetensors", b"grown")
 
     assert look(tmp_path) != before
+
+
+@pytest.mark.parametrize(
+    ("name", "half", "last"),
+    [
+        ("checkpoint-2", ("model.safetensors",), "trainer_state.json"),
+        ("later", ("model-00001-of-00002.safetensors",), "model.safetensors.index.json"),
+        ("later", ("__0_0.distcp", "__1_0.distcp"), ".metadata"),
+    ],
+)
+def test_a_directory_is_seen_when_what_is_written_last_is_there(
+    tmp_path: Path, name: str, half: tuple[str, ...], last: str
+) -> None:
+    put_directory(tmp_path / "checkpoint-1", "model.safetensors", "trainer_state.json")
+    put_directory(tmp_path / name, *half)
+    before = look(tmp_path)
+
+    put(tmp_path / name, last)
+
+    assert before.names == {"checkpoint-1"}
+    assert look(tmp_path).names == {"checkpoint-1", name}
+
+
+def test_the_first_directory_of_the_trainer_waits_for_its_state_too(tmp_path: Path) -> None:
+    put_directory(tmp_path / "checkpoint-1", "model.safetensors", "training_args.bin")
+    put_directory(tmp_path / "final", "model.safetensors", "training_args.bin")
+
+    assert look(tmp_path).names == {"final"}

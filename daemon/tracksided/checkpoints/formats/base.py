@@ -1,7 +1,7 @@
 """What a checkpoint is to the averaging, and what a format must be able to do."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -163,6 +163,9 @@ class DirectoryFormat(CheckpointFormat, Protocol):
 
     def is_part(self, name: str) -> bool:
         """Whether an entry of this name makes a directory one of this format, complete or not."""
+
+    def looks_finished(self, names: Collection[str]) -> bool:
+        """Whether what is written last is among the entries of a directory of this format."""
 
     def describe(self, directory: SourceDirectory) -> Checkpoint:
         """Open and read all files; see `FileFormat.describe`."""

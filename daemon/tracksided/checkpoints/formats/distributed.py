@@ -4,7 +4,7 @@ A `.distcp` file is a row of items, each what torch.save writes: chunks of tenso
 objects. The output has the same files with the same items, without those of the optimizer.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from tracksided.checkpoints.formats.base import (
@@ -61,6 +61,10 @@ class DistributedCheckpoint:
     def is_part(self, name: str) -> bool:
         """Whether a name is that of the metadata or of a file of items."""
         return name == METADATA or name.endswith(_SUFFIX)
+
+    def looks_finished(self, names: Collection[str]) -> bool:
+        """Whether the metadata is there."""
+        return METADATA in names
 
     def describe(self, directory: SourceDirectory) -> Checkpoint:
         """Read the metadata and the head of every item of the model."""

@@ -6,7 +6,7 @@ The weights are safetensors or torch zips; this file only knows which of them be
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 
@@ -70,6 +70,10 @@ class HuggingFace:
     def is_part(self, name: str) -> bool:
         """Whether a name is that of weights, of a shard or of an index."""
         return name.removesuffix(INDEX_SUFFIX) in _SINGLE or _SHARD.fullmatch(name) is not None
+
+    def looks_finished(self, names: Collection[str]) -> bool:
+        """Whether there is a single file of weights, or an index, which follows its shards."""
+        return any(name.removesuffix(INDEX_SUFFIX) in _SINGLE for name in names)
 
     def describe(self, directory: SourceDirectory) -> Checkpoint:
         """Read all weights and check them against their index."""
