@@ -74,9 +74,10 @@ def _check_real(name: str, real: RealTry, bare: list[str], verdict: Verdict) -> 
     said = real.output.read_text().rpartition("\n")[0].splitlines()
     whole = bare if not real.was_killed else bare[: len(said)]
     verdict.require(said == whole, f"{name}: the losses differ from those of bare training")
-    verdict.require("Traceback" not in real.errors.read_text(), f"{name}: traceback in trainer")
+    errors = real.errors.read_text()
+    verdict.require("Traceback" not in errors, f"{name}: trainer: {errors[-600:]}")
     if not (real.save_dir / "run.json").exists():
-        never_had_a_ring = "nothing will be recorded" in real.errors.read_text()
+        never_had_a_ring = "nothing will be recorded" in errors
         verdict.require(not said or real.was_killed or never_had_a_ring, f"{name}: no outputs")
         return
     lines = history(real.save_dir)
