@@ -33,7 +33,7 @@ CUSTOM = """{
   "attention_monitoring": {
     "enabled": true,
     "lightweight_mode": false,
-    "save_frequency": 60,
+    "save_frequency": 50,
     "save_on_epochs": [0, 2],
     "visualization_types": ["heatmap", "statistics", "multi_head", "layer_comparison"],
     "batch_idx_to_visualize": 1,
@@ -84,12 +84,13 @@ def make_monitor(mode: str, out: Path) -> Monitor:
         config = json.loads(CUSTOM)
         config["attention_monitoring"]["save_dir"] = str(out)
         return trackside.monitor_from_config(config)
-    return trackside.TrainingAttentionMonitor(out, save_frequency=60, save_on_epochs=(1,))
+    return trackside.TrainingAttentionMonitor(out, save_frequency=50, save_on_epochs=(1,))
 
 
 def train(monitor: Monitor, num_steps: int) -> None:
     """Train, and tell the monitor of every step."""
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # so small a model is slower on several, above all on a busy machine
     model = Reverser()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     with monitor:
@@ -123,7 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--mode", choices=("full", "lightweight", "custom"), default="full")
     parser.add_argument("--out", type=Path, default=Path("attention_logs"))
-    parser.add_argument("--steps", type=int, default=240)
+    parser.add_argument("--steps", type=int, default=160)
     arguments = parser.parse_args()
     out = (arguments.out / arguments.mode).absolute()
 
