@@ -15,6 +15,7 @@ from trackside.capture.captured import CapturedAttention
 from trackside.capture.modules import ModuleIndex, Place, is_in_reentrant_checkpoint
 from trackside.capture.naming import ModelTraits, classify
 from trackside.capture.rows import Rows
+from trackside.capture.shared_masks import SharedMasks, own_copy
 from trackside.capture.sources.call import AttentionCall, Kept, Refusal
 from trackside.capture.sources.catalog import source_of
 from trackside.wire.records import Attention, AttentionType, Stack
@@ -73,6 +74,7 @@ class Recording:
         self._note = note
         self._kept: list[tuple[Group, CapturedAttention]] = []
         self._num_refused = 0
+        self._masks = SharedMasks()
         self.counts: Counter[Group] = Counter()
         """Layers seen so far."""
 
@@ -147,7 +149,9 @@ class Recording:
             num_keys=call.num_keys,
             query_rows=rows.indices,
         )
-        own = {name: _own(tensor) for name, tensor in tensors.items()}
+        own = {name: own_copy(tensor) for name, tensor in tensors.items() if name != "mask"}
+        if "mask" in tensors:
+            own["mask"] = self._masks.own(call, tensors["mask"])
         self._kept.append((group, CapturedAttention(metadata, own)))
         self._forget_passed(group)
 
@@ -193,10 +197,6 @@ class Recording:
 
 def _has_gradients() -> bool:
     return torch.is_grad_enabled() or is_in_reentrant_checkpoint()
-
-
-def _own(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().clone(memory_format=torch.contiguous_format)
 
 
 def _is_in_graph_capture(tensor: object) -> bool:

@@ -75,6 +75,17 @@ def test_training_is_bit_for_bit_the_same(
     assert torch.equal(state, tapped_state)
 
 
+def test_the_mask_of_all_layers_travels_once(watched: Watched) -> None:
+    model = families.build("llama", "sdpa")
+    still = torch.optim.SGD(model.parameters(), lr=0.0)
+
+    _, (first, second) = watched(model, still, families.tokens("right"), num_steps=1)
+
+    assert first.mask is not None
+    assert second.mask is not None
+    assert np.shares_memory(first.mask, second.mask)
+
+
 def _real_rows(call: Any, side: str) -> np.ndarray:
     """Query rows that are tokens: what a padded one attends to is different in every kernel."""
     rows = np.arange(call.num_queries)

@@ -59,6 +59,9 @@ class AttentionCall:
     read: Callable[[Kept], Mapping[str, torch.Tensor] | Refusal]
     """Cut out the kept part: the tensors of `trackside.wire.records.Attention`, maybe views."""
 
+    masks: tuple[torch.Tensor, ...] = ()
+    """What the mask is made of, as it was passed; none where it is made from something else."""
+
 
 Inspection = AttentionCall | Refusal | None
 """None is a call that is not attention."""

@@ -61,6 +61,10 @@ class _Arguments:
     def head_dim(self) -> int:
         return self.query.shape[2] // self.num_heads
 
+    @property
+    def masks(self) -> tuple[torch.Tensor, ...]:
+        return tuple(mask for mask in (self.attn_mask, self.padding_mask) if mask is not None)
+
 
 def inspect_multihead(
     args: Sequence[object], kwargs: Mapping[str, object], module: nn.Module
@@ -97,6 +101,7 @@ def inspect_multihead(
         is_hand_written=False,
         shares_sequence=passed["query"] is passed["key"],
         read=functools.partial(_read, arguments),
+        masks=arguments.masks,
     )
 
 

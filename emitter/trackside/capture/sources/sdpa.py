@@ -74,6 +74,7 @@ def inspect_sdpa(
         is_hand_written=False,
         shares_sequence=True if passed.get("query") is passed.get("key") else None,
         read=functools.partial(_read, query, key, attn_mask, is_lower_right=is_lower_right),
+        masks=() if attn_mask is None else (attn_mask,),
     )
 
 

@@ -69,7 +69,7 @@ def test_layers_that_are_known_to_be_unwanted_are_not_copied(
         copied.append(tensor)
         return tensor.clone()
 
-    monkeypatch.setattr("trackside.capture.recording._own", count)
+    monkeypatch.setattr("trackside.capture.recording.own_copy", count)
     model = model_class()
     tap = make_tap(model, layers=(0, -1))
 
