@@ -25,6 +25,7 @@ COMMAND = (sys.executable, "-P", "-m", "tracksided.worker")
 MAX_DEATHS = 2  # of workers on one job, then it is given up
 FIRST_BACKOFF_S = 0.5
 MAX_BACKOFF_S = 30.0
+MAX_DOUBLINGS = 16  # far beyond the longest wait, and no float overflows
 END_GRACE_S = 1.0
 # One thread per numeric library: the trainer needs the other cores.
 _SINGLE_THREADED = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -165,7 +166,8 @@ class WorkerPool:
         return worker
 
     def _back_off(self, now: float) -> float:
-        backoff_s = min(FIRST_BACKOFF_S * 2 ** (self._failures_in_row - 1), MAX_BACKOFF_S)
+        doublings = min(self._failures_in_row - 1, MAX_DOUBLINGS)
+        backoff_s = min(FIRST_BACKOFF_S * 2.0**doublings, MAX_BACKOFF_S)
         self._start_after = now + backoff_s
         return backoff_s
 
