@@ -237,10 +237,11 @@ class Recorder:
 
     def _hook_forward(self) -> None:
         """Hook the model: only around sampled steps, so that the others do not pay for it."""
-        if self._tap is not None:
-            self._tap.install()
+        # First: it arms the tap in front of the first forward, whose hooks run in this order.
         if self._root_handle is None:
             self._root_handle = self._root.register_forward_pre_hook(RootHook(self._on_forward))
+        if self._tap is not None:
+            self._tap.install()
 
     def _unhook_forward(self) -> None:
         """Unhook the model, as far as nothing needs its next forward."""
