@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tracksided.checkpoints.job import DEFAULT_COUNT, DEFAULT_OUTPUT
+from tracksided.checkpoints.job import DEFAULT_COUNT
 from tracksided.checkpoints.process import COMMAND, ChildProcess
 from tracksided.checkpoints.publish import sweep
 from tracksided.checkpoints.watcher import Look, Settling, look
@@ -242,7 +242,7 @@ class CheckpointService:
         event = AverageEvent(
             watched.directory,
             watched.run,
-            watched.directory / DEFAULT_OUTPUT,
+            watched.directory / watched.seen.default_output,
             None,
             (),
             now - running.started,

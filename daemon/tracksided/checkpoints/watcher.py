@@ -1,5 +1,6 @@
 """Notice, by cheap stats only, when a directory's checkpoints have changed and settled."""
 
+import itertools
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -10,14 +11,18 @@ from typing import TypeAlias
 from tracksided.checkpoints.formats.catalog import FILE_FORMATS, directory_format_of
 from tracksided.checkpoints.formats.trainer_state import TRAINER_STATE, lacks_state
 from tracksided.checkpoints.job import DEFAULT_DIRECTORY_OUTPUT, DEFAULT_OUTPUT
+from tracksided.checkpoints.listing import DIRECTORY_MARK
 from tracksided.checkpoints.naming import DIRECTORY_PROVENANCE, is_checkpoint_directory
 
 Signature: TypeAlias = frozenset[tuple[str, int, int, int]]
 """(name, inode, bytes, mtime_ns) of every checkpoint file; in a directory: directory/file."""
 
 # Those that the Trainer writes come before others, because only they are known to be a series.
-TRAINER_PATTERN = "checkpoint-*/"
-DIRECTORY_PATTERN = "*/"
+TRAINER_PATTERN = "checkpoint-*" + DIRECTORY_MARK
+DIRECTORY_PATTERN = "*" + DIRECTORY_MARK
+
+# A cache of a data set may lie beside checkpoints; none of these has as many files.
+MAX_ENTRIES = 4096
 
 _OWN_STEM = PurePath(DEFAULT_OUTPUT).stem
 _SUFFIXES = tuple(suffix for entry in FILE_FORMATS for suffix in entry.suffixes)
@@ -37,6 +42,12 @@ class Look:
             pattern = _pattern_of(name)
             latest[pattern] = max(latest.get(pattern, 0), mtime_ns)
         return tuple(sorted(latest, key=latest.__getitem__, reverse=True))
+
+    @property
+    def default_output(self) -> str:
+        """What an average of the first pattern is called."""
+        is_directory = any(pattern.endswith(DIRECTORY_MARK) for pattern in self.patterns[:1])
+        return DEFAULT_DIRECTORY_OUTPUT if is_directory else DEFAULT_OUTPUT
 
     @property
     def names(self) -> frozenset[str]:
@@ -65,7 +76,7 @@ def look(directory: Path) -> Look:
         if _is_checkpoint_name(entry.name) and not entry.is_dir():
             found |= _stat(entry, entry.name)
         elif entry.name != DEFAULT_DIRECTORY_OUTPUT and entry.is_dir():
-            directories[entry.name] = _entries(entry.path)
+            directories[entry.name] = _entries(entry.path, MAX_ENTRIES)
     return Look(frozenset(found | _look_inside(directories)))
 
 
@@ -91,10 +102,12 @@ def _look_inside(
     return found
 
 
-def _entries(directory: str | Path) -> list[os.DirEntry[str]]:
+def _entries(directory: str | Path, limit: int | None = None) -> list[os.DirEntry[str]]:
+    """List a directory; one that has more entries than the limit is listed as empty."""
     try:
         with os.scandir(directory) as entries:
-            return list(entries)
+            listed = list(itertools.islice(entries, None if limit is None else limit + 1))
+            return [] if limit is not None and len(listed) > limit else listed
     except OSError:
         return []  # not there yet, or gone with its run
 

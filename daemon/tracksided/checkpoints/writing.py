@@ -11,6 +11,7 @@ from tracksided.checkpoints.arithmetic import BLOCK_BYTES
 from tracksided.checkpoints.averaging import Averaged, Progress, average, record_crc
 from tracksided.checkpoints.content import content_digest
 from tracksided.checkpoints.formats.base import (
+    Checkpoint,
     CheckpointFormat,
     OutputFile,
     OutputLayout,
@@ -59,9 +60,7 @@ def publish_average(task: Task, progress: Progress | None) -> Provenance:
         averaged = _write(task, checkpoint_format, layout, publication.descriptors, progress)
         publication.sync()
         digest = _read_back(publication.temporary, template.format, averaged)
-        for checkpoint in checkpoints:
-            for source in checkpoint.sources:
-                source.require_unchanged()
+        _require_unchanged(checkpoints, layout)
         provenance = _provenance(task, averaged, layout, digest)
         if isinstance(publication, DirectoryPublication):
             encoded = encode_json(provenance.to_json())
@@ -109,6 +108,16 @@ def _write(
     for patch in checkpoint_format.seal(checkpoints[-1], averaged.output):
         write_all(descriptors[patch.file], patch.content, patch.offset)
     return averaged
+
+
+def _require_unchanged(checkpoints: Sequence[Checkpoint], layout: OutputLayout) -> None:
+    """Refuse a source that was written to while it was read, with what goes along with it."""
+    for checkpoint in checkpoints:
+        for source in checkpoint.sources:
+            source.require_unchanged()
+    for file in layout.files:
+        for _, source in file.copied:
+            source.require_unchanged()
 
 
 def _copy(source: SourceFile, descriptor: int, offset: int) -> None:

@@ -378,3 +378,49 @@ def test_float8_in_directories_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(CheckpointError, match="float8"):
         run(tmp_path)
+
+
+def test_a_copy_of_a_directory_counts_once(tmp_path: Path) -> None:
+    for step in (1, 2):
+        save_step(tmp_path, step)
+    shutil.copytree(tmp_path / "checkpoint-2", tmp_path / "checkpoint-best")
+
+    provenance = run(tmp_path)
+
+    assert len(provenance.sources) == 2
+    assert "is a copy of checkpoint-" in provenance.skipped[0].reason
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_a_long_state_is_not_parsed_but_must_be_whole(tmp_path: Path, *, is_whole: bool) -> None:
+    for step in (1, 2):
+        save_step(tmp_path, step, name="run_of_{step}")
+    log = [{"loss": float("nan"), "step": step} for step in range(30_000)]
+    for step in (1, 2, 3):
+        directory = tmp_path / f"run_of_{step}"
+        if step == 3:
+            save_step(tmp_path, step, name="run_of_{step}")
+        state = json.dumps({"global_step": 500 + step, "log_history": log}, indent=2)
+        cut = state if is_whole or step < 3 else state[: state.rindex(",")]
+        (directory / "trainer_state.json").write_text(cut)
+
+    provenance = run_average(AverageRequest(directory=tmp_path, patterns=("*/",)))
+
+    assert provenance is not None
+    assert len(provenance.sources) == (3 if is_whole else 2)
+    assert provenance.step == (503 if is_whole else 502)
+
+
+def test_a_file_beside_the_weights_that_changes_meanwhile_costs_the_directory_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = [save_step(tmp_path, step) for step in (1, 2, 3)]
+
+    def write_then_average(*args: object, **options: object) -> object:
+        (tmp_path / "checkpoint-3" / "config.json").write_text("{")
+        return average(*args, **options)  # type: ignore[arg-type] # passed on as they came
+
+    monkeypatch.setattr(writing, "average", write_then_average)
+
+    assert "config.json: " in skipped(tmp_path)["checkpoint-3"]
+    assert_mean(load(tmp_path / "averaged"), states[:2])

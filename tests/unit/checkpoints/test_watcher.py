@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from tracksided.checkpoints import watcher
 from tracksided.checkpoints.watcher import Look, Settling, look
 
 
@@ -128,3 +129,22 @@ def test_the_first_directory_of_the_trainer_waits_for_its_state_too(tmp_path: Pa
     put_directory(tmp_path / "final", "model.safetensors", "training_args.bin")
 
     assert look(tmp_path).names == {"final"}
+
+
+def test_a_directory_of_too_many_files_is_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watcher, "MAX_ENTRIES", 3)
+    put_directory(tmp_path / "few", "model.safetensors", "1", "2")
+    put_directory(tmp_path / "many", "model.safetensors", "1", "2", "3")
+
+    assert look(tmp_path).names == {"few"}
+
+
+def test_the_output_is_called_after_what_was_written_last(tmp_path: Path) -> None:
+    put(tmp_path, "a.pt", mtime=1)
+    assert look(tmp_path).default_output == "averaged_model.pt"
+
+    put_directory(tmp_path / "checkpoint-1")
+    put(tmp_path / "checkpoint-1", "model.safetensors", mtime=2)
+    assert look(tmp_path).default_output == "averaged"

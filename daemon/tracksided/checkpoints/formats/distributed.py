@@ -77,6 +77,8 @@ class DistributedCheckpoint:
             files[item.file] = directory.open(item.file)
             if item.shape is None:
                 continue
+            if item.key in tensors:
+                raise SourceRefused(directory.path, f"two chunks are called {item.key!r}")
             entry, record = _tensor(directory, item)
             tensors[item.key] = replace(entry, record=item.key)
             if record is not None:
