@@ -39,22 +39,29 @@ class Received:
 
 
 @pytest.fixture
-def receive(
+def receive_from(
     shm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[[], Received]]:
-    """Reads the only segment; no daemon is started, outputs would go to ``tmp_path``."""
+) -> Iterator[Callable[[Path], Received]]:
+    """Reads a segment; no daemon is started, outputs would go to ``tmp_path``."""
     monkeypatch.setenv("TRACKSIDE_AUTOSTART", "0")
     monkeypatch.setenv("TRACKSIDE_RING_BYTES", str(1 << 22))
     monkeypatch.setenv("TRACKSIDE_SAVE_DIR", str(tmp_path / "out"))
     monkeypatch.chdir(tmp_path)
 
-    def read() -> Received:
-        (path,) = segment.scan(shm_dir)
-        return _receive(path)
-
-    yield read
+    yield _receive
     for path in segment.scan(shm_dir):
         segment.remove(path)
+
+
+@pytest.fixture
+def receive(shm_dir: Path, receive_from: Callable[[Path], Received]) -> Callable[[], Received]:
+    """Reads the only segment."""
+
+    def read() -> Received:
+        (path,) = segment.scan(shm_dir)
+        return receive_from(path)
+
+    return read
 
 
 def _receive(path: Path) -> Received:

@@ -1,10 +1,10 @@
 """A real Lightning `Trainer` fits a real encoder of two layers."""
 
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ with warnings.catch_warnings():
     import lightning.pytorch as pl
     from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from trackside.integrations.lightning import TracksideCallback
+from trackside.integrations.lightning import TracksideCallback, _callback_class
 
 pytestmark = [
     pytest.mark.integration,
@@ -260,16 +260,21 @@ def test_the_strategy_gets_its_own_step_back(receive: Receive) -> None:
     assert len(receive().steps) == 2
 
 
-def test_the_older_package_serves_where_the_script_uses_it() -> None:
-    script = (
-        "import warnings; warnings.simplefilter('ignore')\n"
-        "import pytorch_lightning as pl\n"
-        "from trackside.integrations.lightning import TracksideCallback\n"
-        "assert issubclass(TracksideCallback, pl.Callback)\n"
-    )
+def test_the_package_that_the_script_uses_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    older = ModuleType("pytorch_lightning.callbacks")
+    older.Callback = type("Callback", (), {})
+    assert _callback_class() is Callback
 
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False
-    )
+    monkeypatch.setitem(sys.modules, "pytorch_lightning", ModuleType("pytorch_lightning"))
+    monkeypatch.setitem(sys.modules, "pytorch_lightning.callbacks", older)
+    monkeypatch.delitem(sys.modules, "lightning.pytorch")
 
-    assert done.returncode == 0, done.stderr
+    assert _callback_class() is older.Callback
+
+
+def test_without_lightning_the_install_line_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("lightning.pytorch", "pytorch_lightning"):
+        monkeypatch.setitem(sys.modules, f"{package}.callbacks", None)
+
+    with pytest.raises(ImportError, match="pip install lightning"):
+        _callback_class()
