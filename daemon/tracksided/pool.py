@@ -25,6 +25,7 @@ COMMAND = (sys.executable, "-P", "-m", "tracksided.worker")
 MAX_DEATHS = 2  # of workers on one job, then it is given up
 FIRST_BACKOFF_S = 0.5
 MAX_BACKOFF_S = 30.0
+MAX_DOUBLINGS = 16  # days of failures must not overflow a float
 MAX_DOUBLINGS = 16  # far beyond the longest wait, and no float overflows
 END_GRACE_S = 1.0
 # One thread per numeric library: the trainer needs the other cores.

@@ -14,6 +14,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "average": ("tracksided.cli.average", "Average checkpoints into one."),
     "daemon": ("tracksided.cli.daemon", "Serve all runs of this user on this node."),
     "demo": ("tracksided.cli.demo", "Train a small GPT and show everything trackside makes of it."),
+    "doctor": ("tracksided.cli.doctor", "Look for what keeps telemetry from arriving."),
     "run": ("tracksided.cli.run", "Run a command with a daemon beside it."),
     "service": ("tracksided.cli.service", "Install the daemon as a systemd service."),
     "status": ("tracksided.cli.status", "Show the daemon, runs, ranks, lag and drops."),

@@ -1,0 +1,1 @@
+"""What `trackside doctor` looks at: facts are gathered once, checks are pure."""

@@ -1,0 +1,90 @@
+"""What the checks are told of the machine. Unknown is None."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpaceFacts:
+    """The file system under a path."""
+
+    kind: str | None
+    """``tmpfs``, ``ext4``, ..."""
+
+    total_bytes: int
+    free_bytes: int
+    """For this user."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DirectoryFacts:
+    """What stands at the place of the node-local directory."""
+
+    path: Path
+    exists: bool
+    is_directory: bool
+    """False for a link, too."""
+
+    owner: int | None
+    mode: int | None
+    """Permission bits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputFacts:
+    """A directory into which outputs go, or its nearest parent that exists."""
+
+    path: Path
+    is_writable: bool
+    space: SpaceFacts | None
+    problem: str | None
+    """What the daemon says of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DaemonFacts:
+    """The daemon of this user on this node."""
+
+    pid: int
+    version: str | None
+    silent_s: float | None
+    """Seconds since its last sign of life; None before its first."""
+
+    refused: Mapping[str, str]
+    """File name to reason of segments that it does not read."""
+
+    problems: tuple[str, ...]
+    """Of ranks that it does not follow any more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """Everything that was looked at."""
+
+    uid: int
+    user: str
+    node: DirectoryFacts
+    socket_path: Path
+    space: SpaceFacts | None
+    """Of the file system that holds the node-local directory."""
+
+    num_segments: int
+    daemon: DaemonFacts | None
+    has_logind: bool
+    removes_ipc: bool
+    lingers: bool
+    has_gpu: bool
+    """The kernel knows an NVIDIA device."""
+
+    num_gpus: int | None
+    """As NVML counts; None where it cannot be asked."""
+
+    nvml_error: str | None
+    soft_open_files: int
+    hard_open_files: int
+    python: tuple[int, int, int]
+    versions: Mapping[str, str | None]
+    """Distribution to version, None where it is not installed."""
+
+    outputs: tuple[OutputFacts, ...]

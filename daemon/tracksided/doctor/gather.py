@@ -1,0 +1,168 @@
+"""Looks at the machine; changes nothing. What cannot be found out is None."""
+
+import os
+import pwd
+import resource
+import stat
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+import pynvml
+
+from trackside.wire import segment
+from trackside.wire.doorbell import SOCKET_NAME
+from trackside.wire.locks import daemon_pid
+from tracksided.doctor.facts import DaemonFacts, DirectoryFacts, Facts, OutputFacts, SpaceFacts
+from tracksided.doctor.logind import lingers, removes_ipc
+from tracksided.sinks.json_file import Json
+from tracksided.status_file import read_status
+
+DISTRIBUTIONS = ("trackside", "torch", "numpy", "pyzmq", "msgpack", "matplotlib", "tensorboard")
+LOGIND_STATE = Path("/run/systemd/users")  # made by logind alone
+NVIDIA_DEVICE = Path("/dev/nvidiactl")
+DEFAULT_OUTPUTS = Path("trackside_logs")
+
+
+def gather(directory: Path, outputs: Sequence[Path], working_dir: Path) -> Facts:
+    """Collect the facts.
+
+    Args:
+        directory: node-local.
+        outputs: directories named by the user, besides those of the runs that are served.
+        working_dir: where outputs go if nobody says otherwise.
+    """
+    pid = daemon_pid(directory)
+    status = None if pid is None else read_status(directory)
+    runs = _objects(status, "runs")
+    named = dict.fromkeys(outputs)
+    served = {Path(str(run["directory"])): _text(run.get("problem")) for run in runs}
+    places: Mapping[Path, str | None] = {**named, **served} or {working_dir / DEFAULT_OUTPUTS: None}
+    num_gpus, nvml_error = _count_gpus()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    user = _user_name()
+    return Facts(
+        uid=os.geteuid(),
+        user=user,
+        node=_directory(directory),
+        socket_path=directory / SOCKET_NAME,
+        space=_space(directory),
+        num_segments=len(segment.scan(directory)),
+        daemon=None if pid is None else _daemon(pid, status, runs),
+        has_logind=LOGIND_STATE.is_dir(),
+        removes_ipc=removes_ipc(),
+        lingers=lingers(user),
+        has_gpu=NVIDIA_DEVICE.exists(),
+        num_gpus=num_gpus,
+        nvml_error=nvml_error,
+        soft_open_files=_limit(soft),
+        hard_open_files=_limit(hard),
+        python=sys.version_info[:3],
+        versions={name: _version(name) for name in DISTRIBUTIONS},
+        outputs=tuple(_output(path, problem) for path, problem in places.items()),
+    )
+
+
+def _directory(path: Path) -> DirectoryFacts:
+    try:
+        found = path.lstat()
+    except OSError:
+        return DirectoryFacts(path=path, exists=False, is_directory=False, owner=None, mode=None)
+    return DirectoryFacts(
+        path=path,
+        exists=True,
+        is_directory=stat.S_ISDIR(found.st_mode),
+        owner=found.st_uid,
+        mode=stat.S_IMODE(found.st_mode),
+    )
+
+
+def _daemon(
+    pid: int, status: Mapping[str, Json] | None, runs: Iterable[Mapping[str, Json]]
+) -> DaemonFacts:
+    content: Mapping[str, Json] = status or {}
+    updated, refused = content.get("updated_at"), content.get("refused")
+    ranks = [rank for run in runs for rank in _objects(run, "ranks")]
+    problems = [_text(rank.get("problem")) for rank in ranks]
+    return DaemonFacts(
+        pid=pid,
+        version=_text(content.get("version")),
+        silent_s=time.time() - updated if isinstance(updated, int | float) else None,
+        refused={name: str(reason) for name, reason in refused.items()}
+        if isinstance(refused, dict)
+        else {},
+        problems=tuple(problem for problem in problems if problem is not None),
+    )
+
+
+def _objects(document: Mapping[str, Json] | None, key: str) -> list[Mapping[str, Json]]:
+    found = (document or {}).get(key)
+    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+
+
+def _text(value: Json) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _output(path: Path, problem: str | None) -> OutputFacts:
+    place = _existing(path)
+    is_writable = place.is_dir() and os.access(place, os.W_OK | os.X_OK)
+    return OutputFacts(path=path, is_writable=is_writable, space=_space(path), problem=problem)
+
+
+def _space(path: Path) -> SpaceFacts | None:
+    place = _existing(path)
+    try:
+        found = os.statvfs(place)
+    except OSError:
+        return None
+    return SpaceFacts(
+        kind=_file_system(place),
+        total_bytes=found.f_blocks * found.f_frsize,
+        free_bytes=found.f_bavail * found.f_frsize,
+    )
+
+
+def _existing(path: Path) -> Path:
+    """Return the path, or the nearest of its parents that exists."""
+    return next((place for place in (path, *path.parents) if place.exists()), Path("/"))
+
+
+def _file_system(path: Path) -> str | None:
+    resolved = path.resolve()
+    mounts = {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}
+    return next((mounts[p] for p in (resolved, *resolved.parents) if p in mounts), None)
+
+
+def _count_gpus() -> tuple[int | None, str | None]:
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        return None, str(error)
+    try:
+        return int(pynvml.nvmlDeviceGetCount()), None
+    except pynvml.NVMLError as error:
+        return None, str(error)
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def _user_name() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # a container may run under an id without a name
+        return str(os.geteuid())
+
+
+def _limit(value: int) -> int:
+    return sys.maxsize if value == resource.RLIM_INFINITY else value

@@ -1,0 +1,57 @@
+"""Checks of the daemon: does it run, does it speak, what does it refuse?"""
+
+from collections.abc import Iterator
+
+from tracksided.doctor.facts import Facts
+from tracksided.doctor.finding import Finding, fail, ok, warn
+
+SILENT_S = 30.0  # three signs of life missed
+ITSELF = "trackside"
+
+
+def check_daemon(facts: Facts) -> Iterator[Finding]:
+    """Does a daemon serve this user, and does it move?"""
+    check, daemon = "daemon", facts.daemon
+    if daemon is None:
+        if facts.num_segments:
+            yield warn(
+                check,
+                f"none runs; {facts.num_segments} segments wait in {facts.node.path}",
+                "start one: trackside daemon, or trackside service install",
+            )
+        else:
+            yield ok(check, "none runs; `attach` starts one, or: trackside daemon")
+        return
+    name = f"pid {daemon.pid}"
+    if daemon.silent_s is None:
+        yield ok(check, f"{name} is starting")
+    elif daemon.silent_s > SILENT_S:
+        yield fail(
+            check,
+            f"{name} gave its last sign of life {daemon.silent_s:.0f} s ago: stopped, starved, "
+            "or shared memory is full",
+            f"kill -CONT {daemon.pid}; else kill -9 {daemon.pid} and start another: nothing is "
+            "lost",
+        )
+    else:
+        yield ok(check, f"{name} serves {facts.node.path}")
+    own = facts.versions.get(ITSELF)
+    if daemon.version is not None and own is not None and daemon.version != own:
+        yield warn(
+            check,
+            f"{name} is version {daemon.version}, installed is {own}",
+            f"restart it: kill {daemon.pid} and start another",
+        )
+
+
+def check_segments(facts: Facts) -> Iterator[Finding]:
+    """Is everything in the directory read?"""
+    check, daemon = "segments", facts.daemon
+    if daemon is None:
+        return
+    for reason in daemon.refused.values():
+        yield warn(check, reason, f"if nothing needs it, remove it from {facts.node.path}")
+    for problem in daemon.problems:
+        yield warn(check, problem, "restart the training to record it again")
+    if not daemon.refused and not daemon.problems:
+        yield ok(check, f"{facts.num_segments} in use, none refused")

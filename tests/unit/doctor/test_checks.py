@@ -1,0 +1,157 @@
+"""Checks over made-up facts: what is said, and which mend is named."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tracksided.doctor.checks import examine
+from tracksided.doctor.facts import DaemonFacts, DirectoryFacts, Facts, OutputFacts, SpaceFacts
+from tracksided.doctor.finding import Finding, Level
+
+NODE = Path("/dev/shm/trackside-1000")  # noqa: S108 - a name in facts
+ROOM = SpaceFacts(kind="tmpfs", total_bytes=8 << 30, free_bytes=8 << 30)
+DISK = SpaceFacts(kind="ext4", total_bytes=1 << 40, free_bytes=1 << 39)
+OUTPUT = OutputFacts(path=Path("/data/out"), is_writable=True, space=DISK, problem=None)
+DAEMON = DaemonFacts(pid=42, version="1.0", silent_s=2.0, refused={}, problems=())
+HEALTHY = Facts(
+    uid=1000,
+    user="ada",
+    node=DirectoryFacts(path=NODE, exists=True, is_directory=True, owner=1000, mode=0o700),
+    socket_path=NODE / "daemon.sock",
+    space=ROOM,
+    num_segments=2,
+    daemon=DAEMON,
+    has_logind=True,
+    removes_ipc=True,
+    lingers=True,
+    has_gpu=True,
+    num_gpus=8,
+    nvml_error=None,
+    soft_open_files=1024,
+    hard_open_files=1 << 20,
+    python=(3, 11, 7),
+    versions={
+        "trackside": "1.0",
+        "torch": "2.13.0+cpu",
+        "numpy": "2.0",
+        "pyzmq": "27",
+        "msgpack": "1",
+    },
+    outputs=(OUTPUT,),
+)
+
+
+def bad(facts: Facts) -> list[Finding]:
+    return [finding for finding in examine(facts) if finding.level is not Level.OK]
+
+
+def test_a_healthy_machine_has_nothing_to_mend() -> None:
+    findings = examine(HEALTHY)
+
+    assert {finding.level for finding in findings} == {Level.OK}
+    assert all(finding.mend is None for finding in findings)
+    assert len({finding.check for finding in findings}) == 10
+
+
+def node(**changes: Any) -> dict[str, Any]:
+    return {"node": replace(HEALTHY.node, **changes)}
+
+
+def space(**changes: Any) -> dict[str, Any]:
+    return {"space": replace(ROOM, **changes)}
+
+
+def daemon(**changes: Any) -> dict[str, Any]:
+    return {"daemon": replace(DAEMON, **changes)}
+
+
+def output(**changes: Any) -> dict[str, Any]:
+    return {"outputs": (replace(OUTPUT, **changes),)}
+
+
+FAIL, WARN = Level.FAIL, Level.WARN
+ILL: dict[str, tuple[dict[str, Any], str, Level, str]] = {
+    "docker's small shm": (space(free_bytes=63 << 20), "shared memory", FAIL, "--shm-size"),
+    "too small for 8 ranks": (space(free_bytes=300 << 20), "shared memory", WARN, "ring_bytes"),
+    "rings on a disk": (space(kind="ext4"), "shared memory", WARN, "tmpfs"),
+    "no file system": ({"space": None}, "shared memory", FAIL, "TRACKSIDE_SHM_DIR"),
+    "a link": (node(is_directory=False), "node directory", FAIL, "remove it"),
+    "another's": (node(owner=0), "node directory", FAIL, "TRACKSIDE_SHM_DIR"),
+    "open to others": (node(mode=0o755), "node directory", FAIL, "chmod 700"),
+    "long path": (
+        {"socket_path": Path("/" + "d" * 97) / "daemon.sock"},
+        "socket path",
+        FAIL,
+        "shorter",
+    ),
+    "stopped daemon": (daemon(silent_s=31.0), "daemon", FAIL, "kill -CONT 42"),
+    "old daemon": (daemon(version="0.9"), "daemon", WARN, "restart it"),
+    "no daemon, work waits": (
+        {"daemon": None, "num_segments": 3},
+        "daemon",
+        WARN,
+        "trackside daemon",
+    ),
+    "refused segment": (daemon(refused={"x": "bad magic"}), "segments", WARN, "remove it"),
+    "lost rank": (daemon(problems=("was removed",)), "segments", WARN, "restart the training"),
+    "logout deletes": ({"lingers": False}, "logout", WARN, "loginctl enable-linger ada"),
+    "read-only outputs": (output(is_writable=False), "outputs", FAIL, "save_dir="),
+    "full disk": (output(space=replace(DISK, free_bytes=1 << 20)), "outputs", FAIL, "free some"),
+    "filling disk": (
+        output(space=replace(DISK, free_bytes=500 << 20)),
+        "outputs",
+        WARN,
+        "free some",
+    ),
+    "outputs that fail": (output(problem="cannot write"), "outputs", FAIL, "goes on by itself"),
+    "silent NVML": ({"num_gpus": None, "nvml_error": "no library"}, "NVML", WARN, "libnvidia-ml"),
+    "few files": ({"soft_open_files": 64}, "open files", WARN, "ulimit -n"),
+    "few files for ever": ({"hard_open_files": 64}, "open files", FAIL, "limits.conf"),
+    "old python": ({"python": (3, 10, 1)}, "versions", FAIL, "3.11"),
+    "old torch": (
+        {"versions": {**HEALTHY.versions, "torch": "2.5.1"}},
+        "versions",
+        WARN,
+        "upgrade it",
+    ),
+    "no msgpack": (
+        {"versions": {**HEALTHY.versions, "msgpack": None}},
+        "versions",
+        FAIL,
+        "pip install msgpack",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ILL)
+def test_an_illness_is_named_with_its_mend(name: str) -> None:
+    changes, check, level, mend = ILL[name]
+
+    (finding,) = bad(replace(HEALTHY, **changes))
+
+    assert (finding.check, finding.level) == (check, level)
+    assert finding.mend is not None
+    assert mend in finding.mend
+
+
+WELL: dict[str, dict[str, Any]] = {
+    "no logind": {"has_logind": False, "lingers": False},
+    "system user": {
+        "uid": 999,
+        "lingers": False,
+        "node": replace(HEALTHY.node, owner=999),
+    },
+    "RemoveIPC=no": {"removes_ipc": False, "lingers": False},
+    "no daemon, no work": {"daemon": None, "num_segments": 0},
+    "daemon that starts": daemon(silent_s=None, version=None),
+    "no GPU": {"has_gpu": False, "num_gpus": None, "nvml_error": "no library"},
+    "nothing there yet": node(exists=False, is_directory=False, owner=None, mode=None),
+    "daemon's machine without torch": {"versions": {**HEALTHY.versions, "torch": None}},
+}
+
+
+@pytest.mark.parametrize("name", WELL)
+def test_what_looks_strange_and_is_well(name: str) -> None:
+    assert bad(replace(HEALTHY, **WELL[name])) == []
