@@ -1,7 +1,9 @@
 """Whatever goes wrong, a directory output is there whole, old or new."""
 
 import os
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -130,3 +132,24 @@ def test_sweep_gives_a_directory_that_stepped_aside_its_name_back(tmp_path: Path
 @pytest.mark.parametrize("name", ["averaged", ".x.trackside-tmp", ASIDE_SUFFIX, "." + ASIDE_SUFFIX])
 def test_other_names_did_not_step_aside(name: str) -> None:
     assert name_before_aside(name) is None
+
+
+def test_a_reader_always_finds_a_whole_directory(tmp_path: Path) -> None:
+    path = tmp_path / "averaged"
+    publish(path, b"0" * 100)
+    seen: list[bytes] = []
+    stop = threading.Event()
+
+    def read() -> None:
+        while not stop.is_set():
+            seen.append((path / "weights").read_bytes())
+
+    with ThreadPoolExecutor(1) as pool:
+        reader = pool.submit(read)
+        for number in range(1, 20):
+            publish(path, str(number % 10).encode() * 100)
+        stop.set()
+        reader.result()
+
+    assert {len(content) for content in seen} == {100}
+    assert all(len(set(content)) == 1 for content in seen)
