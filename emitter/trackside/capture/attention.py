@@ -14,6 +14,7 @@ from trackside.capture.mode import CallMode
 from trackside.capture.module_hooks import hook_forward
 from trackside.capture.modules import num_calls
 from trackside.capture.recording import Group, Heads, Recording, TapSettings
+from trackside.capture.sources.catalog import source_of
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
@@ -146,9 +147,14 @@ class AttentionTap:
             self._after_forward(self._root)
 
     def end_block(self) -> None:
-        """Note a backward: in a `forward` block the forward is over."""
+        """Note a backward: in a `forward` block nothing more is recorded.
+
+        The mode stays until the block ends: torch has put it aside while ``backward`` runs.
+        """
         if self._is_in_block and self._depth == 1:
-            self._after_forward(self._root)
+            recording, self._recording = self._recording, None
+            with self._guard("first backward of a block"):
+                self._keep(recording)
 
     def disarm(self) -> None:
         """Capture nothing; drop what was captured.
@@ -165,7 +171,7 @@ class AttentionTap:
     def take(self) -> tuple[CapturedAttention, ...]:
         """Return what was captured since `arm`, in order of execution, and forget it."""
         captured, self._captured = self._captured, ()
-        if self._recording is not None and not self._is_observing:
+        if self._mode is not None and not self._is_observing:
             self._drop_interrupted()
         return captured
 
@@ -217,9 +223,12 @@ class AttentionTap:
         recording, self._recording = self._recording, None
         with self._guard("end of the forward"):
             self._end()
-            if recording is not None and not has_raised:
-                self._captured = recording.finish()
-                self._layer_counts = dict(recording.counts)
+            self._keep(None if has_raised else recording)
+
+    def _keep(self, recording: Recording | None) -> None:
+        if recording is not None:
+            self._captured = recording.finish()
+            self._layer_counts = dict(recording.counts)
 
     def _drop_interrupted(self) -> None:
         self._recording = None
@@ -250,12 +259,15 @@ class AttentionTap:
             self._unhook()
 
     def _observe(self, func: object, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
-        recording = self._recording
-        if recording is None:
+        source = source_of(func)
+        if source is None or self._recording is None:
             return
         self._is_observing = True
         try:
-            recording.observe(func, args, kwargs)
+            if self._is_in_block or num_calls(self._root):
+                self._recording.observe(source, args, kwargs)
+            else:  # the forward was interrupted: what comes now is not the model's
+                self._recording = None
         except Exception as error:  # noqa: BLE001 - nothing of ours may reach the training
             self._on_error("attention tap, attention", error)
         finally:

@@ -16,8 +16,7 @@ from trackside.capture.modules import ModuleIndex, Place, is_in_reentrant_checkp
 from trackside.capture.naming import ModelTraits, classify
 from trackside.capture.rows import Rows
 from trackside.capture.shared_masks import SharedMasks, own_copy
-from trackside.capture.sources.call import AttentionCall, Kept, Refusal
-from trackside.capture.sources.catalog import source_of
+from trackside.capture.sources.call import AttentionCall, Kept, Refusal, Source
 from trackside.wire.records import Attention, AttentionType, Stack
 
 Heads = Literal["all", "average"] | tuple[int, ...]
@@ -78,10 +77,9 @@ class Recording:
         self.counts: Counter[Group] = Counter()
         """Layers seen so far."""
 
-    def observe(self, func: object, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
+    def observe(self, source: Source, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
         """Keep slices of a call that has just returned, if it is attention and wanted."""
-        source = source_of(func)
-        if source is None or not (self._without_gradients or _has_gradients()):
+        if not (self._without_gradients or _has_gradients()):
             return
         if peek_interpreter_stack() is not None:
             self._refuse("attention inside a functional transform (torch.func, vmap)")

@@ -88,6 +88,29 @@ def test_an_interrupted_forward_is_cleaned_up_when_the_tap_is_next_used(
     assert layers_of(tap) == [0, 1, 2]
 
 
+def test_what_runs_after_an_interrupted_forward_is_not_captured(
+    make_tap: MakeTap, hidden: Hidden, model_class: type[nn.Module], block_class: type[nn.Module]
+):
+    class Interrupted(model_class):
+        def forward(self, hidden: Hidden) -> Hidden:
+            super().forward(hidden)
+            raise KeyboardInterrupt
+
+    model = Interrupted()
+    tap = make_tap(model)
+    tap.arm()
+    with pytest.raises(KeyboardInterrupt):
+        model(hidden)
+    kept = tap._recording
+
+    block_class()(hidden)
+
+    assert kept is not None
+    assert tap._recording is None
+    assert tap.take() == ()
+    assert not is_hooked()
+
+
 def test_an_error_of_the_attention_call_passes_and_captures_nothing(
     make_tap: MakeTap, hidden: Hidden, block_class: type[nn.Module]
 ):
