@@ -59,6 +59,19 @@ class Validated(Classifier):
         self.log("val_loss", self.loss(batch))
 
 
+class Calling(Classifier):
+    """Its own forward is called, inside of the step."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.head(self.encoder(features).mean(1))
+
+    def training_step(self, batch: Any, _: int) -> torch.Tensor:
+        features, target = batch
+        loss = functional.cross_entropy(self(features), target)
+        self.log("train_loss", loss)
+        return loss
+
+
 class ByHand(Classifier):
     """Manual optimization, of two optimizers."""
 
@@ -134,13 +147,16 @@ def make(kind: type[Classifier] = Classifier) -> Classifier:
 ATTENTIONS = ["encoder.layers.0.self_attn", "encoder.layers.1.self_attn"]
 
 
-def test_everything_that_lightning_logs_is_in_the_records(receive: Receive) -> None:
+@pytest.mark.parametrize("kind", [Classifier, Calling])
+def test_everything_that_lightning_logs_is_in_the_records(
+    receive: Receive, kind: type[Classifier]
+) -> None:
     losses = Losses()
 
-    fit(make(), losses, TracksideCallback(every=2, run="pl"))
+    fit(make(kind), losses, TracksideCallback(every=2, run=kind.__name__))
 
     received = receive()
-    assert received.hello.run == "pl"
+    assert received.hello.run == kind.__name__
     assert sorted(received.steps) == [2, 4, 6, 8]
     for number, step in received.steps.items():
         assert step.loss == pytest.approx(losses.of_batches[number - 1], rel=1e-6)
@@ -237,6 +253,14 @@ def test_training_is_bit_for_bit_what_it_is_without(receive: Receive) -> None:
     for name, weight in bare.state_dict().items():
         assert torch.equal(weight, watched.state_dict()[name]), name
     assert len(receive().steps) == 8
+
+
+@pytest.mark.usefixtures("receive")
+def test_no_mode_of_ours_stays_behind() -> None:
+    for kind in (Classifier, ByHand):
+        fit(make(kind), TracksideCallback(every=8))
+
+        assert not torch.overrides._get_current_function_mode_stack()
 
 
 def test_an_exception_closes_the_session(receive: Receive) -> None:
