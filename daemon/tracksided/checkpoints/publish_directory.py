@@ -49,8 +49,10 @@ class DirectoryPublication:
             fcntl.flock(self._directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for file in files:
                 self.add(file)
-        except OSError as error:
+        except BaseException as error:
             self._remove()
+            if not isinstance(error, OSError):
+                raise
             nbytes = sum(file.nbytes for file in files)
             raise OutputError(
                 f"{path}: no room for {nbytes} bytes: {error.strerror}; the previous average stays"

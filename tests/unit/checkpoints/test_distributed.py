@@ -126,14 +126,14 @@ def test_an_application_that_wraps_model_and_optimizer_keeps_the_model(tmp_path:
 def test_files_of_another_name_are_never_opened(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         save_step(tmp_path, step)
-    for step, name in ((2, "../run_1/__0_0.distcp"), (3, "/etc/passwd")):
+    for step, name in ((2, "../run_1/__0_0.distcp"), (3, "/etc/x.distcp")):
         rename_file(tmp_path / f"run_{step}", name)
     save_step(tmp_path, 4)
 
     reasons = skipped(tmp_path)
 
     assert "'../run_1/__0_0.distcp' names no file inside of it" in reasons["run_2"]
-    assert "'/etc/passwd' names no file inside of it" in reasons["run_3"]
+    assert "'/etc/x.distcp' names no file inside of it" in reasons["run_3"]
 
 
 def rename_file(directory: Path, name: str) -> None:
@@ -267,3 +267,28 @@ def test_items_that_overlap_are_refused(tmp_path: Path) -> None:
     path.write_bytes(write_metadata(metadata, {item.name for item in metadata.items}, places))
 
     assert "overlaps another item" in skipped(tmp_path)["run_3"]
+
+
+def test_items_in_other_files_than_its_own_are_refused(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        save_step(tmp_path, step)
+    (tmp_path / "run_3" / FILE).rename(tmp_path / "run_3" / "config.json")
+    rename_file(tmp_path / "run_3", "config.json")
+
+    assert "names 'config.json', no .distcp file" in skipped(tmp_path)["run_3"]
+
+
+@pytest.mark.parametrize("content_of", [lambda s: {"model": s}, lambda s: s])
+def test_a_model_whose_names_sound_like_optimizers_is_kept(
+    tmp_path: Path, content_of: Callable[[StateDict], dict[str, Any]]
+) -> None:
+    names = ("optimus.weight", "optim", "rescaler.weight")
+    for step in (1, 2):
+        state = {name: torch.full((2,), float(step)) for name in names}
+        checkpoint.save(content_of(state), checkpoint_id=tmp_path / f"run_{step}", no_dist=True)
+
+    run(tmp_path)
+
+    found = {name: torch.zeros(2) for name in names}
+    checkpoint.load(content_of(found), checkpoint_id=tmp_path / "averaged", no_dist=True)
+    assert all(torch.equal(tensor, torch.full((2,), 1.5)) for tensor in found.values())

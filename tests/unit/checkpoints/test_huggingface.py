@@ -174,8 +174,9 @@ def rewrite_index(directory: Path, change: Mapping[str, str]) -> None:
     ("damage", "reason"),
     [
         (lambda d: rewrite_index(d, {"embed": "../outside.safetensors"}), "'../outside"),
-        (lambda d: rewrite_index(d, {"embed": "/etc/passwd"}), "'/etc/passwd' names no file"),
-        (lambda d: rewrite_index(d, {"embed": ".."}), "'..' names no file inside"),
+        (lambda d: rewrite_index(d, {"embed": "/x.safetensors"}), "'/x.safetensors' names no file"),
+        (lambda d: rewrite_index(d, {"embed": "config.json"}), "'config.json', which is no"),
+        (lambda d: rewrite_index(d, {"embed": ".."}), "'..', which is no"),
         (lambda d: rewrite_index(d, {"embed": "gone.safetensors"}), "gone.safetensors: cannot be"),
         (lambda d: rewrite_index(d, {"new": next(iter(SHARDS))}), "places 'new' in model-00001"),
         (lambda d: rewrite_index(d, {"embed": list(SHARDS)[1]}), "does not place 'embed'"),

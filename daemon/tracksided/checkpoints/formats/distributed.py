@@ -4,6 +4,7 @@ A `.distcp` file is a row of items, each what torch.save writes: chunks of tenso
 objects. The output has the same files with the same items, without those of the optimizer.
 """
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
@@ -31,7 +32,7 @@ from tracksided.checkpoints.source import SourceDirectory, SourceFile, SourceRef
 from tracksided.errors import CheckpointRefused
 
 _SUFFIX = ".distcp"
-_OPTIMIZER = "optim"
+_OPTIMIZER = re.compile(r"optim(izer)?s?([_-].*)?", re.IGNORECASE)
 _NESTED = 2  # keys in which an application wraps model and optimizer: app.optim.state
 
 
@@ -164,6 +165,10 @@ def _require_complete(directory: SourceDirectory, metadata: DistributedMetadata)
     """Refuse items outside of their files, the optimizer's too, and items that overlap."""
     ends: dict[str, int] = {}
     for item in sorted(metadata.items, key=lambda item: (item.file, item.offset)):
+        if not item.file.endswith(_SUFFIX):
+            raise SourceRefused(
+                directory.path, f"{METADATA} names {item.file!r}, no {_SUFFIX} file"
+            )
         window = _window(directory, item)
         if item.offset < ends.get(item.file, 0):
             raise window.refusal("overlaps another item")
@@ -174,7 +179,8 @@ def _is_training_state(item: Item) -> bool:
     if is_training_state(item.path[0]) and len(item.path) > 1:
         return True
     nested = item.path if len(item.path) > 1 else tuple(item.name.split("."))
-    return any(part.lower().startswith(_OPTIMIZER) for part in nested[:_NESTED])
+    around = nested[:-1][:_NESTED]  # the last key is the tensor's own
+    return any(_OPTIMIZER.fullmatch(key) for key in around)
 
 
 def _kept(metadata: DistributedMetadata) -> list[Item]:

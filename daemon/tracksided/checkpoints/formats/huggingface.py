@@ -189,8 +189,10 @@ def _read_index(directory: SourceDirectory, name: str) -> _Index:
     weight_map = parsed.get("weight_map") if isinstance(parsed, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise source.refusal("has no weight_map")
-    if not all(isinstance(shard, str) for shard in weight_map.values()):
-        raise source.refusal("names a shard that is not a string")
+    suffix = PurePath(name.removesuffix(INDEX_SUFFIX)).suffix
+    for shard in weight_map.values():
+        if not isinstance(shard, str) or not shard.endswith(suffix):
+            raise source.refusal(f"names {shard!r}, which is no {suffix} file")
     return _Index(source, weight_map)
 
 
