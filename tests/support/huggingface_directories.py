@@ -13,7 +13,14 @@ SHARDS = {
     "model-00001-of-00002.safetensors": ("embed", "norm"),
     "model-00002-of-00002.safetensors": ("head", "ids"),
 }
-TRAINING_FILES = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "scaler.pt", "training_args.bin")
+TRAINING_FILES = (
+    "optimizer.pt",
+    "random_states_0.pkl",
+    "rng_state.pth",
+    "scaler.pt",
+    "scheduler.pt",
+    "training_args.bin",
+)
 
 
 def model(seed: int) -> StateDict:

@@ -27,6 +27,7 @@ _NEVER_SUFFIXES = (
     ".index.json",
     ".msgpack",
     ".onnx",
+    ".pkl",
     ".pt",
     ".pth",
     ".safetensors",
