@@ -137,3 +137,14 @@ def test_stopped_worker_does_not_stop_the_pool(make_pool: MakePool, tmp_path: Pa
 
     assert other in outcomes
     assert stuck not in outcomes
+
+
+def test_worker_that_cannot_be_started_is_tried_again_for_weeks(tmp_path: Path) -> None:
+    pool = WorkerPool(WorkerSettings(), [str(tmp_path / "no such program")])
+    pool.submit(make_job(tmp_path))
+
+    outcomes = [outcome for hour in range(2000) for outcome in pool.poll(3600.0 * hour)]
+
+    assert outcomes == []
+    assert not pool.is_idle
+    pool.close()
