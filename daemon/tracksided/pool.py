@@ -178,13 +178,17 @@ class _WorkerProcess:
 
     def __init__(self, command: Sequence[str], memory_bytes: int) -> None:
         ours, theirs = socket.socketpair()
-        with theirs:
-            self.process = subprocess.Popen(
-                [*command, str(theirs.fileno()), str(os.getpid()), str(memory_bytes)],
-                pass_fds=(theirs.fileno(),),
-                env=os.environ | _SINGLE_THREADED,
-                stdin=subprocess.DEVNULL,
-            )
+        try:
+            with theirs:
+                self.process = subprocess.Popen(
+                    [*command, str(theirs.fileno()), str(os.getpid()), str(memory_bytes)],
+                    pass_fds=(theirs.fileno(),),
+                    env=os.environ | _SINGLE_THREADED,
+                    stdin=subprocess.DEVNULL,
+                )
+        except OSError:
+            ours.close()
+            raise
         self.task: _Task | None = None
         self.deadline = 0.0
         self._connection = Connection(ours.detach())
