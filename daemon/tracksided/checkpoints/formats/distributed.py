@@ -5,7 +5,7 @@ objects. The output has the same files with the same items, without those of the
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tracksided.checkpoints.formats.base import (
@@ -38,9 +38,12 @@ _NESTED = 2  # keys in which an application wraps model and optimizer: app.optim
 
 @dataclass(frozen=True, slots=True)
 class _Template:
-    """The directory; its items are read again when the output is laid out, to hold less."""
+    """The directory; the heads of its items are read again for the output, to hold less."""
 
     directory: SourceDirectory
+    items: tuple[Item, ...]
+    """Those that are kept."""
+
     carried: tuple[SourceFile, ...]
     left_out: tuple[str, ...]
 
@@ -74,7 +77,8 @@ class DistributedCheckpoint:
         records: dict[str, Record] = {}
         files: dict[str, SourceFile] = {}
         _require_complete(directory, metadata)
-        for item in _kept(metadata):
+        kept = tuple(item for item in metadata.items if not _is_training_state(item))
+        for item in kept:
             files[item.file] = directory.open(item.file)
             if item.shape is None:
                 continue
@@ -93,20 +97,19 @@ class DistributedCheckpoint:
             tensors=tensors,
             records=records,
             step=_step(directory, metadata),
-            template=_Template(directory, carried.files, _left_out(metadata)),
+            template=_Template(directory, kept, carried.files, _left_out(metadata)),
         )
 
     def layout(self, template: Checkpoint) -> OutputLayout:
         """Lay the kept items out in their files, one after the other, and write the metadata."""
         kept = _template(template)
-        metadata = _read(kept.directory)
         files: list[OutputFile] = []
         places: dict[str, Place] = {}
         laid: list[_Laid] = []
-        for name, items in _by_file(metadata).items():
+        for name, items in _by_file(kept.items).items():
             files.append(_lay(kept.directory, (len(files), name), items, places, laid))
         encoded = write_metadata(
-            metadata,
+            _read(kept.directory),
             {entry.item.name for entry in laid},
             {(e.item.name, e.item.chunk): (e.offset, e.nbytes) for e in laid},
         )
@@ -122,7 +125,7 @@ class DistributedCheckpoint:
         """Seal every item with the CRC-32 of its tensor."""
         kept = _template(template)
         patches: list[Patch] = []
-        for number, items in enumerate(_by_file(_read(kept.directory)).values()):
+        for number, items in enumerate(_by_file(kept.items).values()):
             position = 0
             for item in items:
                 window = _window(kept.directory, item)
@@ -183,20 +186,16 @@ def _is_training_state(item: Item) -> bool:
     return any(_OPTIMIZER.fullmatch(key) for key in around)
 
 
-def _kept(metadata: DistributedMetadata) -> list[Item]:
-    return [item for item in metadata.items if not _is_training_state(item)]
-
-
 def _left_out(metadata: DistributedMetadata) -> tuple[str, ...]:
     """Name the outermost keys of what is left out, once each."""
     names = [item.path[0].partition(".")[0] for item in metadata.items if _is_training_state(item)]
     return tuple(dict.fromkeys(names))
 
 
-def _by_file(metadata: DistributedMetadata) -> dict[str, list[Item]]:
-    """Group the kept items; files in the order of their names, items in that of their bytes."""
+def _by_file(kept: Sequence[Item]) -> dict[str, list[Item]]:
+    """Group items; files in the order of their names, items in that of their bytes."""
     grouped: dict[str, list[Item]] = {}
-    for item in sorted(_kept(metadata), key=lambda item: (item.file, item.offset)):
+    for item in sorted(kept, key=lambda item: (item.file, item.offset)):
         grouped.setdefault(item.file, []).append(item)
     return grouped
 
