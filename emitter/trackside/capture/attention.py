@@ -33,7 +33,7 @@ class AttentionTap:
     ========= ================================================================================
     idle      `arm`
     armed     a forward of the root that runs with gradients -> recording; `disarm` -> idle
-    recording the end of that forward -> idle, with something to `take` unless it raised
+    recording the end of that forward -> idle, with something to `take`; where it raises -> armed
     ========= ================================================================================
 
     While recording, and only then, a `TorchFunctionMode` is on torch's stack. The model's calls
@@ -223,7 +223,10 @@ class AttentionTap:
         recording, self._recording = self._recording, None
         with self._guard("end of the forward"):
             self._end()
-            self._keep(None if has_raised else recording)
+            if has_raised:  # out of memory, say; the user may go on with the next batch
+                self._is_armed = bool(self._handles)
+            else:
+                self._keep(recording)
 
     def _keep(self, recording: Recording | None) -> None:
         if recording is not None:

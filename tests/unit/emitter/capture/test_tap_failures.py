@@ -19,25 +19,35 @@ def is_hooked() -> bool:
     return torch._C._len_torch_function_stack() > 0
 
 
-def test_an_error_of_the_model_passes_and_disarms(
+def test_an_error_of_the_model_passes_and_the_next_forward_is_captured(
     make_tap: MakeTap, hidden: Hidden, model_class: type[nn.Module]
 ):
     class Failing(model_class):
+        is_failing = True
+
         def forward(self, hidden: Hidden) -> Hidden:
-            super().forward(hidden)
-            raise KeyError("mine")
+            hidden = super().forward(hidden)
+            if self.is_failing:
+                raise KeyError("mine")
+            return hidden
 
     model = Failing()
     tap = make_tap(model)
 
     tap.arm()
-    with pytest.raises(KeyError, match="mine"):
-        model(hidden)
+    for _ in range(2):
+        with pytest.raises(KeyError, match="mine"):
+            model(hidden)
+        assert not is_hooked()
+        assert not tap.has_captured
 
-    assert not is_hooked()
-    with pytest.raises(KeyError, match="mine"):
-        model(hidden)
-    assert tap.take() == ()
+    model.is_failing = False
+    model(hidden[:, :3])
+    model(hidden)
+    captured = tap.take()
+
+    assert [one.call.layer for one in captured] == [0, 1, 2]
+    assert {one.call.num_queries for one in captured} == {3}
 
 
 def test_a_forward_inside_an_except_block_is_captured(
