@@ -46,8 +46,10 @@ class Publication:
             take_owner_and_mode(self.descriptor, like)
             if nbytes:
                 os.posix_fallocate(self.descriptor, 0, nbytes)
-        except OSError as error:
+        except BaseException as error:  # the signal that ends us may come right here
             self._remove()
+            if not isinstance(error, OSError):
+                raise
             raise OutputError(
                 f"{path}: no room for {nbytes} bytes: {error.strerror}; the previous file stays"
             ) from error

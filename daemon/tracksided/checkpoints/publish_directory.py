@@ -49,7 +49,7 @@ class DirectoryPublication:
             fcntl.flock(self._directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for file in files:
                 self.add(file)
-        except BaseException as error:
+        except BaseException as error:  # the signal that ends us may come right here
             self._remove()
             if not isinstance(error, OSError):
                 raise

@@ -11,7 +11,7 @@ import pytest
 from tracksided.checkpoints import publish_directory
 from tracksided.checkpoints.formats.base import OutputFile
 from tracksided.checkpoints.naming import ASIDE_SUFFIX, aside_name, name_before_aside
-from tracksided.checkpoints.publish import sweep
+from tracksided.checkpoints.publish import Publication, sweep
 from tracksided.checkpoints.publish_directory import DirectoryPublication
 from tracksided.checkpoints.writeback import write_all
 from tracksided.errors import OutputError
@@ -153,3 +153,19 @@ def test_a_reader_always_finds_a_whole_directory(tmp_path: Path) -> None:
 
     assert {len(content) for content in seen} == {100}
     assert all(len(set(content)) == 1 for content in seen)
+
+
+def test_a_signal_while_space_is_allocated_leaves_no_debris(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(*_: object) -> None:
+        raise SystemExit(143)
+
+    monkeypatch.setattr(os, "posix_fallocate", end)
+
+    with pytest.raises(SystemExit):
+        publish(tmp_path / "averaged", b"new")
+    with pytest.raises(SystemExit):
+        Publication(tmp_path / "averaged_model.pt", 10, tmp_path.stat())
+
+    assert list(tmp_path.iterdir()) == []
