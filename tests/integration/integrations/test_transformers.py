@@ -174,6 +174,16 @@ def test_training_under_bfloat16_is_captured(receive: Receive, tmp_path: Path) -
     assert kept.query.shape[0] == 2
 
 
+def test_recomputed_forwards_are_not_captured_twice(receive: Receive, tmp_path: Path) -> None:
+    callback = TracksideCallback(every=2)
+    trainer = make_trainer(tmp_path / "c", callback, max_steps=2)
+    trainer.model.gradient_checkpointing_enable()
+
+    trainer.train()
+
+    assert receive().modules(2) == ["transformer.h.0.attn", "transformer.h.1.attn"]
+
+
 def test_a_resumed_training_goes_on_counting(receive: Receive, tmp_path: Path) -> None:
     arguments = {"save_strategy": "steps", "save_steps": 3}
     make_trainer(tmp_path / "c", max_steps=3, **arguments).train()
