@@ -177,10 +177,11 @@ def test_training_under_bfloat16_is_captured(receive: Receive, tmp_path: Path) -
 def test_recomputed_forwards_are_not_captured_twice(receive: Receive, tmp_path: Path) -> None:
     callback = TracksideCallback(every=2)
     trainer = make_trainer(tmp_path / "c", callback, max_steps=2)
-    trainer.model.gradient_checkpointing_enable()
+    trainer.model.activation_checkpointing_enable()
 
     trainer.train()
 
+    assert trainer.model.is_gradient_checkpointing
     assert receive().modules(2) == ["transformer.h.0.attn", "transformer.h.1.attn"]
 
 
