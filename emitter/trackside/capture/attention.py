@@ -171,7 +171,8 @@ class AttentionTap:
     def take(self) -> tuple[CapturedAttention, ...]:
         """Return what was captured since `arm`, in order of execution, and forget it."""
         captured, self._captured = self._captured, ()
-        if self._mode is not None and not self._is_observing:
+        is_interrupted = self._mode is not None and not self._is_in_block
+        if is_interrupted and not self._is_observing:
             self._drop_interrupted()
         return captured
 
