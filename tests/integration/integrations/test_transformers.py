@@ -181,7 +181,7 @@ def test_recomputed_forwards_are_not_captured_twice(receive: Receive, tmp_path: 
 
     trainer.train()
 
-    assert trainer.model.is_gradient_checkpointing
+    assert trainer.model.is_activation_checkpointing
     assert receive().modules(2) == ["transformer.h.0.attn", "transformer.h.1.attn"]
 
 
