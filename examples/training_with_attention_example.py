@@ -123,7 +123,7 @@ def main() -> None:
     """Train in one of the modes and say where the outputs are."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--mode", choices=("full", "lightweight", "custom"), default="full")
-    parser.add_argument("--out", type=Path, default=Path("attention_logs"))
+    parser.add_argument("--out", type=Path, default=Path("trackside_logs/example"))
     parser.add_argument("--steps", type=int, default=160)
     arguments = parser.parse_args()
     out = (arguments.out / arguments.mode).absolute()
