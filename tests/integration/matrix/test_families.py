@@ -86,6 +86,19 @@ def test_the_mask_of_all_layers_travels_once(watched: Watched) -> None:
     assert np.shares_memory(first.mask, second.mask)
 
 
+@pytest.mark.parametrize("name", ["llama", "qwen3", "mistral", "gemma", "mixtral"])
+@pytest.mark.parametrize("side", ["right", "none"])
+def test_grouped_keys_travel_once(watched: Watched, name: str, side: str) -> None:
+    model = families.build(name, "sdpa")
+    still = torch.optim.SGD(model.parameters(), lr=0.0)
+
+    _, captured = watched(model, still, families.tokens(side), num_steps=1)
+
+    for one in captured:
+        assert one.key is not None
+        assert one.key.shape[0] == model.config.num_key_value_heads < one.call.num_heads
+
+
 def _real_rows(call: Any, side: str) -> np.ndarray:
     """Query rows that are tokens: what a padded one attends to is different in every kernel."""
     rows = np.arange(call.num_queries)

@@ -33,12 +33,12 @@ def inspect_sdpa(
 ) -> Inspection:
     """Describe a call of [batch, heads, rows, head_dim], [batch, rows, head_dim] or less.
 
-    Keys of fewer heads, or expanded from one head without a copy, count as that many key heads.
+    Keys of fewer heads, or expanded from one head without a copy, count as that many key heads;
+    so do keys that a Hugging Face model has copied to every head.
     The mask is boolean (True = attend) or is added to the logits; it broadcasts from the right.
     A `torch.nn.attention.bias.CausalBias` holds no numbers: it is a causal flag, or, aligned to
     the lower right, a mask that is made here.
     """
-    del module  # the arguments say it all
     passed = bind(_NAMES, args, kwargs)
     query, key, mask = passed.get("query"), passed.get("key"), passed.get("attn_mask")
     bias = _causal_bias(mask)
@@ -52,8 +52,7 @@ def inspect_sdpa(
     if max(query.dim(), key.dim()) > _DIMENSIONS:
         return Refusal(f"scaled_dot_product_attention was called on {query.dim()} dimensions")
     query, key = _four_dimensional(query), _four_dimensional(key)
-    if key.shape[1] > 1 and key.stride(1) == 0:
-        key = key[:, :1]
+    key = _unrepeated(query, key, module)
     if query.numel() == 0 or key.numel() == 0 or query.shape[1] % key.shape[1]:
         return Refusal("scaled_dot_product_attention was called on shapes it cannot share out")
     scale = passed.get("scale")
@@ -114,6 +113,23 @@ def _lower_right(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
     num_queries, num_keys = query.shape[2], key.shape[2]
     ones = torch.ones(num_queries, num_keys, dtype=torch.bool, device=query.device)
     return ones.tril_(num_keys - num_queries)
+
+
+def _unrepeated(query: torch.Tensor, key: torch.Tensor, module: nn.Module) -> torch.Tensor:
+    """Take one of the heads that were made from the same key head."""
+    num_heads = key.shape[1]
+    if num_heads > 1 and key.stride(1) == 0:
+        return key[:, :1]
+    # Before a call with a mask, `transformers` repeats each key head as often as this attribute
+    # says (`repeat_kv`). The call does not tell, and to compare heads would wait for the device.
+    # For a single query it groups the heads in another way, and there are fewer than configured.
+    group = getattr(module, "num_key_value_groups", 1)
+    configured = getattr(getattr(module, "config", None), "num_attention_heads", None)
+    is_theirs = type(module).__module__.startswith("transformers.") and isinstance(group, int)
+    is_repeated = query.shape[1] == num_heads == configured
+    if not is_theirs or not is_repeated or group < 1 or num_heads % group:
+        return key
+    return key[:, ::group]
 
 
 def _read(

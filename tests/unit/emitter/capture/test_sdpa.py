@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -320,3 +321,32 @@ def test_a_causal_bias_is_a_mask_by_rule(
     expected = naive(query[1], key[1], scale=SIZE**-0.5, mask=mask)
     rows = list(captured.call.query_rows)
     assert np.abs(reconstruct(captured) - expected[:, rows]).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("origin", "configured", "num_sent"),
+    [
+        ("transformers.models.llama.modeling_llama", 4, 2),
+        ("transformers.models.llama.modeling_llama", 8, 4),  # heads grouped in another way
+        ("my_model", 4, 4),
+    ],
+)
+def test_keys_that_a_hugging_face_model_repeats_are_sent_once(
+    make_tap: MakeTap, reconstruct: Reconstruct, origin: str, configured: int, num_sent: int
+) -> None:
+    kind = type("Attention", (Call,), {"__module__": origin})
+    model = kind()
+    model.num_key_value_groups = 2
+    model.config = SimpleNamespace(num_attention_heads=configured)
+    query, key = rand(2, 4, QUERIES, SIZE), rand(2, 2, KEYS, SIZE).repeat_interleave(2, dim=1)
+    if num_sent == 4:
+        key = rand(2, 4, KEYS, SIZE)  # really heads of their own
+    tap = make_tap(model, sample=1)
+
+    tap.arm()
+    model(query, key, attn_mask=torch.ones(QUERIES, KEYS).bool())
+    (captured,) = tap.take()
+
+    assert captured.tensors["key"].shape[0] == num_sent
+    expected = naive(query[1], key[1], scale=SIZE**-0.5)
+    assert np.abs(reconstruct(captured) - expected).max() <= TOLERANCE
