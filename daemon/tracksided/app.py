@@ -29,6 +29,7 @@ _Result = TypeVar("_Result")
 
 BUSY_WAIT_S = 0.02  # while workers are at it: their answers ring no doorbell
 DRAIN_S = 8.0  # of the 10 s in which a service manager expects us to be gone
+LINGER_S = 600.0  # a script may save its last checkpoint after the session has ended
 AVERAGE_TAG = "Checkpoints/Averaged"
 
 
@@ -67,6 +68,7 @@ class Daemon:
         self._next_look = 0.0
         self._last_activity = clock()
         self._reload_due = False
+        self._unwatch_after: dict[Path, float] = {}
 
     def run(self, signals: Signals, notifier: ServiceNotifier) -> int:
         """Serve until a signal or idleness ends it; return the exit code."""
@@ -157,6 +159,19 @@ class Daemon:
             run.break_off(error)
             return None
 
+    def _unwatch(self, now: float) -> None:
+        """Leave the checkpoints of runs alone that ended a while ago and nobody else wants."""
+        over = [path for path, since in self._unwatch_after.items() if now >= since]
+        for path in over:
+            del self._unwatch_after[path]
+            in_use = (run.checkpoint_directories for run in self._intake.runs)
+            is_wanted = path in self._set_directories() or any(path in paths for paths in in_use)
+            if not is_wanted:
+                self._checkpoints.unwatch(path)
+
+    def _set_directories(self) -> tuple[Path, ...]:
+        return tuple(Path(name).expanduser() for name in self._settings.checkpoints.directories)
+
     def _wait_s(self, notifier: ServiceNotifier) -> float:
         if not self._pool.is_idle or any(run.has_work for run in self._intake.current):
             return BUSY_WAIT_S
@@ -200,8 +215,8 @@ class Daemon:
             min_checkpoints=settings.min_checkpoints,
             poll_seconds=settings.poll_seconds,
         )
-        for name in settings.directories:
-            service.watch(Path(name).expanduser(), run=None)
+        for directory in self._set_directories():
+            service.watch(directory, run=None)
         for run in self._intake.runs:
             for directory in run.checkpoint_directories:
                 service.watch(directory, run=run.run_id)

@@ -97,6 +97,12 @@ class CheckpointService:
         self._next_look = None
         logger.info("watching checkpoints in %s", key)
 
+    def unwatch(self, directory: Path) -> None:
+        """Watch a directory no longer; what is being averaged in it is still finished."""
+        watched = self._watched.pop(directory.absolute(), None)
+        if watched is not None:
+            logger.info("checkpoints in %s are watched no longer", watched.directory)
+
     def poll(self, now: float) -> tuple[AverageEvent, ...]:
         """Look where it is time, start or collect a child, and return what ended.
 

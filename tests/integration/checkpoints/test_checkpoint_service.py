@@ -393,3 +393,14 @@ def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
     result = subprocess.run(command, capture_output=True, check=True, text=True)
 
     assert int(result.stdout) < 80 * 1024
+
+
+def test_directory_that_is_watched_no_longer_is_left_alone(tmp_path: Path) -> None:
+    service = CheckpointService(min_checkpoints=2, poll_seconds=0.01)
+    service.watch(tmp_path / "checkpoints", run="r")
+    service.unwatch(tmp_path / "checkpoints")
+    service.unwatch(tmp_path / "never")
+
+    assert service.poll(0.0) == ()
+    assert service.status() == {"directories": []}
+    service.close()
