@@ -186,6 +186,19 @@ FAMILIES = {
         tokens,
         implementations=("eager",),
     ),
+    "gpt_oss": Family(
+        _grouped(
+            "GptOssForCausalLM",
+            "GptOssConfig",
+            num_local_experts=2,
+            num_experts_per_tok=1,
+            sliding_window=3,
+            layer_types=["sliding_attention", "full_attention"],
+        ),
+        _LAYERS,
+        tokens,
+        implementations=("eager",),
+    ),
     "mixtral": Family(
         _grouped(
             "MixtralForCausalLM", "MixtralConfig", num_local_experts=3, num_experts_per_tok=2
