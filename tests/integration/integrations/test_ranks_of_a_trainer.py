@@ -1,6 +1,7 @@
 """The Trainer's own DDP: two ranks, accumulation, one run."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,10 +21,14 @@ def test_two_ranks_of_a_trainer_are_one_run(
     script = Path(__file__).with_name("ranks_of_a_trainer.py")
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
-        *(str(script), str(tmp_path)),
+        # By number: the machine's own name may take long to resolve, or lead elsewhere.
+        *("--local-addr", "127.0.0.1", str(script), str(tmp_path)),
     ]
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
 
-    done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=150, check=False
+    )
 
     assert done.returncode == 0, done.stderr
     ranks = {received.hello.rank: received for received in map(receive_from, segment.scan(shm_dir))}
