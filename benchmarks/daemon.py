@@ -81,9 +81,10 @@ class Site:
         times = [process.cpu_times() for process in self.family()]
         return sum(entry.user + entry.system for entry in times)
 
-    def memory_mb(self) -> float:
-        """Return private memory: what is mapped of rings is not the daemon's."""
-        return sum(process.memory_full_info().uss for process in self.family()) / 1e6
+    def memory_mb(self) -> tuple[float, float]:
+        """Return private memory of daemon and workers; what is mapped of rings is not theirs."""
+        daemon, *workers = (process.memory_full_info().uss / 1e6 for process in self.family())
+        return daemon, sum(workers)
 
     def lines(self) -> list[dict[str, object]]:
         path = self.outputs / "run" / "history.jsonl"
@@ -164,8 +165,10 @@ def soak(steps: int) -> dict[str, float]:
         "soak, steps published": steps,
         "soak, steps written": written,
         "soak, steps a second": steps / took,
-        "soak, memory after a third, MB": early,
-        "soak, memory at the end, MB": late,
+        "soak, daemon after a third, MB": early[0],
+        "soak, daemon at the end, MB": late[0],
+        "soak, worker after a third, MB": early[1],
+        "soak, worker at the end, MB": late[1],
     }
 
 

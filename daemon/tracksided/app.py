@@ -64,6 +64,7 @@ class Daemon:
         self._pool = WorkerPool(self._settings.workers)
         self._checkpoints = self._checkpoint_service()
         self._directory = directory
+        self._version = version("trackside")
         self._started_at = time.time()
         self._next_look = 0.0
         self._last_activity = clock()
@@ -264,7 +265,7 @@ class Daemon:
         if self._status.is_due(now):
             self._status.write(
                 {
-                    "version": version("trackside"),
+                    "version": self._version,
                     "started_at": self._started_at,
                     "directory": str(self._directory),
                     "settings": plain(asdict(self._settings)),

@@ -143,7 +143,7 @@ def test_worker_that_cannot_be_started_is_tried_again_for_weeks(tmp_path: Path) 
     pool = WorkerPool(WorkerSettings(), [str(tmp_path / "no such program")])
     pool.submit(make_job(tmp_path))
 
-    outcomes = [outcome for hour in range(2000) for outcome in pool.poll(3600.0 * hour)]
+    outcomes = [outcome for hour in range(1100) for outcome in pool.poll(3600.0 * hour)]
 
     assert outcomes == []
     assert not pool.is_idle
