@@ -1,51 +1,14 @@
 """Fixtures of the emitter's tests: what a daemon would read, and a quiet attach."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from received import Received, read_segment
 
 from trackside.session import Session, attach
 from trackside.wire import segment
-from trackside.wire.records import Close, Hello, RecordKind, Step, decode
-from trackside.wire.ring import RingReader
-from tracksided.samples import Sample, build_sample
-
-
-@dataclass(frozen=True)
-class Received:
-    """Everything that one segment held, copied out of shared memory."""
-
-    hello: Hello
-    samples: tuple[Sample, ...]
-    close: Close | None
-    drops: dict[str, int]
-
-    @property
-    def steps(self) -> tuple[Step, ...]:
-        return tuple(sample.step for sample in self.samples)
-
-
-def _receive(path: Path) -> Received:
-    reader = RingReader.open(path)
-    try:
-        hello = decode(Hello, reader.hello())
-        samples: list[Sample] = []
-        close: Close | None = None
-        while (record := reader.poll()) is not None:
-            if record.kind == RecordKind.STEP:
-                step = decode(Step, record.metadata)
-                payload = memoryview(np.frombuffer(record.payload, np.uint8).copy())
-                samples.append(build_sample(hello, step, payload))
-            else:
-                close = decode(Close, record.metadata)
-            reader.commit(record.end)
-        return Received(hello, tuple(samples), close, reader.drops)
-    finally:
-        reader.close()
 
 
 @pytest.fixture
@@ -54,7 +17,7 @@ def receive(shm_dir: Path) -> Callable[[], Received]:
 
     def read() -> Received:
         (path,) = segment.scan(shm_dir)
-        received = _receive(path)
+        received = read_segment(path, consume=True)
         if not segment.is_writer_alive(path):
             segment.remove(path)
         return received
