@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_trainer import make_hello
 from PIL import Image
 
-from trackside.wire.records import Hello
 from tracksided.renderers.png import encode
 from tracksided.reports import Histogram, Picture, Scalar, StepReport, Text
 from tracksided.sinks.tensorboard import TensorBoardSink, truncate_uncommitted
@@ -28,25 +28,7 @@ POLL_S = 0.02
 IMAGE_TAG = "attention/decoder_layer0_self"
 Get = Callable[..., object]
 
-HELLO = Hello(
-    run="r",
-    rank=0,
-    local_rank=0,
-    world_size=1,
-    local_world_size=1,
-    node_rank=0,
-    hostname="host",
-    pid=1,
-    attempt=0,
-    started_at=0.0,
-    save_dir="/nowhere",
-    checkpoints=(),
-    every=100,
-    visualize=("heatmap",),
-    save_raw=False,
-    config={},
-    versions={},
-)
+HELLO = make_hello(Path("/nowhere"))
 
 
 def report(step: int) -> StepReport:

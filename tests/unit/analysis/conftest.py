@@ -2,32 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_trainer import make_hello
 
-from trackside.wire.records import Attention, Gradients, Hello, Step
+from trackside.wire.records import Attention, Gradients, Step
 from tracksided.samples import AttentionSample, GradientSample, Sample, StepSamples
 
-HELLO = Hello(
-    run="r",
-    rank=0,
-    local_rank=0,
-    world_size=2,
-    local_world_size=2,
-    node_rank=0,
-    hostname="host",
-    pid=1,
-    attempt=0,
-    started_at=0.0,
-    save_dir="/nowhere",
-    checkpoints=(),
-    every=100,
-    visualize=("heatmap", "statistics"),
-    save_raw=False,
-    config={},
-    versions={},
-)
+HELLO = make_hello(Path("/nowhere"), world_size=2, local_world_size=2)
 STEP = Step(
     step=100,
     epoch=1,

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from regression import make_regression, train_step
 from torch import nn
 
 from trackside.errors import ConfigError
@@ -18,24 +19,8 @@ Attach = Callable[..., Session]
 Receive = Callable[[], Any]
 
 
-def _regression() -> tuple[nn.Module, torch.optim.Optimizer]:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
-    return model, torch.optim.SGD(model.parameters(), lr=0.1)
-
-
-def _step(model: nn.Module, optimizer: torch.optim.Optimizer, *, clip: float | None = None) -> Any:
-    loss = model(torch.randn(5, 4)).square().mean()
-    loss.backward()
-    if clip is not None:
-        nn.utils.clip_grad_norm_(model.parameters(), clip)
-    optimizer.step()
-    optimizer.zero_grad()
-    return loss.detach()
-
-
 def test_a_closure_is_seen_after_its_backward(quiet_attach: Attach, receive: Receive) -> None:
-    model, optimizer = _regression()
+    model, optimizer = make_regression()
     quiet_attach(model, optimizer, every=1)
     losses = []
 
@@ -57,13 +42,13 @@ def test_a_closure_is_seen_after_its_backward(quiet_attach: Attach, receive: Rec
 def test_without_an_optimizer_the_first_that_updates_the_model_is_taken(
     quiet_attach: Attach, receive: Receive
 ) -> None:
-    model, optimizer = _regression()
-    other, other_optimizer = _regression()
+    model, optimizer = make_regression()
+    other, other_optimizer = make_regression()
     quiet_attach(model, every=2)
 
     for _ in range(4):
-        _step(other, other_optimizer)
-        _step(model, optimizer)
+        train_step(other, other_optimizer)
+        train_step(model, optimizer)
 
     assert [step.step for step in receive().steps] == [2, 4]
 
@@ -71,7 +56,7 @@ def test_without_an_optimizer_the_first_that_updates_the_model_is_taken(
 def test_attaching_twice_goes_on_and_other_settings_attach_anew(
     quiet_attach: Attach, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model, optimizer = _regression()
+    model, optimizer = make_regression()
 
     first = quiet_attach(model, optimizer, every=2)
     assert quiet_attach(model, optimizer, every=2) is first
@@ -85,7 +70,7 @@ def test_attaching_twice_goes_on_and_other_settings_attach_anew(
 
 def test_close_puts_everything_back(quiet_attach: Attach) -> None:
     backward, clip = torch.autograd.backward, nn.utils.clip_grad._clip_grads_with_norm_
-    model, optimizer = _regression()
+    model, optimizer = make_regression()
 
     session = quiet_attach(model, optimizer)
     assert torch.autograd.backward is not backward
@@ -105,11 +90,11 @@ def test_close_says_in_one_line_what_became_of_it(
     quiet_attach: Attach, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     caplog.set_level(logging.INFO, logger="trackside")
-    model, optimizer = _regression()
+    model, optimizer = make_regression()
 
     with quiet_attach(model, optimizer, every=2, attention=False):
         for _ in range(5):
-            _step(model, optimizer)
+            train_step(model, optimizer)
 
     (line,) = caplog.records
     assert line.levelno == logging.INFO
@@ -118,7 +103,7 @@ def test_close_says_in_one_line_what_became_of_it(
 
 
 def test_a_failed_with_block_says_so(quiet_attach: Attach, receive: Receive) -> None:
-    model, optimizer = _regression()
+    model, optimizer = make_regression()
 
     with pytest.raises(ZeroDivisionError), quiet_attach(model, optimizer):
         raise ZeroDivisionError
@@ -127,12 +112,12 @@ def test_a_failed_with_block_says_so(quiet_attach: Attach, receive: Receive) -> 
 
 
 def test_a_copy_of_an_attached_model_is_free(quiet_attach: Attach, receive: Receive) -> None:
-    model, optimizer = _regression()
+    model, optimizer = make_regression()
     quiet_attach(model, optimizer, every=1)
 
     twin = copy.deepcopy(model)
     twin(torch.randn(1, 4))
-    _step(model, optimizer)
+    train_step(model, optimizer)
 
     assert len(receive().steps) == 1
 
@@ -141,12 +126,12 @@ def test_the_switch_touches_nothing(monkeypatch: pytest.MonkeyPatch, shm_dir: Pa
     monkeypatch.setenv("TRACKSIDE", "0")
     monkeypatch.setenv("TRACKSIDE_EVERY", "nonsense")
     backward = torch.autograd.backward
-    model, optimizer = _regression()
+    model, optimizer = make_regression()
 
     with attach(model, optimizer) as session:
         session.log(loss=1.0)
         session.text("a", "b")
-        _step(model, optimizer)
+        train_step(model, optimizer)
 
     assert torch.autograd.backward is backward
     assert not model._forward_pre_hooks
@@ -154,7 +139,7 @@ def test_the_switch_touches_nothing(monkeypatch: pytest.MonkeyPatch, shm_dir: Pa
 
 
 def test_wrong_arguments_are_refused(shm_dir: Path) -> None:
-    model, optimizer = _regression()
+    model, optimizer = make_regression()
 
     with pytest.raises(ConfigError, match="did you mean 'every'"):
         attach(model, optimizer, evry=3)  # type: ignore[call-arg] # the point
@@ -190,7 +175,7 @@ def test_one_rank_of_a_node_starts_the_daemon(
     )
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
-    model, optimizer = _regression()
+    model, optimizer = make_regression()
 
     attach(model, optimizer, ring_bytes=4096, **keywords).close()
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from regression import make_regression, train_step
 
 import trackside
 from trackside.session import Session
@@ -15,27 +15,11 @@ Attach = Callable[..., Session]
 Receive = Callable[[], Any]
 
 
-def _regression() -> tuple[nn.Module, torch.optim.Optimizer]:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
-    return model, torch.optim.SGD(model.parameters(), lr=0.1)
-
-
-def _step(model: nn.Module, optimizer: torch.optim.Optimizer, *, clip: float | None = None) -> Any:
-    loss = model(torch.randn(5, 4)).square().mean()
-    loss.backward()
-    if clip is not None:
-        nn.utils.clip_grad_norm_(model.parameters(), clip)
-    optimizer.step()
-    optimizer.zero_grad()
-    return loss.detach()
-
-
 @pytest.mark.parametrize("is_after", [False, True])
 def test_a_logged_loss_wins_before_and_after_the_step(
     quiet_attach: Attach, receive: Receive, *, is_after: bool
 ) -> None:
-    model, optimizer = _regression()
+    model, optimizer = make_regression()
     session = quiet_attach(model, optimizer, every=2)
 
     for index in range(1, 7):
@@ -56,7 +40,7 @@ def test_a_logged_loss_wins_before_and_after_the_step(
 def test_a_loss_logged_before_backward_is_that_of_its_step(
     quiet_attach: Attach, receive: Receive
 ) -> None:
-    model, optimizer = _regression()
+    model, optimizer = make_regression()
     session = quiet_attach(model, optimizer, every=2)
 
     losses = []
@@ -71,15 +55,15 @@ def test_a_loss_logged_before_backward_is_that_of_its_step(
 
 
 def test_logged_values_travel_with_the_next_record(quiet_attach: Attach, receive: Receive) -> None:
-    model, optimizer = _regression()
+    model, optimizer = make_regression()
     session = quiet_attach(model, optimizer, every=2)
     moving = torch.tensor(1.5)
 
-    _step(model, optimizer)
+    train_step(model, optimizer)
     session.log(accuracy=moving, count=np.int64(3))
     session.text("note", "hello")
     moving.add_(1)
-    _step(model, optimizer)
+    train_step(model, optimizer)
     session.log(late=True)
     session.close()
 
@@ -94,7 +78,7 @@ def test_logged_values_travel_with_the_next_record(quiet_attach: Attach, receive
 def test_a_value_that_is_no_number_is_refused_once(
     quiet_attach: Attach, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model, optimizer = _regression()
+    model, optimizer = make_regression()
     session = quiet_attach(model, optimizer)
 
     for _ in range(3):
@@ -107,12 +91,12 @@ def test_a_value_that_is_no_number_is_refused_once(
 def test_too_many_logged_values_lose_the_oldest_and_are_counted(
     quiet_attach: Attach, receive: Receive
 ) -> None:
-    model, optimizer = _regression()
+    model, optimizer = make_regression()
     session = quiet_attach(model, optimizer, every=1)
 
     for index in range(1030):
         session.log(x=float(index))
-    _step(model, optimizer)
+    train_step(model, optimizer)
 
     (step,) = receive().steps
     assert (len(step.scalars), step.scalars[0].value) == (1024, 6.0)
@@ -122,13 +106,13 @@ def test_too_many_logged_values_lose_the_oldest_and_are_counted(
 def test_a_resumed_run_counts_on_from_the_logged_step(
     quiet_attach: Attach, receive: Receive
 ) -> None:
-    model, optimizer = _regression()
+    model, optimizer = make_regression()
     session = quiet_attach(model, optimizer, every=10)
 
     session.log(step=99)
-    _step(model, optimizer)
+    train_step(model, optimizer)
     for index in range(101, 111):
-        _step(model, optimizer)
+        train_step(model, optimizer)
         session.log(step=index - 1)  # counted from 0, after the step
 
     assert [step.step for step in receive().steps] == [100, 110]
@@ -137,13 +121,13 @@ def test_a_resumed_run_counts_on_from_the_logged_step(
 def test_the_first_step_of_a_requested_epoch_is_sampled(
     quiet_attach: Attach, receive: Receive
 ) -> None:
-    model, optimizer = _regression()
+    model, optimizer = make_regression()
     session = quiet_attach(model, optimizer, every=1000, epochs=(0, 2))
 
     for epoch in range(4):
         session.log(epoch=epoch)
         for _ in range(3):
-            _step(model, optimizer)
+            train_step(model, optimizer)
 
     found = [(step.step, step.epoch, step.epoch_requested) for step in receive().steps]
     assert found == [(1, 0, True), (7, 2, True)]
@@ -152,11 +136,11 @@ def test_the_first_step_of_a_requested_epoch_is_sampled(
 def test_facts_of_the_data_set_become_scalars_and_a_table(
     quiet_attach: Attach, receive: Receive
 ) -> None:
-    model, optimizer = _regression()
+    model, optimizer = make_regression()
     quiet_attach(model, optimizer, every=1)
 
     trackside.log_dataset(samples=np.int64(50), source="wiki")
-    _step(model, optimizer)
+    train_step(model, optimizer)
 
     (step,) = receive().steps
     assert [(entry.name, entry.value) for entry in step.scalars] == [("Dataset/samples", 50.0)]

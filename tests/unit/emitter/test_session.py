@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from regression import make_regression, train_step
 from torch import nn
 
 from trackside.session import Session
@@ -16,30 +17,14 @@ Attach = Callable[..., Session]
 Receive = Callable[[], Any]
 
 
-def _regression() -> tuple[nn.Module, torch.optim.Optimizer]:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
-    return model, torch.optim.SGD(model.parameters(), lr=0.1)
-
-
-def _step(model: nn.Module, optimizer: torch.optim.Optimizer, *, clip: float | None = None) -> Any:
-    loss = model(torch.randn(5, 4)).square().mean()
-    loss.backward()
-    if clip is not None:
-        nn.utils.clip_grad_norm_(model.parameters(), clip)
-    optimizer.step()
-    optimizer.zero_grad()
-    return loss.detach()
-
-
 def test_due_steps_and_no_others_are_published(
     quiet_attach: Attach, receive: Receive, tmp_path: Path
 ) -> None:
-    model, optimizer = _regression()
+    model, optimizer = make_regression()
     session = quiet_attach(model, optimizer, every=3, run="r", config={"lr": 0.1})
 
     for _ in range(7):
-        _step(model, optimizer)
+        train_step(model, optimizer)
     session.close()
 
     received = receive()
@@ -53,13 +38,13 @@ def test_due_steps_and_no_others_are_published(
 def test_loss_and_learning_rate_are_those_of_the_step(
     quiet_attach: Attach, receive: Receive
 ) -> None:
-    model, optimizer = _regression()
+    model, optimizer = make_regression()
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
     quiet_attach(model, optimizer, every=2)
 
     losses = []
     for _ in range(4):
-        losses.append(_step(model, optimizer).item())
+        losses.append(train_step(model, optimizer).item())
         schedule.step()
 
     second, fourth = receive().steps
@@ -75,7 +60,7 @@ def test_loss_and_learning_rate_are_those_of_the_step(
 def test_norms_before_and_after_clipping_match_numpy(
     quiet_attach: Attach, receive: Receive
 ) -> None:
-    model, optimizer = _regression()
+    model, optimizer = make_regression()
     quiet_attach(model, optimizer, every=1)
     loss = model(torch.randn(5, 4)).square().mean()
     loss.backward()
@@ -96,7 +81,7 @@ def test_norms_before_and_after_clipping_match_numpy(
 
 
 def test_gradient_arrays_match_the_tensors(quiet_attach: Attach, receive: Receive) -> None:
-    model, optimizer = _regression()
+    model, optimizer = make_regression()
     quiet_attach(model, optimizer, every=1)
     model(torch.randn(5, 4)).square().mean().backward()
     gradients = [p.grad.numpy().copy() for p in model.parameters()]
@@ -136,10 +121,10 @@ def test_large_tensors_are_sampled_with_an_even_stride(
 
 
 def test_a_step_without_clipping_has_one_norm(quiet_attach: Attach, receive: Receive) -> None:
-    model, optimizer = _regression()
+    model, optimizer = make_regression()
     quiet_attach(model, optimizer, every=1)
 
-    _step(model, optimizer)
+    train_step(model, optimizer)
 
     (step,) = receive().steps
     assert step.norm_before_clip == step.norm_after_clip
@@ -149,11 +134,11 @@ def test_a_step_without_clipping_has_one_norm(quiet_attach: Attach, receive: Rec
 def test_the_clip_rate_covers_the_steps_since_the_last_sample(
     quiet_attach: Attach, receive: Receive
 ) -> None:
-    model, optimizer = _regression()
+    model, optimizer = make_regression()
     quiet_attach(model, optimizer, every=4)
 
     for index in range(8):
-        _step(model, optimizer, clip=1e-6 if index in {1, 4, 5, 6} else 1e6)
+        train_step(model, optimizer, clip=1e-6 if index in {1, 4, 5, 6} else 1e6)
 
     assert [step.clip_rate for step in receive().steps] == [0.25, 0.75]
 
@@ -161,7 +146,7 @@ def test_the_clip_rate_covers_the_steps_since_the_last_sample(
 def test_accumulation_averages_the_loss_and_counts_micro_batches(
     quiet_attach: Attach, receive: Receive
 ) -> None:
-    model, optimizer = _regression()
+    model, optimizer = make_regression()
     quiet_attach(model, optimizer, every=2)
 
     losses = []
@@ -230,7 +215,7 @@ def test_what_is_not_finite_shows(quiet_attach: Attach, receive: Receive, bad: f
 def test_a_grad_scaler_is_divided_out(
     quiet_attach: Attach, receive: Receive, *, is_fused: bool
 ) -> None:
-    model, _ = _regression()
+    model, _ = make_regression()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=is_fused)
     quiet_attach(model, optimizer, every=1)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
@@ -251,8 +236,8 @@ def test_a_grad_scaler_is_divided_out(
 def test_two_models_of_one_process_are_two_runs_with_outputs_of_their_own(
     quiet_attach: Attach, tmp_path: Path
 ) -> None:
-    first = quiet_attach(*_regression(), run="pair")
-    second = quiet_attach(*_regression(), run="pair")
+    first = quiet_attach(*make_regression(), run="pair")
+    second = quiet_attach(*make_regression(), run="pair")
 
     assert (first.run, second.run) == ("pair", "pair-2")
     assert first.save_dir == tmp_path / "out"

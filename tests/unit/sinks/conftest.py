@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_trainer import make_hello
 
 from trackside.wire.records import Hello
 from tracksided.renderers.png import encode
@@ -14,25 +15,7 @@ from tracksided.reports import Histogram, Picture, Scalar, StepReport, Text
 
 @pytest.fixture
 def hello() -> Hello:
-    return Hello(
-        run="r",
-        rank=0,
-        local_rank=0,
-        world_size=1,
-        local_world_size=1,
-        node_rank=0,
-        hostname="host",
-        pid=1,
-        attempt=0,
-        started_at=0.0,
-        save_dir="/nowhere",
-        checkpoints=(),
-        every=100,
-        visualize=("heatmap",),
-        save_raw=False,
-        config={},
-        versions={},
-    )
+    return make_hello(Path("/nowhere"))
 
 
 @pytest.fixture
