@@ -139,22 +139,23 @@ def test_published_bytes_without_memory_are_refused(
     remove(path)
 
 
-def test_want_of_descriptors_is_outlived(
+def test_more_segments_than_descriptors_are_served_in_turn(
     shm_dir: Path, tmp_path: Path, daemon: DaemonProcess
 ) -> None:
-    daemon.start()
-    wait_until((shm_dir / "status.json").exists)
-    soft, hard = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
-    resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (48, hard))
-    names = [f"r{number}" for number in range(80)]
+    staging = shm_dir / "staging"
+    staging.mkdir()
+    names = [f"r{number}" for number in range(60)]
     for name in names:
         hello = make_hello(tmp_path / name, run=name, visualize=())
-        rank = FakeRank(shm_dir, hello, nonce="x", ring_bytes=1 << 14)
+        rank = FakeRank(staging, hello, nonce="x", ring_bytes=1 << 14)
         rank.publish(1)
         rank.close()
+    daemon.start()
+    wait_until((shm_dir / "status.json").exists)
+    resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (80, 80))
+    for path in sorted(staging.iterdir()):
+        path.rename(shm_dir / path.name)
 
-    wait_until(lambda: "it is tried again" in daemon.output)
-    resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (soft, hard))
     wait_until(lambda: not list(shm_dir.glob("*.ring")))
-    assert [steps(tmp_path / name) for name in names] == [[1]] * 80
+    assert [steps(tmp_path / name) for name in names] == [[1]] * 60
     assert "Traceback" not in daemon.output

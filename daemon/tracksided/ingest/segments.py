@@ -2,6 +2,8 @@
 
 import errno
 import logging
+import os
+import resource
 from pathlib import Path
 
 from trackside.errors import RecordCorrupt, SegmentRefused
@@ -13,6 +15,8 @@ from tracksided.ingest.stream import RankStream
 logger = logging.getLogger(__name__)
 
 MAX_CONFIG_DEPTH = 64  # far below Python's limit of recursion, far above any settings
+DESCRIPTORS_PER_SEGMENT = 4  # its map, its doorbell, history and events of its run
+RESERVED_DESCRIPTORS = 256  # for trainers that ring before their segment is opened
 _PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 Identity = tuple[int, int, int]
@@ -38,7 +42,10 @@ class SegmentScanner:
         found = segment.scan(self._directory)
         for path in self._refused.keys() - set(found):
             del self._refused[path]
-        streams = [self._open(path) for path in found if path not in self._opened]
+        new = [path for path in found if path not in self._opened and path not in self._refused]
+        again = [path for path in found if path in self._refused]
+        room = _room() if new else 0
+        streams = [self._open(path) for path in (*again, *new[:room])]
         return sorted(
             (stream for stream in streams if stream is not None),
             key=lambda stream: stream.hello.started_at,
@@ -88,6 +95,17 @@ def _identity(path: Path) -> Identity | None:
     except FileNotFoundError:
         return None
     return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _room() -> int:
+    """Return how many segments may be opened before descriptors become scarce.
+
+    libzmq aborts the process where none is left when a trainer's doorbell connects.
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - names only
+    reserved = min(RESERVED_DESCRIPTORS, soft // 4)
+    return max(soft - used - reserved, 0) // DESCRIPTORS_PER_SEGMENT
 
 
 def _is_passing(error: SegmentRefused) -> bool:
