@@ -116,7 +116,8 @@ def test_the_command_itself_imports_no_torch() -> None:
 
 def test_an_interrupted_demo_ends_all_its_processes_and_frees_its_memory(tmp_path: Path) -> None:
     with subprocess.Popen(
-        [*COMMAND, "100000", "--out", str(tmp_path / "tour")],
+        # What starts in the background of a script has SIGINT ignored, and hands that on.
+        ["env", "--default-signal=INT", *COMMAND, "100000", "--out", str(tmp_path / "tour")],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
