@@ -1,6 +1,6 @@
 """What a step costs: the hooks of one that is not sampled, a sampled one, and other monitors.
 
-    python benchmarks/tap.py [--steps 120] [--json FILE]
+    python benchmarks/tap.py [--steps 80] [--json FILE]
 
 1. A tiny model takes turns with and without a session that never samples; the difference of the
    medians is the time of the hooks. Bare against bare again is the null control.
@@ -60,7 +60,7 @@ Seconds = list[tuple[float, ...]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--steps", type=int, default=120, help="steps under each monitor")
+    parser.add_argument("--steps", type=int, default=80, help="steps under each monitor")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     steps = max(2, arguments.steps // PERIOD) * PERIOD

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 
 import torch
+from torch.compiler import is_dynamo_compiling
 from torch.nn.utils import clip_grad
 
 Arguments = tuple[object, ...]
@@ -31,7 +32,6 @@ class FunctionHook:
         self._observers: tuple[Observer, ...] = ()
         self._original: _Function | None = None
         self._wrapper: _Function | None = None
-        self._depth = 0
 
     def add(self, observer: Observer) -> None:
         """Tell ``observer`` from now on."""
@@ -55,17 +55,20 @@ class FunctionHook:
                 setattr(module, name, self._wrapper)
 
     def _wrap(self, original: _Function) -> _Function:
+        depth = 0
+
         @functools.wraps(original)
         def wrapper(*args: object, **kwargs: object) -> object:
-            if self._depth or not self._observers or torch.compiler.is_compiling():
+            nonlocal depth
+            if is_dynamo_compiling() or depth:
                 return original(*args, **kwargs)
             for observer in self._observers:
                 observer(args, kwargs)
-            self._depth += 1
+            depth += 1
             try:
                 return original(*args, **kwargs)
             finally:
-                self._depth -= 1
+                depth -= 1
 
         return wrapper
 

@@ -34,13 +34,10 @@ class Outbox:
         self.logbook = Logbook()
         self._publisher = publisher
         self._staging = staging
-        self._queue: deque[_Queued] = deque()
-        self._last_loss: float | None = None
+        self.queue: deque[_Queued] = deque()
+        """Steps that are still on their way."""
 
-    @property
-    def is_waiting(self) -> bool:
-        """Whether a step is still on its way."""
-        return bool(self._queue)
+        self._last_loss: float | None = None
 
     def can_copy(self) -> bool:
         """Whether work may be given to a device now; not while a CUDA graph is captured."""
@@ -54,13 +51,13 @@ class Outbox:
             self.logbook.put_back(draft.page)
             self._publisher.count_drop(DropCause.COPY_LATE)
             return
-        self._queue.append(_Queued(draft, staged))
+        self.queue.append(_Queued(draft, staged))
         self.flush()
 
     def flush(self) -> None:
         """Publish what has arrived, in order; never wait."""
-        while self._queue and self.can_copy() and self._queue[0].staged.is_ready():
-            self._publish(self._queue.popleft())
+        while self.queue and self.can_copy() and self.queue[0].staged.is_ready():
+            self._publish(self.queue.popleft())
 
     def close(self, reason: str, *, steps: int, sampled: int, loss: Number | None) -> None:
         """Publish everything that arrives in time, then the last record.
@@ -71,11 +68,11 @@ class Outbox:
             sampled: steps that were due.
             loss: the last one, None to take that of the last published step.
         """
-        while self._queue and self._staging.drain(self._queue[0].staged, DRAIN_TIMEOUT_S):
-            self._publish(self._queue.popleft())
-        if self._queue:
-            self._publisher.count_drop(DropCause.COPY_LATE, len(self._queue))
-            self._queue.clear()
+        while self.queue and self._staging.drain(self.queue[0].staged, DRAIN_TIMEOUT_S):
+            self._publish(self.queue.popleft())
+        if self.queue:
+            self._publisher.count_drop(DropCause.COPY_LATE, len(self.queue))
+            self.queue.clear()
         page = self.logbook.take()
         tensors = {f"{i}": tensor for i, tensor in enumerate(page.tensors())}
         if isinstance(loss, torch.Tensor):

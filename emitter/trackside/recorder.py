@@ -17,7 +17,6 @@ record waits for it until the next forward or backward.
 """
 
 import contextlib
-import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ParamSpec
@@ -29,13 +28,15 @@ from trackside.capture.clipping import ClipWatch, Number
 from trackside.capture.gradients import GradientTap
 from trackside.capture.local_norm import LocalNorm
 from trackside.capture.logbook import LoggedNumber
-from trackside.capture.scalars import LossWatch, StepClock, amp_scale, as_number, learning_rate
+from trackside.capture.scalars import LossWatch, StepClock, as_number
 from trackside.closures import run_after_closure
+from trackside.collector import Collector
 from trackside.config import EmitterConfig
 from trackside.draft import StepDraft
 from trackside.guard import Guard
 from trackside.hooks import backward_hook, clip_hook
 from trackside.identity import Place
+from trackside.notes import Notes
 from trackside.opening import make_tap
 from trackside.optimizer_hooks import Args, Kwargs, OptimizerHooks
 from trackside.outbox import Outbox
@@ -46,11 +47,7 @@ from trackside.stance import Stance
 from trackside.wire.layout import DropCause
 from trackside.wire.records import LoggedText
 
-logger = logging.getLogger("trackside")
-
 STEP_TOLERANCE = 1  # log(step=) may count from 0, and come before or after the step
-
-
 _P = ParamSpec("_P")
 
 
@@ -90,13 +87,19 @@ class Recorder:
         takes_attention = config.attention and place.rank == 0
         self._tap = make_tap(self._root, config, self.guard.report) if takes_attention else None
         self._gradients = GradientTap(self._root) if config.gradients else None
-        self._local_norm = LocalNorm(self.guard) if place.world_size > 1 else None
         self._loss = LossWatch()
         self._clip = ClipWatch()
+        self._collector = Collector(
+            tap=self._tap,
+            gradients=self._gradients,
+            local_norm=LocalNorm(self.guard) if place.world_size > 1 else None,
+            loss=self._loss,
+            clip=self._clip,
+        )
         self._clock = StepClock()
         self._stance = Stance()
         self._outbox = Outbox(publisher, staging or Staging())
-        self._noted: set[str] = set()
+        self._note = Notes().say
         self._every = config.every
         self._epoch: int | None = None
         self._epoch_requested = False
@@ -189,7 +192,7 @@ class Recorder:
             return
         self.step += 1
         self.steps_seen += 1
-        if not self._clip.end_plain_step():
+        if self._clip.norms and not self._clip.end_plain_step():
             self._run_in_optimizer("clipping", self._end_clipping)
         if self._is_sampling:
             self._is_sampling = False  # whatever fails in there
@@ -202,7 +205,7 @@ class Recorder:
         self._has_seen_forward = False
         if (self.step + 1) % self._every == 0:
             self._run_in_optimizer("arming", self._arm)
-        if self._outbox.is_waiting:
+        if self._outbox.queue:
             self._run_in_optimizer("publishing", self._outbox.flush)
 
     def remove(self) -> None:
@@ -212,8 +215,7 @@ class Recorder:
         """
         self._is_over, self._is_sampling = True, False
         self._stance.restore()
-        if self._local_norm is not None:
-            self._local_norm.disarm()
+        self._collector.disarm_backward()
         self._unhook_forward()
         clip_hook.remove(self._on_clip)
         if not self._in_optimizer:
@@ -254,8 +256,8 @@ class Recorder:
             self._root_handle = None
 
     def _on_backward(self, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
-        is_plain = not (self._is_sampling or self._is_over or self._clip.has_event)
-        if is_plain and self._held is None and self._loss.on_plain_backward(args):
+        is_special = self._is_sampling or self._is_over or self._clip.norms or self._held
+        if not is_special and self._loss.on_plain_backward(args):
             return
         if self._is_over:
             self.remove()
@@ -264,7 +266,7 @@ class Recorder:
             self.guard.run("start of backward", self._release_held)
         if self._tap is not None:
             self._tap.end_block()
-        if self._clip.has_event:
+        if self._clip.norms:
             self._clip.discard()  # the step it belongs to was skipped, by a GradScaler for example
         self.guard.run("backward", self._loss.on_backward, args, kwargs)
 
@@ -275,30 +277,21 @@ class Recorder:
     def _arm(self) -> None:
         """Sample the step that begins now."""
         self._is_sampling = self._loss.is_sampling = True
-        if self._tap is not None or self._local_norm is not None:
+        if self._collector.needs_eager_code:
             self._stance.force_eager()
         self._hook_forward()
-        self._arm_taps()
+        self._collector.arm(self._hooks.parameters)
 
     def _arm_late(self) -> None:
         self._is_arming_late = False
         if self._is_sampling and not has_compiled_parts(self._root):
-            self._arm_taps()
-
-    def _arm_taps(self) -> None:
-        if self._tap is not None:
-            self._tap.arm()
-        if self._local_norm is not None and self._config.gradients:
-            self._local_norm.arm(self._hooks.parameters())
+            self._collector.arm(self._hooks.parameters)
 
     def _disarm(self) -> None:
         """Leave the step that begins now alone after all."""
         self._is_sampling = self._loss.is_sampling = self._is_arming_late = False
         self._stance.restore()
-        if self._tap is not None:
-            self._tap.disarm()
-        if self._local_norm is not None:
-            self._local_norm.disarm()
+        self._collector.disarm()
 
     def _begin(self, optimizer: torch.optim.Optimizer) -> None:
         """Take what is there before the step changes it."""
@@ -313,24 +306,8 @@ class Recorder:
             micro_batches=self._loss.micro_batches or None,
             is_local_norm_total=self._place.world_size == 1,
         )
-        if self._tap is not None:
-            draft.attention = self._tap.take()
-            self._note(*self._tap.notes)
-        scale = amp_scale(optimizer)
-        self._is_scaled = self._is_scaled or scale is not None
-        draft.amp_scale = None if scale is None else as_number(scale)
-        draft.learning_rate = learning_rate(optimizer)
-        draft.loss = self._loss.of_step(draft.amp_scale)
-        event = self._clip.event()
-        if event is not None:
-            draft.clip_norm, draft.max_norm = event.norm, event.max_norm
-        if self._gradients is not None:
-            self._gradients.before_step(optimizer, getattr(optimizer, "grad_scale", None))
-            self._note(*self._gradients.notes)
-        if self._local_norm is not None:
-            norm = self._local_norm.take()
-            if norm is not None:
-                draft.local_norm = as_number(norm if scale is None else norm / scale)
+        self._note(*self._collector.read(draft, optimizer))
+        self._is_scaled = self._is_scaled or draft.amp_scale is not None
         self._draft = draft
 
     def _end_clipping(self) -> None:
@@ -420,9 +397,3 @@ class Recorder:
             self.guard.run(place, hook, *args, **kwargs)
         finally:
             self._in_optimizer = False
-
-    def _note(self, *notes: str) -> None:
-        for note in notes:
-            if note not in self._noted:
-                self._noted.add(note)
-                logger.warning("trackside: %s", note)

@@ -8,6 +8,7 @@ import torch
 from trackside.capture.gradients import total_norm
 
 MAX_UNREAD = 1024  # steps; each holds a block of 512 bytes on the device
+_NUMBERS = (float, int)
 _NAMES = ("parameters", "max_norm", "total_norm")
 Number = float | torch.Tensor
 """A value, or a 0-d tensor on a device that is not waited for."""
@@ -32,24 +33,21 @@ class ClipWatch:
     """
 
     def __init__(self) -> None:
-        self._norms: list[torch.Tensor] = []
+        self.norms: list[torch.Tensor] = []
+        """Of the step in progress, of each time it was clipped, or could have been."""
+
         self._max_norm: float | None = None
         self._num_clipped: torch.Tensor | None = None  # of the steps that are compared
         self._unread: list[tuple[torch.Tensor, float]] = []  # steps that are not compared yet
-
-    @property
-    def has_event(self) -> bool:
-        """Whether the step in progress was clipped, or could have been."""
-        return bool(self._norms)
 
     def on_plain_clip(self, args: Sequence[object]) -> bool:
         """Take a call of the usual form, quickly; False where it needs `on_clip`."""
         if len(args) < len(_NAMES):
             return False
-        _, limit, norm = args[: len(_NAMES)]
-        if type(norm) is not torch.Tensor or not isinstance(limit, float | int):
+        limit, norm = args[1], args[2]
+        if type(norm) is not torch.Tensor or not isinstance(limit, _NUMBERS):
             return False
-        self._norms.append(norm)
+        self.norms.append(norm)
         self._max_norm = limit
         return True
 
@@ -57,20 +55,20 @@ class ClipWatch:
         """Take a call of ``clip_grads_with_norm_(parameters, max_norm, total_norm, ...)``."""
         given = {**dict(zip(_NAMES, args, strict=False)), **kwargs}
         norm, limit = given["total_norm"], given["max_norm"]
-        self._norms.append(_local(norm))
+        self.norms.append(_local(norm))
         is_known = not isinstance(limit, torch.Tensor) or limit.device.type == "cpu"
         self._max_norm = float(limit) if is_known else None  # type: ignore[arg-type]  # torch does it too
 
     def event(self) -> ClipEvent | None:
         """Return the clip event of the step in progress, None where nothing was clipped."""
-        if not self._norms:
+        if not self.norms:
             return None
-        norm = self._norms[0] if len(self._norms) == 1 else total_norm(self._norms)
+        norm = self.norms[0] if len(self.norms) == 1 else total_norm(self.norms)
         return ClipEvent(_number(norm), self._max_norm)
 
     def end_plain_step(self) -> bool:
         """End a step that was clipped once or not at all, quickly; False: it needs `end_step`."""
-        norms = self._norms
+        norms = self.norms
         if not norms:
             return True
         limit = self._max_norm
@@ -83,9 +81,9 @@ class ClipWatch:
 
     def end_step(self) -> None:
         """Note the step in progress, and begin the next."""
-        if self._max_norm is not None and self._norms:
-            largest = self._norms[0]
-            for norm in self._norms[1:]:
+        if self._max_norm is not None and self.norms:
+            largest = self.norms[0]
+            for norm in self.norms[1:]:
                 largest = torch.maximum(largest, norm)
             self._unread.append((largest, self._max_norm))
             if len(self._unread) >= MAX_UNREAD:
@@ -94,7 +92,7 @@ class ClipWatch:
 
     def discard(self) -> None:
         """Forget the step in progress: it was skipped."""
-        self._norms.clear()
+        self.norms.clear()
 
     def take_count(self) -> Number:
         """Return how many steps were clipped since the last call."""

@@ -113,7 +113,7 @@ def test_steps_leave_in_order_and_only_when_they_have_arrived() -> None:
     outbox.flush()
 
     assert [(step.step, step.loss) for step in ring.steps()] == [(1, 1.0), (2, 2.0)]
-    assert not outbox.is_waiting
+    assert not outbox.queue
 
 
 def test_a_step_without_a_buffer_is_counted_and_its_log_kept() -> None:

@@ -1,0 +1,80 @@
+"""What a sampled step is read with: armed before it, read before the optimizer changes anything."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+
+from trackside.capture.attention import AttentionTap
+from trackside.capture.clipping import ClipWatch
+from trackside.capture.gradients import GradientTap
+from trackside.capture.local_norm import LocalNorm
+from trackside.capture.scalars import LossWatch, amp_scale, as_number, learning_rate
+from trackside.draft import StepDraft
+
+
+class Collector:
+    """The taps and watches of one session; None is what it does not take. One thread at a time."""
+
+    def __init__(
+        self,
+        *,
+        tap: AttentionTap | None,
+        gradients: GradientTap | None,
+        local_norm: LocalNorm | None,
+        loss: LossWatch,
+        clip: ClipWatch,
+    ) -> None:
+        self._tap = tap
+        self._gradients = gradients
+        self._local_norm = local_norm
+        self._loss = loss
+        self._clip = clip
+
+    @property
+    def needs_eager_code(self) -> bool:
+        """Whether anything listens within forward or backward, where compiled code says nothing."""
+        return self._tap is not None or self._local_norm is not None
+
+    def arm(self, parameters: Callable[[], Iterable[torch.Tensor]]) -> None:
+        """Listen to the next forward and backward; ``parameters`` are those to be updated."""
+        if self._tap is not None:
+            self._tap.arm()
+        if self._local_norm is not None and self._gradients is not None:
+            self._local_norm.arm(parameters())
+
+    def disarm(self) -> None:
+        """Listen no more, and forget what was not read."""
+        if self._tap is not None:
+            self._tap.disarm()
+        self.disarm_backward()
+
+    def disarm_backward(self) -> None:
+        """Listen to no backward; the tap keeps what it captured."""
+        if self._local_norm is not None:
+            self._local_norm.disarm()
+
+    def read(self, draft: StepDraft, optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
+        """Fill a draft at the start of the optimizer's step; only inside of the step's hook.
+
+        Returns:
+            Why something was left out.
+        """
+        notes: tuple[str, ...] = ()
+        if self._tap is not None:
+            draft.attention = self._tap.take()
+            notes += self._tap.notes
+        scale = amp_scale(optimizer)
+        draft.amp_scale = None if scale is None else as_number(scale)
+        draft.learning_rate = learning_rate(optimizer)
+        draft.loss = self._loss.of_step(draft.amp_scale)
+        event = self._clip.event()
+        if event is not None:
+            draft.clip_norm, draft.max_norm = event.norm, event.max_norm
+        if self._gradients is not None:
+            self._gradients.before_step(optimizer, getattr(optimizer, "grad_scale", None))
+            notes += self._gradients.notes
+        if self._local_norm is not None:
+            norm = self._local_norm.take()
+            if norm is not None:
+                draft.local_norm = as_number(norm if scale is None else norm / scale)
+        return notes
