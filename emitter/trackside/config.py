@@ -11,6 +11,7 @@ from typing import Literal, TypedDict, cast
 
 from trackside.errors import ConfigError
 from trackside.wire.layout import MAX_CAPACITY_BYTES, MIN_CAPACITY_BYTES
+from trackside.wire.segment import SHM_DIR_VARIABLE
 
 PREFIX = "TRACKSIDE_"
 PICTURES = ("heatmap", "statistics", "multi_head", "layer_comparison", "gradient_flow")
@@ -131,6 +132,26 @@ class EmitterConfig:
 def is_switched_off(environ: Mapping[str, str]) -> bool:
     """Whether ``TRACKSIDE=0`` (or no, false, off) turns the emitter into a no-op."""
     return environ.get("TRACKSIDE", "").strip().lower() in _FALSE
+
+
+def unknown_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """Find ``TRACKSIDE_*`` variables that nothing reads.
+
+    They are no error as a mistyped keyword is: another version may know them, and what a shell
+    or a scheduler exports must not stop a training.
+
+    Returns:
+        Name to the nearest known one, "" where none is near.
+    """
+    known = [setting.name.upper() for setting in fields(EmitterConfig)]
+    known.append(SHM_DIR_VARIABLE.removeprefix(PREFIX))
+    found: dict[str, str] = {}
+    for name in sorted(environ):
+        rest = name.removeprefix(PREFIX)  # the shared prefix would make all names near
+        if rest != name and rest not in known:
+            near = difflib.get_close_matches(rest, known, n=1)
+            found[name] = PREFIX + near[0] if near else ""
+    return found
 
 
 _TRUE = frozenset({"1", "true", "yes", "on"})

@@ -16,7 +16,12 @@ import torch
 from torch import nn
 
 from trackside import autostart
-from trackside.config import AttachKeywords, EmitterConfig, is_switched_off
+from trackside.config import (
+    AttachKeywords,
+    EmitterConfig,
+    is_switched_off,
+    unknown_variables,
+)
 from trackside.errors import ConfigError
 from trackside.identity import MAX_RUN_CHARS, Identity, identify
 from trackside.opening import open_publisher, output_directory
@@ -73,6 +78,9 @@ def open_session(
             "leave it out to take the first that updates the model"
         )
     config = EmitterConfig.resolve(keywords, os.environ)
+    for name, near in unknown_variables(os.environ).items():
+        hint = f"; did you mean {near}?" if near else ""
+        logger.warning("trackside: the environment variable %s is not known%s", name, hint)
     for session in tuple(_open_sessions):
         if session.watches(model, optimizer):
             if session.config == config and type(session) is kind:

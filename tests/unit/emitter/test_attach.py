@@ -182,3 +182,16 @@ def test_one_rank_of_a_node_starts_the_daemon(
     assert started == [shm_dir] * expected
     for path in segment.scan(shm_dir):
         segment.remove(path)
+
+
+def test_a_mistyped_variable_is_a_warning_and_training_goes_on(
+    quiet_attach: Attach, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("TRACKSIDE_EVRY", "5")
+    model, optimizer = make_regression()
+
+    session = quiet_attach(model, optimizer)
+
+    (line,) = [record.getMessage() for record in caplog.records if "EVRY" in record.getMessage()]
+    assert line.endswith("TRACKSIDE_EVRY is not known; did you mean TRACKSIDE_EVERY?")
+    assert session.run is not None

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trackside.config import EmitterConfig, is_switched_off
+from trackside.config import EmitterConfig, is_switched_off, unknown_variables
 from trackside.errors import ConfigError
 
 
@@ -125,3 +125,18 @@ def test_a_step_is_due_when_every_divides_it() -> None:
 @pytest.mark.parametrize(("text", "expected"), [("0", True), ("1", False), ("", False)])
 def test_the_switch(text: str, *, expected: bool) -> None:
     assert is_switched_off({"TRACKSIDE": text}) is expected
+
+
+def test_a_mistyped_variable_is_found_and_the_nearest_one_named() -> None:
+    environ = {
+        "TRACKSIDE_EVRY": "5",
+        "TRACKSIDE_QQQQQQ": "1",
+        "TRACKSIDE_EVERY": "5",
+        "TRACKSIDE_SHM_DIR": "/somewhere",
+        "TRACKSIDE": "1",
+        "PATH": "/bin",
+    }
+
+    found = unknown_variables(environ)
+
+    assert found == {"TRACKSIDE_EVRY": "TRACKSIDE_EVERY", "TRACKSIDE_QQQQQQ": ""}
