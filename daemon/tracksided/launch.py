@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from trackside.wire import segment
@@ -58,21 +58,24 @@ def running_daemon(directory: Path, *arguments: str) -> Iterator[None]:
         _stop(child)
 
 
-def wait_until_drained(directory: Path, run: str | None, timeout_s: float) -> bool:
+def wait_until_drained(
+    directory: Path, run: str | None, timeout_s: float, *, apart_from: Collection[Path] = ()
+) -> bool:
     """Wait until the daemon is done with every segment whose trainer has ended.
 
     Args:
         directory: node-local.
         run: only segments of this run; None for all.
         timeout_s: seconds until giving up.
+        apart_from: segments that are not waited for.
 
     Returns:
         Whether nothing is left.
     """
     deadline = time.monotonic() + timeout_s
     while True:
-        left = [path for path in segment.scan(directory) if _is_left(path, run)]
-        if not left:
+        found = [path for path in segment.scan(directory) if path not in apart_from]
+        if not any(_is_left(path, run) for path in found):
             return True
         if time.monotonic() >= deadline:
             return False

@@ -5,14 +5,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 
 import click
 
+from trackside.wire import segment
 from trackside.wire.segment import node_directory
 from tracksided.errors import SettingsError
 from tracksided.launch import running_daemon, wait_until_drained
+from tracksided.status_file import read_status
 
+QUIET_S = 5.0  # the last step of a small run; whoever waits longer is told why
 DRAIN_LIMIT_S = 120.0  # the last pictures and the last averaging
 SIGNAL_EXIT_BASE = 128  # as shells report a command that a signal ended
 
@@ -25,15 +29,29 @@ def command(*, command_line: Sequence[str]) -> None:
     Where a daemon serves this user already, that one is used and left running.
     """
     directory = node_directory(os.environ)
+    # What other trainings left behind may never be written; this command does not wait for it.
+    earlier = frozenset(segment.scan(directory))
     with running_daemon(directory, "--low-priority"):
         code = _run(command_line)
-        if not wait_until_drained(directory, None, DRAIN_LIMIT_S):
+        if not wait_until_drained(directory, None, QUIET_S, apart_from=earlier):
             click.echo(
-                f"trackside: not all is written after {DRAIN_LIMIT_S:g} s; the rest stays in "
-                f"{directory} for the next daemon",
+                f"trackside: waiting up to {DRAIN_LIMIT_S:g} s for outputs{_reasons(directory)}",
                 err=True,
             )
+            if not wait_until_drained(directory, None, DRAIN_LIMIT_S, apart_from=earlier):
+                click.echo(
+                    f"trackside: not all is written after {DRAIN_LIMIT_S:g} s; the rest stays in "
+                    f"{directory} for the next daemon{_reasons(directory)}",
+                    err=True,
+                )
     sys.exit(code)
+
+
+def _reasons(directory: Path) -> str:
+    """Return what the daemon says of runs that it cannot write, as the end of a line."""
+    runs = (read_status(directory) or {}).get("runs")
+    found = [run for run in runs if isinstance(run, dict)] if isinstance(runs, list) else []
+    return "".join(f"; {run['problem']}" for run in found if run.get("problem"))
 
 
 def _run(command_line: Sequence[str]) -> int:

@@ -28,7 +28,8 @@ def command(*, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(status, indent=2))
     else:
-        _show(status, Console())
+        # A path that is broken across lines cannot be searched for or copied.
+        _show(status, Console(soft_wrap=True))
     sys.exit(0 if status["daemon"] is not None else EXIT_NO_DAEMON)
 
 

@@ -13,7 +13,7 @@ from fake_trainer import FakeRank, make_hello
 from written import load, steps
 
 from trackside.wire.locks import daemon_pid
-from trackside.wire.segment import remove
+from trackside.wire.segment import remove, scan
 
 pytestmark = pytest.mark.integration
 
@@ -69,6 +69,8 @@ def test_status_shows_runs_ranks_and_drops(
     assert shown.returncode == 0
     assert "fake-run" in shown.stdout
     assert "ring_full 1" in shown.stdout
+    # Paths of tests are longer than the 80 columns of what is no terminal.
+    assert f"0 waiting, in {tmp_path / 'out'}\n" in shown.stdout
     rank.close()
     wait_until(lambda: not rank.writer.path.exists())
 
@@ -96,6 +98,34 @@ def test_run_uses_the_daemon_that_serves_already(
     assert done.returncode == 0, done.stderr
     assert daemon_pid(shm_dir) == daemon.pid
     assert steps(tmp_path / "out") == [1, 2]
+
+
+def test_run_does_not_wait_for_what_others_left_and_says_why_it_waits(
+    shm_dir: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    stuck = FakeRank(shm_dir, make_hello(tmp_path / "file" / "out"))
+    stuck.publish(1)
+    stuck.abandon()
+    script = (
+        f"import runpy, sys; sys.argv[1:] = [{str(shm_dir)!r}, {str(tmp_path / 'file')!r}, '1']"
+    )
+    script += f"; runpy.run_path({str(TRAINER)!r}, run_name='__main__')"
+
+    apart = trackside("run", "--", sys.executable, "-c", "pass")
+    with subprocess.Popen(
+        [*TRACKSIDE, "run", "--", sys.executable, "-c", script], stderr=subprocess.PIPE, text=True
+    ) as own:
+        assert own.stderr is not None
+        line = own.stderr.readline()
+        own.send_signal(signal.SIGINT)
+        own.communicate(timeout=60)
+
+    assert (apart.returncode, apart.stderr) == (0, "")
+    assert line.startswith("trackside: waiting up to 120 s for outputs")
+    assert str(tmp_path / "file") in line
+    for path in scan(shm_dir):
+        remove(path)
 
 
 def test_run_of_a_command_that_is_not_there_is_a_clear_error(shm_dir: Path) -> None:
