@@ -42,9 +42,11 @@ from trackside.wire import segment
 
 HOOK_LIMIT_US = 15.0
 SHARE_LIMITS = {10: 1.01, 100: 1.002}  # training time against bare, by `every`
+SHOWN_EVERY = (1, 10, 100)
 RATIO_LIMIT = 10.0  # added time of others against ours
 HOOK_ROUNDS = 60
 HOOK_STEPS = 60  # of a round and way
+RESOLUTION_MS = 1.0  # less is lost in the noise, and a ratio to it says nothing
 WARM_UP_STEPS = 2 * PERIOD
 RESAMPLES = 4000
 OURS = "trackside"
@@ -76,6 +78,7 @@ def main() -> None:
         "steps": steps,
         "hooks_us": hooks,
         "monitors": monitors,
+        "training_time": {every: share(hooks, monitors, every) for every in SHOWN_EVERY},
         "limits": limits(hooks, monitors),
     }
     show(result)
@@ -247,9 +250,9 @@ def share(
 
 
 def against_ours(monitors: Times, name: str, clock: str) -> float:
-    """Return the ratio of added times; infinite where ours is lost in the noise."""
-    ours = monitors[OURS][clock]["added_ms"]
-    return monitors[name][clock]["added_ms"] / ours if ours > 0 else float("inf")
+    """Return the ratio of added times."""
+    ours = max(monitors[OURS][clock]["added_ms"], RESOLUTION_MS)
+    return monitors[name][clock]["added_ms"] / ours
 
 
 def machine() -> dict[str, object]:
@@ -290,6 +293,10 @@ def show(result: Mapping[str, Any]) -> None:
         print(f"{name:<16}{clocks['wall']['step_ms']:>8.0f}{cells}{part:>11.1%}")
     if not tap_peers.has_wandb():
         print("wandb is not installed here: left out")
+    print(f"\n{'training time against bare':<46}{'wall':>9}{'cpu':>9}")
+    for every, shares in result["training_time"].items():
+        label = f"every={every}"
+        print(f"{label:<46}" + "".join(f"{shares[clock]:>9.4f}" for clock in CLOCKS))
     print(f"\n{'limit':<46}{'wall':>9}{'cpu':>9}  kept")
     for entry in result["limits"]:
         label = f"{entry['what']} {entry['sign']} {entry['limit']:g}"
