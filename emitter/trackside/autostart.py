@@ -3,9 +3,11 @@
 import contextlib
 import importlib.util
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 
 from trackside.wire.locks import daemon_pid
@@ -31,6 +33,7 @@ _TRAINER_NAMES = frozenset(
         "LD_PRELOAD",
     }
 )
+_DISTRIBUTION = re.compile(r"[A-Za-z0-9._-]+")  # the name that a requirement begins with
 _TRAINER_PREFIXES = ("MASTER_", "TORCHELASTIC_", "TORCH_NCCL_", "NCCL_")
 
 
@@ -41,8 +44,15 @@ def ensure_daemon(directory: Path, environ: Mapping[str, str]) -> bool:
     taken and exits.
     """
     try:
-        is_installed = importlib.util.find_spec("tracksided") is not None
-        if not is_installed or daemon_pid(directory) is not None:
+        if daemon_pid(directory) is not None:
+            return False
+        if not _is_installed():
+            logger.warning(
+                "trackside: no daemon runs, and the daemon side is not installed here; records "
+                "wait in %s until one does. Install it: pip install 'trackside[daemon]'; or run "
+                "one of another environment, and set autostart=False",
+                directory,
+            )
             return False
         _start(daemon_environment(environ), log_path(environ))
     except (OSError, ValueError, subprocess.SubprocessError) as error:
@@ -65,6 +75,20 @@ def log_path(environ: Mapping[str, str]) -> Path:
     state = environ.get("XDG_STATE_HOME", "")
     base = Path(state) if state.startswith("/") else Path.home() / ".local" / "state"
     return base / "trackside" / "daemon.log"
+
+
+def _is_installed() -> bool:
+    """Whether a daemon could start: its package is always there, what the extra brings may not be."""
+    if importlib.util.find_spec("tracksided") is None:
+        return False
+    try:
+        for requirement in metadata.requires("trackside") or ():
+            name = _DISTRIBUTION.match(requirement)
+            if name is not None and "extra ==" in requirement:
+                metadata.version(name.group())
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _start(environ: Mapping[str, str], log: Path) -> None:

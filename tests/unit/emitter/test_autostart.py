@@ -78,6 +78,22 @@ def test_without_the_daemon_package_nothing_is_started(
     assert started.calls == []
 
 
+def test_where_the_extra_is_missing_the_install_line_is_named(
+    tmp_path: Path,
+    started: _Started,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    requirements = ["numpy>=1.26", "no-such-distribution>=8; extra == 'daemon'"]
+    monkeypatch.setattr("importlib.metadata.requires", lambda _: requirements)
+
+    assert not autostart.ensure_daemon(tmp_path, {})
+
+    assert started.calls == []
+    (line,) = caplog.records
+    assert "pip install 'trackside[daemon]'" in line.getMessage()
+
+
 def test_a_failed_start_is_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "state").write_text("a file where a directory should be")
 
