@@ -78,7 +78,7 @@ def log_path(environ: Mapping[str, str]) -> Path:
 
 
 def _is_installed() -> bool:
-    """Whether a daemon could start: its package is always there, what the extra brings may not be."""
+    """Whether a daemon could start; its package is always there, what the extra brings is not."""
     if importlib.util.find_spec("tracksided") is None:
         return False
     try:
