@@ -9,7 +9,13 @@ from tracksided.checkpoints.averaging import Progress
 from tracksided.checkpoints.formats.catalog import FILE_FORMATS, format_of
 from tracksided.checkpoints.listing import list_candidates
 from tracksided.checkpoints.policy import Candidate, StepRange
-from tracksided.checkpoints.provenance import Provenance, Skipped, describes, read_provenance
+from tracksided.checkpoints.provenance import (
+    Provenance,
+    Skipped,
+    describes,
+    provenance_path,
+    read_provenance,
+)
 from tracksided.checkpoints.selection import Selection, select
 from tracksided.checkpoints.source import SourceRefused
 from tracksided.checkpoints.weights import DEFAULT_DECAY, weights
@@ -162,9 +168,15 @@ def _output_path(request: AverageRequest, format_name: str) -> Path:
     """Place the output; a suffix that belongs to another format is exchanged.
 
     Raises:
-        SettingsError: a trainer would take it for a checkpoint of its own and delete it.
+        SettingsError: it would lie elsewhere, take the place of a file that is no average, or be
+            deleted by a trainer that takes it for a checkpoint of its own.
     """
     name = request.output_name
+    if not name or PurePath(name).name != name:
+        raise SettingsError(
+            f"{name!r} as output: give a name without a directory; the average lies beside its "
+            "sources"
+        )
     own = next((entry for entry in FILE_FORMATS if entry.name == format_name), None)
     if own is None:
         path = _directory_output_path(request)
@@ -177,7 +189,15 @@ def _output_path(request: AverageRequest, format_name: str) -> Path:
     of_name = format_of(name)
     if of_name is not None and of_name.name != own.name:
         name = str(PurePath(name).with_suffix(own.suffixes[0]))
-    return request.directory / name
+    path = request.directory / name
+    # Under the default name an average of another tool may lie; it is meant to be replaced.
+    is_default = path.stem == PurePath(DEFAULT_OUTPUT).stem
+    taken = next((file for file in (path, provenance_path(path)) if file.exists()), None)
+    if not is_default and taken is not None and read_provenance(path) is None:
+        raise SettingsError(
+            f"{name!r} as output: {taken} exists and is no average of trackside; use another name"
+        )
+    return path
 
 
 def _directory_output_path(request: AverageRequest) -> Path:

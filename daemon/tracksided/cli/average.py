@@ -62,10 +62,13 @@ PATTERNS = ("checkpoint-*/", DEFAULT_PATTERN, "*.safetensors", "*.ckpt", "*.pth"
     "--output_name",
     default=DEFAULT_OUTPUT,
     show_default=True,
-    help="File to write, in the same directory. Its suffix follows the format.",
+    help="Name of what is written, in the same directory. Its suffix follows the format.",
 )
 @click.option(
-    "--pattern", default=None, show_default=DEFAULT_PATTERN, help="Names of the checkpoints."
+    "--pattern",
+    default=None,
+    show_default=f"the first that matches of {', '.join(PATTERNS)}",
+    help="Names of the checkpoints.",
 )
 @click.option("--method", type=click.Choice(METHODS), default="uniform", show_default=True)
 @click.option(
@@ -100,7 +103,8 @@ def command(  # noqa: PLR0917 - click passes everything by keyword
 ) -> None:
     """Average the newest checkpoints of DIRECTORY into one.
 
-    Reads .pt, .pth and .ckpt of torch.save, .safetensors, and directories of Hugging Face.
+    Reads .pt, .pth and .ckpt of torch.save, .safetensors, and directories of Hugging Face and
+    torch.distributed.checkpoint.
     Nothing is unpickled. The average appears whole, with a JSON file that names its sources.
     """
     if best is not None or mode is not None:

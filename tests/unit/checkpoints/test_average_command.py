@@ -194,3 +194,50 @@ def test_a_file_may_be_named_like_that(tmp_path: Path, save_steps: Save) -> None
 
     assert run(tmp_path, "--output-name", "checkpoint-best.pt").exit_code == 0
     assert (tmp_path / "checkpoint-best.pt").exists()
+
+
+def test_a_checkpoint_is_never_replaced_by_an_average_of_the_others(
+    tmp_path: Path, save_steps: Save
+) -> None:
+    save_steps(1, 2, 3)
+    before = (tmp_path / "step_3.pt").read_bytes()
+
+    result = run(tmp_path, "--output-name", "step_3.pt")
+
+    assert result.exit_code == 1
+    assert "no average of trackside" in result.stderr
+    assert (tmp_path / "step_3.pt").read_bytes() == before
+
+
+def test_a_json_file_of_another_is_not_taken_for_provenance(
+    tmp_path: Path, save_steps: Save
+) -> None:
+    save_steps(1, 2)
+    (tmp_path / "config.json").write_text("{}")
+
+    result = run(tmp_path, "--output-name", "config.pt")
+
+    assert result.exit_code == 1
+    assert (tmp_path / "config.json").read_text() == "{}"
+    assert not (tmp_path / "config.pt").exists()
+
+
+def test_an_own_average_is_replaced_under_any_name(tmp_path: Path, save_steps: Save) -> None:
+    save_steps(1, 2)
+
+    codes = [run(tmp_path, "--output-name", "mine.pt").exit_code for _ in range(2)]
+
+    assert codes == [0, 0]
+
+
+@pytest.mark.parametrize("name", ["../mine.pt", "elsewhere/mine.pt", "/mine.pt", ""])
+def test_an_output_elsewhere_is_refused(tmp_path: Path, save_steps: Save, name: str) -> None:
+    directory = tmp_path / "run"
+    directory.mkdir()
+    save_steps(1, 2, name="run/step_{step}.pt")
+
+    result = run(directory, "--output-name", name)
+
+    assert result.exit_code == 1
+    assert "give a name without a directory" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
