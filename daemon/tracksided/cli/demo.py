@@ -3,6 +3,7 @@
 import contextlib
 import os
 import secrets
+import shutil
 import signal
 import sys
 import time
@@ -117,7 +118,7 @@ def _summary(results: Results) -> Iterator[str]:
         f"({results.num_sampled_steps} sampled steps)"
     )
     yield f"average         {_shown(results.average)} ({len(results.averaged)} checkpoints)"
-    yield f"curves          tensorboard --logdir {_shown(results.run_dir / 'tensorboard')}"
+    yield f"curves          {_tensorboard()} --logdir {_shown(results.run_dir / 'tensorboard')}"
 
 
 def _comparison(results: Results, last: float, averaged: float) -> Iterator[str]:
@@ -131,6 +132,12 @@ def _comparison(results: Results, last: float, averaged: float) -> Iterator[str]
             f"                the average is not better (by {difference:.4f}): it helps once the "
             f"loss has flattened; try more --steps"
         )
+
+
+def _tensorboard() -> str:
+    """Return TensorBoard's command as it can be typed here, also where .venv is not active."""
+    beside = Path(sys.executable).with_name("tensorboard")
+    return "tensorboard" if shutil.which("tensorboard") or not beside.exists() else _shown(beside)
 
 
 def _shown(path: Path) -> str:

@@ -93,3 +93,19 @@ def test_the_comparison_says_what_came_out(last: float, averaged: float, said: s
     assert lines[0].endswith(f"{last:.4f} nats per byte: b.pt")
     assert lines[1].endswith(f"{averaged:.4f} nats per byte: mean.pt")
     assert said in lines[2]
+
+
+@pytest.mark.parametrize(
+    ("is_on_path", "typed"), [(True, "tensorboard"), (False, "venv/bin/tensorboard")]
+)
+def test_the_command_for_the_curves_can_be_typed_as_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_on_path: bool, typed: str
+) -> None:
+    programs = tmp_path / "venv" / "bin"
+    programs.mkdir(parents=True)
+    (programs / "tensorboard").touch(mode=0o700)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.executable", str(programs / "python"))
+    monkeypatch.setenv("PATH", str(programs) if is_on_path else "")
+
+    assert demo._tensorboard() == typed
