@@ -41,7 +41,7 @@ from trackside.opening import make_tap
 from trackside.optimizer_hooks import Args, Kwargs, OptimizerHooks
 from trackside.outbox import Outbox
 from trackside.publisher import Publisher
-from trackside.root_hook import RootHook, has_compiled_parts, unwrap
+from trackside.root_hook import has_compiled_parts, hook_before_forward, unwrap
 from trackside.staging import Staging
 from trackside.stance import Stance
 from trackside.wire.layout import DropCause
@@ -241,7 +241,7 @@ class Recorder:
         """Hook the model: only around sampled steps, so that the others do not pay for it."""
         # First: it arms the tap in front of the first forward, whose hooks run in this order.
         if self._root_handle is None:
-            self._root_handle = self._root.register_forward_pre_hook(RootHook(self._on_forward))
+            self._root_handle = hook_before_forward(self._root, self._on_forward)
         if self._tap is not None:
             self._tap.install()
 

@@ -1,28 +1,26 @@
-"""Hooks on the root module that stay behind when the module is copied or saved."""
+"""The root module: what it is inside of wrappers, and a hook in front of its forward."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from trackside.capture.module_hooks import ModuleHook
 
-class RootHook:
-    """A forward pre-hook of the root; nothing for a compiled, copied or saved module."""
+if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
 
-    def __init__(self, call: Callable[[], None]) -> None:
-        self._call = call
 
-    def __call__(self, module: nn.Module, args: object) -> None:
-        """Run before a forward that is not being compiled."""
-        del module, args
+def hook_before_forward(root: nn.Module, call: Callable[[], None]) -> "RemovableHandle":
+    """Run ``call`` in front of each forward of the root that is not being compiled."""
+
+    def run(module: nn.Module) -> None:
+        del module
         if not torch.compiler.is_compiling():
-            self._call()
+            call()
 
-    def __deepcopy__(self, memo: dict[int, object]) -> "RootHook":
-        return RootHook(_do_nothing)
-
-    def __reduce__(self) -> tuple[type["RootHook"], tuple[Callable[[], None]]]:
-        return RootHook, (_do_nothing,)
+    return root.register_forward_pre_hook(ModuleHook(run))
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -45,7 +43,3 @@ def has_compiled_parts(model: nn.Module) -> bool:
 
 
 _WRAPPERS = frozenset({"DistributedDataParallel", "DataParallel", "FullyShardedDataParallel"})
-
-
-def _do_nothing() -> None:
-    """Stand in for the hook of a module that was copied or saved."""

@@ -17,25 +17,26 @@ def hook_forward(module: nn.Module, before: _Call, after: _Call) -> "list[Remova
     A copy of the module (an average of its weights, say) or a saved one has hooks that do nothing.
     """
     return [
-        module.register_forward_pre_hook(_ModuleHook(before)),
-        module.register_forward_hook(_ModuleHook(after), prepend=True, always_call=True),
+        module.register_forward_pre_hook(ModuleHook(before)),
+        module.register_forward_hook(ModuleHook(after), prepend=True, always_call=True),
     ]
 
 
-class _ModuleHook:
-    """A hook of either kind that returns nothing."""
+class ModuleHook:
+    """A hook of either kind that returns nothing, and does nothing in a copied or saved module."""
 
     def __init__(self, call: _Call) -> None:
         self._call = call
 
     def __call__(self, module: nn.Module, *_: object) -> None:
+        """Run as a forward pre-hook or a forward hook."""
         self._call(module)
 
-    def __deepcopy__(self, memo: dict[int, object]) -> "_ModuleHook":
-        return _ModuleHook(_do_nothing)
+    def __deepcopy__(self, memo: dict[int, object]) -> "ModuleHook":
+        return ModuleHook(_do_nothing)
 
-    def __reduce__(self) -> "tuple[type[_ModuleHook], tuple[_Call]]":
-        return _ModuleHook, (_do_nothing,)
+    def __reduce__(self) -> "tuple[type[ModuleHook], tuple[_Call]]":
+        return ModuleHook, (_do_nothing,)
 
 
 def _do_nothing(module: nn.Module) -> None:
