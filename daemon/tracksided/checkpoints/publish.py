@@ -13,6 +13,7 @@ from typing import Self
 
 from tracksided.checkpoints.naming import is_temporary, name_before_aside, temporary_name
 from tracksided.checkpoints.writeback import write_all
+from tracksided.durable import sync_directory
 from tracksided.errors import OutputError
 
 logger = logging.getLogger(__name__)
@@ -155,12 +156,3 @@ def take_owner_and_mode(descriptor: int, like: os.stat_result) -> None:
         with contextlib.suppress(PermissionError):
             os.fchown(descriptor, like.st_uid, like.st_gid)
     os.fchmod(descriptor, like.st_mode & _MODE_BITS)
-
-
-def sync_directory(directory: Path) -> None:
-    """Wait until the names in a directory are on disk."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

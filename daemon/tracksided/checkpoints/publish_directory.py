@@ -13,7 +13,8 @@ from typing import Self
 
 from tracksided.checkpoints.formats.base import OutputFile
 from tracksided.checkpoints.naming import aside_name, temporary_name
-from tracksided.checkpoints.publish import sync_directory, take_owner_and_mode
+from tracksided.checkpoints.publish import take_owner_and_mode
+from tracksided.durable import sync_directory
 from tracksided.errors import OutputError
 
 _RENAME_EXCHANGE = 2

@@ -21,7 +21,8 @@ from pathlib import Path
 
 import google_crc32c
 
-from tracksided.sinks.json_file import is_in_place, sync_directory
+from tracksided.durable import sync_directory
+from tracksided.sinks.json_file import is_in_place
 from tracksided.sinks.refusal import output_error
 
 # The ending tells our files from those of other writers, which are never touched.

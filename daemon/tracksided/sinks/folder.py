@@ -23,8 +23,9 @@ from pathlib import Path
 import numpy as np
 from numpy.lib import format as npy_format
 
+from tracksided.durable import sync_directory
 from tracksided.reports import Picture, RawMap
-from tracksided.sinks.json_file import TEMPORARY_SUFFIX, encode, sync_directory
+from tracksided.sinks.json_file import TEMPORARY_SUFFIX, encode
 from tracksided.sinks.refusal import output_error
 
 logger = logging.getLogger(__name__)

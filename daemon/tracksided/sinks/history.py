@@ -12,8 +12,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from tracksided.durable import sync_directory
 from tracksided.reports import SegmentProgress
-from tracksided.sinks.json_file import encode, is_in_place, sync_directory
+from tracksided.sinks.json_file import encode, is_in_place
 from tracksided.sinks.refusal import output_error
 from tracksided.sinks.tensorboard import Commit
 

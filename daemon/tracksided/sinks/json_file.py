@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from tracksided.durable import sync_directory
 from tracksided.sinks.refusal import output_error
 
 TEMPORARY_SUFFIX = ".trackside-tmp"
@@ -73,15 +74,6 @@ def read_json(path: Path) -> dict[str, Json] | None:
     except (OSError, ValueError):
         return None
     return document if isinstance(document, dict) else None
-
-
-def sync_directory(directory: Path) -> None:
-    """Make names in a directory durable; raises OSError."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def is_in_place(path: Path, descriptor: int) -> bool:

@@ -10,11 +10,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tracksided.durable import sync_directory
 from tracksided.errors import OutputError
 from tracksided.reports import Scalar, StepReport, Text
 from tracksided.sinks import event_protos
 from tracksided.sinks.event_file import EventFile, born_at, file_name, own_files
-from tracksided.sinks.json_file import sync_directory
 from tracksided.sinks.refusal import output_error
 
 logger = logging.getLogger(__name__)
