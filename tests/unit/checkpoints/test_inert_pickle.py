@@ -191,3 +191,11 @@ def test_a_pickle_of_too_many_bytes_is_refused(monkeypatch: pytest.MonkeyPatch) 
 
     with pytest.raises(CheckpointRefused, match="has 11 bytes"):
         read_pickle(b"\x80\x02" + b"N0" * 3 + b"NN.")
+
+
+def test_global_with_a_newline_in_its_name_is_refused() -> None:
+    # STACK_GLOBAL takes any text; the older opcode that is written ends names by a newline.
+    pickled = b"\x80\x04\x8c\x05torch\x8c\x03a\nb\x93."
+
+    with pytest.raises(CheckpointRefused, match="newline"):
+        read_pickle(pickled)

@@ -205,6 +205,10 @@ def _stack_global(m: _Machine) -> None:
     module, name = m.pop_exactly(2)
     if not isinstance(module, str) or not isinstance(name, str):
         raise ValueError("a global's name is not text")  # noqa: TRY004 - malformed
+    if "\n" in module or "\n" in name:
+        raise ValueError(
+            "a global's name holds a newline"
+        )  # no class has one; it cannot be rewritten
     m.push(Global(module, name))
 
 
