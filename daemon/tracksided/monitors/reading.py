@@ -4,7 +4,7 @@ One `HostReading` serves all runs. What a run is handed has the processes of its
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +18,17 @@ class DiskReading:
     """What this user may still write."""
 
     total_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class XidError:
+    """An error that the driver raised on a GPU."""
+
+    timestamp: float
+    """Unix seconds at which it was noticed."""
+
+    code: int
+    """See NVIDIA's Xid catalog: 48 is a double-bit ECC error, 79 a GPU off the bus."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +58,9 @@ class GpuReading:
     ``sync_boost``, ``sw_power_cap``, ``applications_clocks_setting``,
     ``display_clock_setting``, ``gpu_idle``. Empty where nothing holds them."""
 
-    xid_errors: tuple[int, ...] = ()
-    """Xid codes that the driver raised since the reading before; each is told once."""
+    xid_errors: tuple[XidError, ...] = ()
+    """The newest ones since we began to watch, oldest first: they stay in later readings, so
+    that none is missed by who looks less often."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,3 +111,18 @@ class HostReading:
     processes: Mapping[int, ProcessReading] = field(default_factory=dict)
     """Process id, as the daemon sees it, to the figures of a rank. A rank whose process the
     daemon cannot see is missing."""
+
+
+def of_ranks(reading: HostReading, pids: Mapping[int, int]) -> HostReading:
+    """Narrow a reading to the processes of one run.
+
+    Args:
+        reading: of all runs.
+        pids: process id, as the daemon sees it, to rank.
+    """
+    own = {
+        pid: replace(process, rank=pids[pid])
+        for pid, process in reading.processes.items()
+        if pid in pids
+    }
+    return replace(reading, processes=own)
