@@ -34,6 +34,9 @@ class StepDraft:
     clip_count: Number = 0.0
     """Clipped steps since the last sample."""
 
+    norm_peak: Number | None = None
+    """Largest norm before clipping since the last sample."""
+
     num_steps: int = 0
     """Steps since the last sample."""
 
@@ -44,6 +47,8 @@ class StepDraft:
     step_seconds: float | None = None
     amp_scale: Number | None = None
     micro_batches: int | None = None
+    shrunk: tuple[str, ...] = ()
+    tokens: tuple[str, ...] = ()
     attention: tuple[CapturedAttention, ...] = ()
     gradients: CapturedGradients | None = None
     page: LogPage = field(default_factory=lambda: LogPage((), ()))
@@ -72,7 +77,9 @@ class StepDraft:
         after = self._norm_after(found)
         before = found["clip_norm"] if found["clip_norm"] is not None else after
         clipped: bool | None = None
-        if self.clip_norm is None:
+        if self.clip_norm is None and self.max_norm is not None:
+            before = None  # clipped by a norm that no rank knows
+        elif self.clip_norm is None:
             clipped = False if self.gradients is not None else None
         elif before is not None and self.max_norm is not None:
             clipped = before > self.max_norm
@@ -94,11 +101,14 @@ class StepDraft:
             max_norm=self.max_norm,
             clipped=clipped,
             clip_rate=min(count / self.num_steps, 1.0) if has_rate and count is not None else None,
+            norm_peak=found["norm_peak"],
             local_gradient_norm=before if self.is_local_norm_total else found["local_norm"],
             step_seconds=self.step_seconds,
             amp_scale=found["amp_scale"],
             micro_batches=self.micro_batches,
             dropped={},
+            shrunk=self.shrunk,
+            tokens=self.tokens,
             attention=tuple(captured.call for captured in self.attention),
             gradients=None if self.gradients is None else self.gradients.meta,
             scalars=self.page.scalars(logged),
@@ -125,6 +135,7 @@ class StepDraft:
             "learning_rate": self.learning_rate,
             "clip_norm": self.clip_norm,
             "clip_count": self.clip_count,
+            "norm_peak": self.norm_peak,
             "local_norm": self.local_norm,
             "amp_scale": self.amp_scale,
             "norm_after": None if self.gradients is None else self.gradients.total_norm,

@@ -326,7 +326,9 @@ class Recorder:
         if draft is None:  # `_begin` failed, or the step's closure was never called
             return
         draft.timestamp = time.time()
-        draft.num_steps, draft.clip_count = steps, self._clip.take_count()
+        clipping = self._clip.take_tally()
+        draft.num_steps, draft.clip_count = steps, clipping.num_clipped
+        draft.norm_peak = clipping.norm_peak
         draft.step_seconds = self._clock.lap(time.perf_counter(), self.steps_seen)
         if self._gradients is not None:
             draft.gradients = self._gradients.after_step()

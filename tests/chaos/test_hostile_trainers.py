@@ -75,7 +75,10 @@ def test_hostile_records_cost_only_themselves(
     daemon.start()
     rank = FakeRank(shm_dir, make_hello(out, save_raw=True), ring_bytes=8 << 20)
     long_name = "../" * 3000 + "\0\n<script>"
-    rank.publish(1, gradients=Gradients(names=(long_name, ""), num_elements=(12, -5)))
+    hostile = Gradients(
+        names=(long_name, ""), num_elements=(12, -5), total_elements=(0, 2**62), shards=(-1, 7)
+    )
+    rank.publish(1, gradients=hostile)
     rank.publish(2, attention=(replace(make_attention(), module=long_name, layer=2**60),))
     rank.publish(3, attention=(replace(make_attention(), heads=(), key_heads=()),))
     rank.publish(4, attention=(replace(make_attention(), num_keys=2**40),))

@@ -1,6 +1,6 @@
 """Clip events: the norm before clipping and its limit, of every step, without waiting."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,11 +18,20 @@ Number = float | torch.Tensor
 class ClipEvent:
     """What clipping did to the gradients of one step."""
 
-    norm: Number
-    """Over everything that was clipped, before it was."""
+    norm: Number | None
+    """Over everything that was clipped, before it was; None where the ranks hold it in parts."""
 
     max_norm: float | None
     """None where it is a tensor on a device."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClipTally:
+    """What clipping did to the steps since the last sample."""
+
+    num_clipped: Number
+    norm_peak: Number | None
+    """Largest norm before clipping, NaN if one was; None where no step was compared."""
 
 
 class ClipWatch:
@@ -37,7 +46,9 @@ class ClipWatch:
         """Of the step in progress, of each time it was clipped, or could have been."""
 
         self._max_norm: float | None = None
+        self._is_in_parts = False  # norms that no rank knows: then all of them are
         self._num_clipped: torch.Tensor | None = None  # of the steps that are compared
+        self._peak: torch.Tensor | None = None  # of the same steps
         self._unread: list[tuple[torch.Tensor, float]] = []  # steps that are not compared yet
 
     def on_plain_clip(self, args: Sequence[object]) -> bool:
@@ -55,12 +66,17 @@ class ClipWatch:
         """Take a call of ``clip_grads_with_norm_(parameters, max_norm, total_norm, ...)``."""
         given = {**dict(zip(_NAMES, args, strict=False)), **kwargs}
         norm, limit = given["total_norm"], given["max_norm"]
-        self.norms.append(_local(norm))
+        if _is_partial(norm):
+            self._is_in_parts = True
+        else:
+            self.norms.append(_local(norm))
         is_known = not isinstance(limit, torch.Tensor) or limit.device.type == "cpu"
         self._max_norm = float(limit) if is_known else None  # type: ignore[arg-type]  # torch does it too
 
     def event(self) -> ClipEvent | None:
         """Return the clip event of the step in progress, None where nothing was clipped."""
+        if self._is_in_parts:
+            return ClipEvent(None, self._max_norm)
         if not self.norms:
             return None
         norm = self.norms[0] if len(self.norms) == 1 else total_norm(self.norms)
@@ -94,11 +110,14 @@ class ClipWatch:
         """Forget the step in progress: it was skipped."""
         self.norms.clear()
 
-    def take_count(self) -> Number:
-        """Return how many steps were clipped since the last call."""
+    def take_tally(self) -> ClipTally:
+        """Return what was seen since the last call."""
         self._compare()
         count, self._num_clipped = self._num_clipped, None
-        return 0.0 if count is None else _number(count)
+        peak, self._peak = self._peak, None
+        return ClipTally(
+            0.0 if count is None else _number(count), None if peak is None else _number(peak)
+        )
 
     def _compare(self) -> None:
         """Compare norms with limits all at once: few kernels for many steps."""
@@ -107,20 +126,31 @@ class ClipWatch:
         for norm, limit in unread:
             groups.setdefault((limit, norm.device), []).append(norm.detach())
         for (limit, _), norms in groups.items():
-            count = (torch.stack(norms) > limit).sum(dtype=torch.float32)
-            self._num_clipped = _sum(self._num_clipped, count)
+            together = torch.stack(norms)
+            count = (together > limit).sum(dtype=torch.float32)
+            self._num_clipped = _merge(torch.add, self._num_clipped, count)
+            self._peak = _merge(torch.maximum, self._peak, together.amax())
 
 
-def _sum(total: torch.Tensor | None, count: torch.Tensor) -> torch.Tensor:
-    """Add on a device if either is there: the other way round would wait for it."""
-    if total is None:
-        return count
-    device = count.device if total.is_cpu else total.device
-    return total.to(device, non_blocking=True) + count.to(device, non_blocking=True)
+def _merge(
+    merge: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    so_far: torch.Tensor | None,
+    more: torch.Tensor,
+) -> torch.Tensor:
+    """Merge on a device if either is there: the other way round would wait for it."""
+    if so_far is None:
+        return more
+    device = more.device if so_far.is_cpu else so_far.device
+    return merge(so_far.to(device, non_blocking=True), more.to(device, non_blocking=True))
+
+
+def _is_partial(norm: object) -> bool:
+    """Whether a norm is a DTensor that the ranks have not put together yet."""
+    return any(placement.is_partial() for placement in getattr(norm, "placements", ()))
 
 
 def _local(norm: object) -> torch.Tensor:
-    """Return the norm as a tensor; of a sharded model, that of this rank's shards."""
+    """Return the norm as a tensor."""
     if type(norm) is torch.Tensor:
         return norm
     to_local = getattr(norm, "to_local", None)

@@ -9,12 +9,15 @@ its own shards: to ask for more would be a collective.
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
 
 from trackside.wire.records import Gradients
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import Placement
 
 MAX_SAMPLED = 1024  # elements per parameter: the update ratio is then off by 2 % (median)
 _NARROW = frozenset({torch.float16, torch.bfloat16})
@@ -43,6 +46,8 @@ class _Parameter:
     name: str
     weight: torch.Tensor
     gradient: torch.Tensor
+    total_elements: int
+    shard: int
 
 
 class GradientTap:
@@ -79,6 +84,8 @@ class GradientTap:
             meta=Gradients(
                 names=tuple(parameter.name for parameter in self._parameters),
                 num_elements=tuple(gradient.numel() for gradient in gradients),
+                total_elements=tuple(parameter.total_elements for parameter in self._parameters),
+                shards=tuple(parameter.shard for parameter in self._parameters),
             ),
             tensors={
                 "gradients/norm": norms,  # [parameters]
@@ -113,11 +120,14 @@ class GradientTap:
                 continue
             name = self._name(parameter, position)
             gradient = _local(parameter.grad)
-            if gradient.layout is not torch.strided or gradient.is_complex():
+            if _is_partial(parameter.grad):
+                self._notes[f"{name} has a gradient that its ranks have not summed yet"] = None
+            elif gradient.layout is not torch.strided or gradient.is_complex():
                 kind = "complex" if gradient.is_complex() else "sparse"
                 self._notes[f"{name} has a {kind} gradient, which is not read"] = None
             elif gradient.numel():  # a shard may be empty
-                found.append(_Parameter(name, _local(parameter), gradient))
+                weight, shard = _local(parameter), _shard(parameter)
+                found.append(_Parameter(name, weight, gradient, parameter.numel(), shard))
         return found
 
     def _name(self, parameter: torch.Tensor, position: int) -> str:
@@ -166,6 +176,23 @@ def _local(tensor: torch.Tensor) -> torch.Tensor:
 
 def _is_sharded(tensor: torch.Tensor) -> bool:
     return any(not placement.is_replicate() for placement in getattr(tensor, "placements", ()))
+
+
+def _is_partial(tensor: torch.Tensor) -> bool:
+    return any(placement.is_partial() for placement in getattr(tensor, "placements", ()))
+
+
+def _shard(tensor: torch.Tensor) -> int:
+    """Return which shard lies on this rank: its place along the mesh dimensions that shard."""
+    mesh = getattr(tensor, "device_mesh", None)
+    shard = 0
+    if mesh is not None:
+        places = mesh.get_coordinate() or mesh.ndim * (0,)  # None on ranks outside of the mesh
+        placements = cast("Sequence[Placement]", getattr(tensor, "placements", ()))
+        for size, place, placement in zip(mesh.shape, places, placements, strict=True):
+            if not placement.is_replicate():
+                shard = shard * size + place
+    return shard
 
 
 def _norms(tensors: Sequence[torch.Tensor], order: float = 2.0) -> torch.Tensor:

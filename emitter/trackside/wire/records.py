@@ -164,10 +164,21 @@ class Gradients:
     gradients/weight_before  [S]     the same elements of the weights, before the step
     gradients/weight_after   [S]     and after it
     ======================== ======= =========================================================
+
+    A rank sends what it holds. Of a sharded parameter that is one shard: squares of the norms add
+    up over the shards, and all of them are there where their elements are ``total_elements``.
     """
 
     names: tuple[str, ...]
     num_elements: tuple[int, ...]
+    """On this rank."""
+
+    total_elements: tuple[int, ...]
+    """Of the whole parameter; more than ``num_elements`` where it is sharded."""
+
+    shards: tuple[int, ...]
+    """Which shard this rank holds, 0 where it holds the whole. Ranks with the same number hold
+    copies of one shard."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +220,10 @@ class Step:
     clip_rate: float | None
     """Share of the steps since the last sample whose gradient was clipped, 0 to 1."""
 
+    norm_peak: float | None
+    """Largest gradient norm before clipping in the steps since the last sample; NaN where one
+    was. None where no step was clipped, or might have been."""
+
     local_gradient_norm: float | None
     """Before the ranks were averaged."""
 
@@ -219,6 +234,12 @@ class Step:
     micro_batches: int | None
     dropped: dict[str, int]
     """Cause to count, since the session began."""
+
+    shrunk: tuple[str, ...]
+    """What was made smaller to fit the byte budget of a step, in words."""
+
+    tokens: tuple[str, ...]
+    """Of the captured sample, as the user gave them; empty where not."""
 
     attention: tuple[Attention, ...]
     gradients: Gradients | None

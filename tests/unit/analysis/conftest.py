@@ -24,11 +24,14 @@ STEP = Step(
     max_norm=None,
     clipped=None,
     clip_rate=None,
+    norm_peak=None,
     local_gradient_norm=None,
     step_seconds=None,
     amp_scale=None,
     micro_batches=None,
     dropped={},
+    shrunk=(),
+    tokens=(),
     attention=(),
     gradients=None,
     scalars=(),
@@ -76,7 +79,12 @@ def make_samples() -> Callable[..., StepSamples]:
         for rank, fields in enumerate(ranks or ({},)):
             step = replace(STEP, **fields)
             if gradients is not None and rank == 0:
-                meta = Gradients(names=gradients.names, num_elements=gradients.num_elements)
+                meta = Gradients(
+                    names=gradients.names,
+                    num_elements=gradients.num_elements,
+                    total_elements=gradients.num_elements,
+                    shards=(0,) * len(gradients.names),
+                )
                 step = replace(step, gradients=meta)
             greeting = replace(HELLO, rank=rank, local_rank=rank, **hello)
             samples.append(

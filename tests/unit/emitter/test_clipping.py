@@ -1,7 +1,10 @@
 """Counting clipped steps where norms are on a device, which must not be waited for."""
 
+import math
+
 import pytest
 import torch
+from torch.distributed.tensor import Partial
 
 from trackside.capture import clipping
 from trackside.capture.clipping import ClipWatch
@@ -31,7 +34,7 @@ def _clip(watch: ClipWatch, *calls: tuple[float, float]) -> None:
     watch.end_step()
 
 
-def _read(number: float | torch.Tensor) -> float:
+def _read(number: float | torch.Tensor | None) -> float:
     assert isinstance(number, torch.Tensor)
     return number.as_subclass(torch.Tensor).item()
 
@@ -44,8 +47,9 @@ def test_norms_on_a_device_are_counted_without_a_wait() -> None:
     _clip(watch, (5.0, 7.0))
     _clip(watch, (9.0, 7.0))
 
-    assert _read(watch.take_count()) == 2
-    assert watch.take_count() == 0
+    tally, after = watch.take_tally(), watch.take_tally()
+    assert (_read(tally.num_clipped), _read(tally.norm_peak)) == (2, 9.0)
+    assert (after.num_clipped, after.norm_peak) == (0, None)
 
 
 def test_parts_on_a_device_count_as_one_step() -> None:
@@ -53,7 +57,7 @@ def test_parts_on_a_device_count_as_one_step() -> None:
 
     _clip(watch, (0.5, 1.0), (3.0, 1.0), (2.0, 1.0))
 
-    assert _read(watch.take_count()) == 1
+    assert _read(watch.take_tally().num_clipped) == 1
 
 
 def test_a_long_time_without_a_sample_is_folded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +68,8 @@ def test_a_long_time_without_a_sample_is_folded(monkeypatch: pytest.MonkeyPatch)
         _clip(watch, (float(index), 5.5))
         assert len(watch._unread) < 4
 
-    assert _read(watch.take_count()) == 5
+    tally = watch.take_tally()
+    assert (_read(tally.num_clipped), _read(tally.norm_peak)) == (5, 10.0)
 
 
 def test_a_limit_that_is_on_a_device_is_not_counted() -> None:
@@ -76,4 +81,31 @@ def test_a_limit_that_is_on_a_device_is_not_counted() -> None:
 
     assert event is not None
     assert (event.norm, event.max_norm) == (3.0, None)
-    assert watch.take_count() == 0
+    assert watch.take_tally().num_clipped == 0
+
+
+def test_one_nan_among_the_norms_is_the_peak() -> None:
+    watch = ClipWatch()
+
+    for norm in (3.0, float("nan"), 5.0):
+        _clip(watch, (norm, 1.0))
+
+    assert math.isnan(_read(watch.take_tally().norm_peak))
+
+
+class _InParts:
+    """What torch hands over where the ranks have not put their norms together."""
+
+    placements = (Partial(),)
+
+
+def test_a_norm_that_no_rank_knows_is_not_taken_for_the_whole() -> None:
+    watch = ClipWatch()
+    watch.on_clip(([], 1.0), {"total_norm": _InParts()})
+
+    event = watch.event()
+    watch.end_step()
+
+    assert event is not None
+    assert (event.norm, event.max_norm) == (None, 1.0)
+    assert watch.take_tally().norm_peak is None

@@ -136,8 +136,8 @@ def test_clipping_is_heard_however_it_is_called() -> None:
 
     assert event is not None
     assert (event.norm, event.max_norm) == (total.item(), 9.0)
-    assert watch.take_count() == 2
-    assert watch.take_count() == 0
+    assert watch.take_tally().num_clipped == 2
+    assert watch.take_tally().num_clipped == 0
 
 
 def test_parts_that_are_clipped_by_themselves_are_put_together() -> None:
@@ -150,7 +150,7 @@ def test_parts_that_are_clipped_by_themselves_are_put_together() -> None:
 
     assert event is not None
     assert (event.norm, event.max_norm) == (5.0, 1.0)
-    assert watch.take_count() == 1
+    assert watch.take_tally().num_clipped == 1
 
 
 @pytest.mark.parametrize(

@@ -137,10 +137,17 @@ def test_the_clip_rate_covers_the_steps_since_the_last_sample(
     model, optimizer = make_regression()
     quiet_attach(model, optimizer, every=4)
 
+    norms = []
     for index in range(8):
-        train_step(model, optimizer, clip=1e-6 if index in {1, 4, 5, 6} else 1e6)
+        model(torch.randn(5, 4)).square().mean().backward()
+        limit = 1e-6 if index in {1, 4, 5, 6} else 1e6
+        norms.append(nn.utils.clip_grad_norm_(model.parameters(), limit).item())
+        optimizer.step()
+        optimizer.zero_grad()
 
-    assert [step.clip_rate for step in receive().steps] == [0.25, 0.75]
+    steps = receive().steps
+    assert [step.clip_rate for step in steps] == [0.25, 0.75]
+    assert [step.norm_peak for step in steps] == [max(norms[:4]), max(norms[4:])]
 
 
 def test_accumulation_averages_the_loss_and_counts_micro_batches(
