@@ -41,6 +41,11 @@ class RankStep:
 
     hello: Hello
     step: Step
+    weight_norm: float | None = None
+    """Of this rank's weights before the step."""
+
+    weight_checksum: str | None = None
+    """Equal on all ranks that train replicas."""
 
 
 def assemble(
@@ -179,6 +184,8 @@ def _rank(entry: RankStep) -> dict[str, Any]:
         "loss": entry.step.loss,
         "local_grad_norm": entry.step.local_gradient_norm,
         "step_seconds": entry.step.step_seconds,
+        "weight_norm": entry.weight_norm,
+        "weight_checksum": entry.weight_checksum,
         "dropped": sum(entry.step.dropped.values()),
     }
 
@@ -204,6 +211,7 @@ def _history(
         "clipped": step.clipped,
         "max_norm": step.max_norm,
         "clip_rate": step.clip_rate,
+        "norm_peak": step.norm_peak,
         "step_seconds": step.step_seconds,
         "micro_batches": step.micro_batches,
         "amp_scale": step.amp_scale,
@@ -218,6 +226,7 @@ def _history(
         for stack in ("encoder", "decoder")
     }
     line["logged"] = {entry.name: entry.value for entry in step.scalars}
+    line["shrunk"] = list(step.shrunk)
     line["failures"] = dict(failures)
     line["shed"] = shed
     return line

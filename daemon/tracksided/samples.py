@@ -41,6 +41,8 @@ class GradientSample:
 
     names: tuple[str, ...]
     num_elements: tuple[int, ...]
+    total_elements: tuple[int, ...]
+    shards: tuple[int, ...]
     norm: FloatArray
     abs_max: FloatArray
     weight_norm: FloatArray
@@ -49,6 +51,14 @@ class GradientSample:
 
     weight_before: tuple[FloatArray, ...]
     weight_after: tuple[FloatArray, ...]
+
+    @property
+    def is_whole(self) -> tuple[bool, ...]:
+        """For each parameter, whether all of its elements are here."""
+        return tuple(
+            held >= total
+            for held, total in zip(self.num_elements, self.total_elements, strict=True)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +169,9 @@ def _check_call(where: str, call: Attention) -> None:
 
 def _gradients(arrays: _Arrays, meta: Gradients) -> GradientSample:
     num_parameters = len(meta.names)
-    if len(meta.num_elements) != num_parameters:
-        raise RecordCorrupt("gradients: names and num_elements differ in length")
+    columns = (meta.num_elements, meta.total_elements, meta.shards)
+    if any(len(column) != num_parameters for column in columns):
+        raise RecordCorrupt("gradients: the columns of its metadata differ in length")
     per_parameter = (num_parameters,)
     counts = arrays.optional("gradients/sample_count", per_parameter)
     if counts is None or counts.dtype.kind not in "iu" or (counts < 0).any():
@@ -174,6 +185,8 @@ def _gradients(arrays: _Arrays, meta: Gradients) -> GradientSample:
     return GradientSample(
         names=meta.names,
         num_elements=meta.num_elements,
+        total_elements=meta.total_elements,
+        shards=meta.shards,
         norm=arrays.floats("gradients/norm", per_parameter),
         abs_max=arrays.floats("gradients/abs_max", per_parameter),
         weight_norm=arrays.floats("gradients/weight_norm", per_parameter),

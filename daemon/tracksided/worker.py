@@ -23,7 +23,9 @@ from tracksided.jobs import Job, JobDone, JobFailed, RecordRef
 from tracksided.priority import become_idle, die_with
 from tracksided.reports import StepReport
 from tracksided.samples import Sample, StepSamples, build_sample
+from tracksided.shards import join_shards
 from tracksided.sinks.folder import write_step_folder
+from tracksided.statistics.weight_checksum import total_weight_norm, weight_checksum
 
 logger = logging.getLogger(__name__)
 
@@ -57,14 +59,15 @@ class Worker:
     def _report(self, job: Job) -> StepReport:
         samples = [self._sample(record) for record in job.records]
         leader = samples[0]
-        step_samples = StepSamples(leader.hello.run, leader.step.step, tuple(samples))
+        step_samples = join_shards(StepSamples(leader.hello.run, leader.step.step, tuple(samples)))
         analysis = analyse(
             step_samples,
             visualize=leader.hello.visualize,
             with_pictures=job.with_pictures,
             with_statistics=job.with_statistics,
         )
-        ranks = [RankStep(sample.hello, sample.step) for sample in samples]
+        pairs = zip(samples, step_samples.samples, strict=True)
+        ranks = [_rank_step(held, joined.step) for held, joined in pairs]
         report = assemble(ranks, analysis, shed=job.shed)
         write_step_folder(
             job.output_dir,
@@ -88,6 +91,17 @@ class Worker:
                 self._readers.pop(oldest).close()
             self._readers[segment] = RingReader.open(segment, read_only=True)
         return self._readers[segment]
+
+
+def _rank_step(held: Sample, step: Step) -> RankStep:
+    """Say what one rank delivered: its own weights, and the step with joined norms."""
+    gradients = held.gradients
+    return RankStep(
+        held.hello,
+        step,
+        weight_norm=None if gradients is None else total_weight_norm(gradients),
+        weight_checksum=None if gradients is None else weight_checksum(gradients),
+    )
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tracksided.samples import GradientSample
+from tracksided.samples import FloatArray, GradientSample
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class GradientNorm:
 
     def compute(self, gradients: GradientSample) -> list[float | None]:
         """Return norms, 0 or more; NaN or infinite where the gradient is."""
-        return [float(norm) for norm in gradients.norm]
+        return of_whole(gradients, gradients.norm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class GradientAbsMax:
 
     def compute(self, gradients: GradientSample) -> list[float | None]:
         """Return magnitudes, 0 or more; NaN or infinite where the gradient is."""
-        return [float(largest) for largest in gradients.abs_max]
+        return of_whole(gradients, gradients.abs_max)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,5 +42,17 @@ class GradientNonfinite:
     name: str = field(default="nonfinite", init=False)
 
     def compute(self, gradients: GradientSample) -> list[float | None]:
-        """Return True or False."""
-        return [bool(flag) for flag in ~np.isfinite(gradients.abs_max)]
+        """Return True or False; None where none is seen, but not all are."""
+        flags = ~np.isfinite(gradients.abs_max)
+        return [
+            bool(flag) if flag or is_whole else None
+            for flag, is_whole in zip(flags, gradients.is_whole, strict=True)
+        ]
+
+
+def of_whole(gradients: GradientSample, values: FloatArray) -> list[float | None]:
+    """Return one value per parameter; None where other nodes hold elements of it."""
+    return [
+        float(value) if is_whole else None
+        for value, is_whole in zip(values, gradients.is_whole, strict=True)
+    ]

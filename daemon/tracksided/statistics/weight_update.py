@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tracksided.samples import GradientSample
+from tracksided.statistics.gradient_norms import of_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,8 +15,8 @@ class WeightNorm:
     name: str = field(default="weight_norm", init=False)
 
     def compute(self, gradients: GradientSample) -> list[float | None]:
-        """Return norms, 0 or more."""
-        return [float(norm) for norm in gradients.weight_norm]
+        """Return norms, 0 or more; None where other nodes hold elements of a parameter."""
+        return of_whole(gradients, gradients.weight_norm)
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,6 +106,8 @@ def gradients() -> GradientSample:
     return GradientSample(
         names=("h.0.weight", "h.0.bias"),
         num_elements=(4, 2),
+        total_elements=(4, 2),
+        shards=(0, 0),
         norm=np.array([2.0, np.nan], dtype=np.float32),
         abs_max=np.array([1.5, np.inf], dtype=np.float32),
         weight_norm=np.array([3.0, 4.0], dtype=np.float32),

@@ -17,7 +17,10 @@ HELLO = make_hello(Path("/out"), world_size=2, local_world_size=2)
 def test_statistics_hold_what_the_contract_names() -> None:
     step = make_step(20, epoch=3)
     other = make_step(20, loss=7.0, local_gradient_norm=3.5, dropped={"ring_full": 2})
-    ranks = [RankStep(HELLO, step), RankStep(replace(HELLO, rank=1), other)]
+    ranks = [
+        RankStep(HELLO, step, weight_norm=4.0, weight_checksum="c0ffee00"),
+        RankStep(replace(HELLO, rank=1), other, weight_norm=5.0, weight_checksum="c0ffee00"),
+    ]
 
     statistics = assemble(ranks, NO_ANALYSIS).statistics
 
@@ -33,9 +36,10 @@ def test_statistics_hold_what_the_contract_names() -> None:
         "schema": 1,
         "nonfinite": [],
     }
+    same = {"step_seconds": 0.1, "weight_checksum": "c0ffee00"}
     assert statistics["ranks"] == [
-        {"rank": 0, "loss": 0.5, "local_grad_norm": 2.5, "step_seconds": 0.1, "dropped": 0},
-        {"rank": 1, "loss": 7.0, "local_grad_norm": 3.5, "step_seconds": 0.1, "dropped": 2},
+        {**same, "rank": 0, "loss": 0.5, "local_grad_norm": 2.5, "weight_norm": 4.0, "dropped": 0},
+        {**same, "rank": 1, "loss": 7.0, "local_grad_norm": 3.5, "weight_norm": 5.0, "dropped": 2},
     ]
     assert statistics["encoder"] == []
 

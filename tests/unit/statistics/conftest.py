@@ -49,6 +49,8 @@ def make_gradients() -> Callable[..., GradientSample]:
         values: dict[str, object] = {
             "names": tuple(f"p{i}" for i in range(len(sample))),
             "num_elements": tuple(len(row) for row in sample),
+            "total_elements": tuple(len(row) for row in sample),
+            "shards": (0,) * len(sample),
             "norm": np.ones(len(sample), dtype=np.float32),
             "abs_max": np.ones(len(sample), dtype=np.float32),
             "weight_norm": np.ones(len(sample), dtype=np.float32),
