@@ -141,7 +141,7 @@ class Daemon:
             self._apply_reload()
         is_averaging = self._checkpoints.is_busy()
         for run in current:
-            if self._guard(run, run.end, now, is_averaging=is_averaging):
+            if self._guard(run, run.end, self._pool, now, is_averaging=is_averaging):
                 self._intake.remove(run)
 
     def _advance(self, run: Run, now: float) -> None:

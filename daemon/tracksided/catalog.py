@@ -1,10 +1,13 @@
 """Every statistic and renderer that runs, in the order of its output."""
 
+from tracksided.renderers.animation import Animation
+from tracksided.renderers.entropy import EntropyByLayer
 from tracksided.renderers.gradient_flow import GradientFlow
+from tracksided.renderers.head_map import HeadMap
 from tracksided.renderers.heatmap import Heatmap
 from tracksided.renderers.layer_comparison import LayerComparison
 from tracksided.renderers.multi_head import MultiHead
-from tracksided.stages import AttentionStatistic, ParameterStatistic, Renderer
+from tracksided.stages import AttentionStatistic, ParameterStatistic, Renderer, RunRenderer
 from tracksided.statistics.entropy import Entropy, EntropyPerHead, NormalizedEntropy
 from tracksided.statistics.gradient_norms import GradientAbsMax, GradientNonfinite, GradientNorm
 from tracksided.statistics.gradient_sample import (
@@ -46,4 +49,12 @@ PARAMETER_STATISTICS: tuple[ParameterStatistic, ...] = (
     UpdateRatio(),
 )
 
-RENDERERS: tuple[Renderer, ...] = (Heatmap(), MultiHead(), LayerComparison(), GradientFlow())
+RENDERERS: tuple[Renderer, ...] = (
+    Heatmap(),
+    MultiHead(),
+    LayerComparison(),
+    GradientFlow(),
+    HeadMap(),
+)
+
+RUN_RENDERERS: tuple[RunRenderer, ...] = (Animation(), EntropyByLayer())

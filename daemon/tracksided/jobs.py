@@ -1,5 +1,6 @@
 """What the daemon and its workers say to each other."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,14 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class OverviewJob:
+    """A whole output directory to look at: what is made of all its steps together."""
+
+    output_dir: Path
+    visualize: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class JobDone:
     """The step's folder is on disk; the rest is for the parent to write."""
 
@@ -33,8 +42,16 @@ class JobDone:
 
 
 @dataclass(frozen=True, slots=True)
+class OverviewDone:
+    """The files of an overview are on disk."""
+
+    failures: Mapping[str, str]
+    """Stage name to the error that cost its output."""
+
+
+@dataclass(frozen=True, slots=True)
 class JobFailed:
-    """The step could not be analysed, or its folder not written."""
+    """The step could not be analysed, or its folder not written; the same of an overview."""
 
     reason: str
     is_output: bool

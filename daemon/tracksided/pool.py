@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from tracksided.config import WorkerSettings
-from tracksided.jobs import Job, JobDone, JobFailed
+from tracksided.jobs import Job, JobDone, JobFailed, OverviewDone, OverviewJob
 
 logger = logging.getLogger(__name__)
 
@@ -32,13 +32,13 @@ END_GRACE_S = 1.0
 _SINGLE_THREADED = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 Ticket = int
-Outcome = JobDone | JobFailed
+Outcome = JobDone | OverviewDone | JobFailed
 
 
 @dataclass(slots=True)
 class _Task:
     ticket: Ticket
-    job: Job
+    job: Job | OverviewJob
     deaths: int = 0
 
 
@@ -66,7 +66,7 @@ class WorkerPool:
         """Whether no job waits or runs."""
         return not self._waiting and not self._num_busy
 
-    def submit(self, job: Job) -> Ticket:
+    def submit(self, job: Job | OverviewJob) -> Ticket:
         """Queue a job; its outcome comes from `poll` under the returned number."""
         ticket = self._next_ticket
         self._next_ticket += 1
@@ -111,7 +111,7 @@ class WorkerPool:
             reason = f"the analysis took longer than {self._settings.job_seconds:g} s"
             self._remove(worker)
             return self._give_up(task, reason)
-        if isinstance(answer, JobDone | JobFailed):
+        if isinstance(answer, Outcome):
             task, worker.task = worker.task, None
             self._failures_in_row = 0
             return None if task is None else (task.ticket, answer)
@@ -129,7 +129,7 @@ class WorkerPool:
             return None
         task.deaths += 1
         if task.deaths >= MAX_DEATHS:
-            return self._give_up(task, f"{reason}, for the second time on this step")
+            return self._give_up(task, f"{reason}, for the second time on this job")
         self._waiting.appendleft(task)
         return None
 

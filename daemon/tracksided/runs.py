@@ -11,11 +11,15 @@ from tracksided.config import Settings
 from tracksided.errors import OutputError
 from tracksided.ingest.generation import Generation, output_directory
 from tracksided.outputs import RunOutputs
-from tracksided.pipeline import Pipeline, Pool, Retry
+from tracksided.overviews import Overviews
+from tracksided.pipeline import Pipeline, Retry
+from tracksided.pool import WorkerPool
 from tracksided.reports import Scalar, SegmentProgress, Text
 
 logger = logging.getLogger(__name__)
 
+# Of `visualize`: what is made of all steps together; see `tracksided.catalog`.
+OVERVIEW_WORDS = ("animation", "entropy")
 FLUSH_LIMIT_S = 600.0  # how long the end of a run waits for its last averaging
 
 
@@ -27,7 +31,7 @@ class State(enum.Enum):
 
     RUNNING = "running"
     ENDING = "ending"
-    """All steps are written; a last averaging may be under way."""
+    """All steps are written; a last averaging and the last overview may be under way."""
 
     FINISHED = "finished"
     BROKEN = "broken"
@@ -51,6 +55,8 @@ class Run:
         self._retry = Retry()
         self._outputs: RunOutputs | None = None
         self._pipeline: Pipeline | None = None
+        words = [word for word in generation.hello.visualize if word in OVERVIEW_WORDS]
+        self._overviews = Overviews(self.directory, tuple(words))
         self._end_deadline = 0.0
         self._defect: str | None = None
 
@@ -91,7 +97,7 @@ class Run:
         retries = [self._retry] if self._pipeline is None else [self._retry, self._pipeline.retry]
         return next((entry.problem for entry in retries if entry.problem is not None), None)
 
-    def advance(self, pool: Pool, now: float) -> None:
+    def advance(self, pool: WorkerPool, now: float) -> None:
         """Do all that can be done without waiting."""
         if self.state is State.OPENING:
             self._open(now)
@@ -101,10 +107,15 @@ class Run:
 
     def receive(self, ticket: int, outcome: Any, now: float) -> bool:
         """Take a worker's answer; False if it is not for this run."""
+        if self._overviews.receive(ticket, outcome):
+            return True
         return self._pipeline is not None and self._pipeline.receive(ticket, outcome, now)
 
-    def end(self, now: float, *, is_averaging: bool) -> bool:
-        """Write the totals of a run that is ending, once nothing is averaged; True when done."""
+    def end(self, pool: WorkerPool, now: float, *, is_averaging: bool) -> bool:
+        """End a run whose steps are all written; True when done.
+
+        First its totals are written, once nothing is averaged, then its last overview.
+        """
         outputs = self._outputs
         if self.state is not State.ENDING or outputs is None or now < self._retry.not_before:
             return False
@@ -117,6 +128,8 @@ class Run:
                 outputs.finish(totals, self._final_scalars(), self._final_texts(totals), nonces)
         except OutputError as error:
             self._retry.failed(str(error), now)
+            return False
+        if not self._overviews.finish(pool, self._num_committed()):
             return False
         self.state = State.FINISHED
         logger.info("run %s is over, see %s", self.run_id, self.directory)
@@ -144,7 +157,6 @@ class Run:
         for rank in ranks:
             for cause, count in rank["dropped"].items():
                 dropped[cause] = dropped.get(cause, 0) + count
-        processed = max(self._progress(nonce).num_steps for nonce in self.generation.nonces)
         leader = ranks[0]
         ends = [rank["ended_at"] for rank in ranks if rank["ended_at"] is not None]
         return {
@@ -156,7 +168,7 @@ class Run:
             "world_size": hello.world_size,
             "steps": leader["steps"],
             "sampled": leader["sampled"],
-            "processed": processed,
+            "processed": self._num_committed(),
             "late": self.generation.late,
             "dropped": dropped,
             "final": {"step": leader["last_step"], "loss": leader["loss"]},
@@ -216,11 +228,13 @@ class Run:
         for step in self.generation.take(now, self._progress):
             self._pipeline.add(step)
 
-    def _move(self, pool: Pool, now: float) -> None:
+    def _move(self, pool: WorkerPool, now: float) -> None:
         assert self._pipeline is not None  # noqa: S101 - made by _open
         self._pipeline.dispatch(pool, now)
         for step in self._pipeline.commit(now):
             self.generation.settle(step)
+        if self._pipeline.is_empty:
+            self._overviews.keep_up(pool, now, self._num_committed())
         if self._pipeline.is_empty and self.generation.is_over(now):
             self.state = State.ENDING
             self._end_deadline = now + FLUSH_LIMIT_S
@@ -231,6 +245,9 @@ class Run:
     def _progress(self, nonce: str) -> SegmentProgress:
         assert self._outputs is not None  # noqa: S101 - made by _open
         return self._outputs.progress(nonce)
+
+    def _num_committed(self) -> int:
+        return max(self._progress(nonce).num_steps for nonce in self.generation.nonces)
 
     def _last_committed(self) -> int:
         if self._outputs is None:

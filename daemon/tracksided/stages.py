@@ -5,7 +5,7 @@ They do no I/O, read no clock and use no random numbers; what they remember acro
 handed to them. `tracksided.catalog` lists them all.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -59,6 +59,32 @@ class StepData:
     """The ``gradients`` object of ``statistics.json``."""
 
 
+@dataclass(frozen=True, slots=True)
+class RecordedStep:
+    """A sampled step that is written."""
+
+    step: int
+    folder: str
+    """Name of its folder."""
+
+
+class RunData(Protocol):
+    """All that a stage may look at of a whole run."""
+
+    @property
+    def steps(self) -> Sequence[RecordedStep]:
+        """The sampled steps, ascending; what training went back on is left out."""
+
+    def line(self, step: RecordedStep) -> Mapping[str, Any]:
+        """Return the line of a step in ``history.jsonl``."""
+
+    def files(self, step: RecordedStep) -> Sequence[str]:
+        """Return the names of the files in a step's folder; none where it is gone."""
+
+    def read(self, step: RecordedStep, file_name: str) -> bytes | None:
+        """Return what a file in a step's folder holds; None where that cannot be read."""
+
+
 class AttentionStatistic(Protocol):
     """One number, or one per head, of one attention map."""
 
@@ -90,3 +116,14 @@ class Renderer(Protocol):
 
     def render(self, step: StepData) -> Iterable[Picture]:
         """Yield pictures; none where the step has nothing to draw."""
+
+
+class RunRenderer(Protocol):
+    """Draws pictures of a whole run, into the folder ``overview``."""
+
+    @property
+    def name(self) -> str:
+        """The word in `visualize` that turns it on."""
+
+    def render(self, run: RunData) -> Iterable[Picture]:
+        """Yield pictures; none where the run has nothing to draw."""

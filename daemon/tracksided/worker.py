@@ -1,7 +1,8 @@
 """The analysis process: ``python -m tracksided.worker FD PARENT MEMORY_BYTES``.
 
-Takes one `Job` at a time from its socket, reads the records straight from shared memory, writes
-the step folder and answers with a `JobDone` or `JobFailed`. A crash, a hang or running out of
+Takes one job at a time from its socket. For a `Job` it reads the records straight from shared
+memory and writes the step folder; for an `OverviewJob` it reads what lies in the output directory.
+It answers with a `JobDone`, `OverviewDone` or `JobFailed`. A crash, a hang or running out of
 memory here costs the daemon nothing.
 """
 
@@ -19,7 +20,8 @@ from trackside.wire.ring import RingReader
 from tracksided.analysis import analyse
 from tracksided.assemble import RankStep, assemble, folder_name
 from tracksided.errors import OutputError
-from tracksided.jobs import Job, JobDone, JobFailed, RecordRef
+from tracksided.jobs import Job, JobDone, JobFailed, OverviewDone, OverviewJob, RecordRef
+from tracksided.overview import write_overview
 from tracksided.priority import become_idle, die_with
 from tracksided.reports import StepReport
 from tracksided.samples import Sample, StepSamples, build_sample
@@ -39,9 +41,11 @@ class Worker:
     def __init__(self) -> None:
         self._readers: dict[Path, RingReader] = {}
 
-    def run(self, job: Job) -> JobDone | JobFailed:
+    def run(self, job: Job | OverviewJob) -> JobDone | OverviewDone | JobFailed:
         """Do one job; whatever goes wrong becomes an answer."""
         try:
+            if isinstance(job, OverviewJob):
+                return OverviewDone(write_overview(job.output_dir, job.visualize))
             return JobDone(self._report(job))
         except OutputError as error:
             return JobFailed(str(error), is_output=True)
@@ -122,7 +126,7 @@ def main(arguments: Sequence[str]) -> int:
                 job = connection.recv()
             except EOFError:
                 return 0
-            if not isinstance(job, Job):
+            if not isinstance(job, Job | OverviewJob):
                 raise RecordCorrupt(f"the daemon sent {type(job).__name__}, expected a Job")
             connection.send(worker.run(job))
 

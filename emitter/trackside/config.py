@@ -14,7 +14,15 @@ from trackside.wire.layout import MAX_CAPACITY_BYTES, MIN_CAPACITY_BYTES
 from trackside.wire.segment import SHM_DIR_VARIABLE
 
 PREFIX = "TRACKSIDE_"
-PICTURES = ("heatmap", "statistics", "multi_head", "layer_comparison", "gradient_flow")
+PICTURES = (
+    "heatmap",
+    "statistics",
+    "multi_head",
+    "layer_comparison",
+    "gradient_flow",
+    "animation",
+    "entropy",
+)
 MAX_CONFIG_DEPTH = 16  # deeper values, and values that contain themselves, become text
 
 Heads = Literal["all", "average"] | int | Sequence[int]

@@ -1,4 +1,4 @@
-"""The axes of a map: how many cells, how large, and which positions are written beside them."""
+"""The axes of a map: how many cells, how large, and what is written beside them."""
 
 import math
 from collections.abc import Sequence
@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tracksided.renderers.lettering import Style, width_px
+from tracksided.renderers.lettering import Style, shorten, width_px
 from tracksided.renderers.pooling import block_size
 
 TICK_STYLE = Style(11)
+TOKEN_STYLE = Style(9)  # so that a sentence of 35 tokens has them all
+MAX_TOKEN_PX = 96
 TICK_SPACE_PX = 16  # between two labels
 MAX_TICKS = 8
 NICE_STEPS = (1, 2, 5)  # times powers of ten
@@ -28,6 +30,12 @@ class Axis:
     ticks: tuple[tuple[int, str], ...]
     """Pixels from the start of the axis, and label."""
 
+    style: Style = TICK_STYLE
+    """Of the labels."""
+
+    is_turned: bool = False
+    """Whether labels below the axis read from bottom to top."""
+
     @property
     def length_px(self) -> int:
         """Size on the canvas."""
@@ -35,7 +43,12 @@ class Axis:
 
 
 def make_axis(
-    positions: NDArray[np.int64], *, max_cells: int, max_px: int, is_upright: bool
+    positions: NDArray[np.int64],
+    *,
+    max_cells: int,
+    max_px: int,
+    is_upright: bool,
+    tokens: Sequence[str] = (),
 ) -> Axis:
     """Lay out an axis over positions in the sequence.
 
@@ -44,21 +57,44 @@ def make_axis(
         max_cells: beyond it several positions share a cell.
         max_px: the axis is enlarged by a whole factor up to this, but at least one pixel a cell.
         is_upright: labels stand above each other, not side by side.
+        tokens: what stands at each position of the sequence; empty where that is not known.
     """
     block = block_size(len(positions), max_cells)
     num_cells = block_size(len(positions), block)
     cell_px = max(1, max_px // num_cells)
     length_px = num_cells * cell_px
-    label_px = TICK_STYLE.height_px if is_upright else width_px(str(positions[-1]), TICK_STYLE)
-    max_ticks = min(MAX_TICKS, max(1, length_px // (label_px + TICK_SPACE_PX)))
-    px_per_position = cell_px / block
-    labelled = _labelled_positions(positions, max_ticks)
+    if tokens:
+        max_ticks = max(1, length_px // TOKEN_STYLE.height_px)
+        labelled: Sequence[int] = positions[:: block_size(len(positions), max_ticks)].tolist()
+        labels = _token_labels(tokens, labelled, is_thinned=len(labelled) < len(positions))
+    else:
+        label_px = TICK_STYLE.height_px if is_upright else width_px(str(positions[-1]), TICK_STYLE)
+        max_ticks = min(MAX_TICKS, max(1, length_px // (label_px + TICK_SPACE_PX)))
+        labelled = _labelled_positions(positions, max_ticks)
+        labels = [str(position) for position in labelled]
     indices = np.interp(labelled, positions, np.arange(len(positions)))
     # The middle of a position, also where its cell shows several.
-    places = np.floor((indices + 0.5) * px_per_position).astype(int)
+    places = np.floor((indices + 0.5) * (cell_px / block)).astype(int)
     places = np.minimum(places, length_px - 1)
-    ticks = tuple((int(px), str(p)) for px, p in zip(places, labelled, strict=True))
+    ticks = tuple((int(px), label) for px, label in zip(places, labels, strict=True))
+    if tokens:
+        return Axis(block, num_cells, cell_px, ticks, TOKEN_STYLE, is_turned=not is_upright)
     return Axis(block, num_cells, cell_px, ticks)
+
+
+def _token_labels(
+    tokens: Sequence[str], positions: Sequence[int], *, is_thinned: bool
+) -> list[str]:
+    """Name tokens; where some are left out, also say which they are."""
+    labels = []
+    for position in positions:
+        # Line feeds and the like are shown as Python writes them.
+        token = "".join(
+            letter if letter.isprintable() else repr(letter)[1:-1] for letter in tokens[position]
+        )
+        label = f"{position} {token}" if is_thinned else token
+        labels.append(shorten(label, TOKEN_STYLE, MAX_TOKEN_PX))
+    return labels
 
 
 def _labelled_positions(positions: NDArray[np.int64], max_ticks: int) -> Sequence[int]:

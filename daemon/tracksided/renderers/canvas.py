@@ -12,7 +12,7 @@ import numpy as np
 
 from tracksided.renderers.axes import TICK_STYLE, Axis
 from tracksided.renderers.lettering import Style, fit, line, paste, width_px
-from tracksided.renderers.palette import BLACK, NUM_COLOURS, WHITE, Indices
+from tracksided.renderers.palette import BLACK, NUM_COLOURS, WEIGHT, WHITE, Indices, Scale
 
 MAX_KEPT_CANVASES = 16  # half a megabyte each, grids of many heads up to eight
 TITLE_STYLE = Style(13, is_bold=True)
@@ -23,11 +23,17 @@ GAP_PX = 6  # between things that belong together
 PANEL_GAP_PX = 22  # between panels: half a tick label of each fits
 TICK_PX = 4
 BAR_PX = 18
-# Small weights matter: the bar's square-root scale has room for their labels.
-BAR_TICKS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
-BAR_LABEL = "attention weight"
-KEY_LABEL = "key position"
-QUERY_LABEL = "query position"
+MIN_BAR_PX = 200  # room for its label, also beside flat panels
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What a canvas says beside its axes and its colour bar."""
+
+    across: str = "key position"
+    upright: str = "query position"
+    bar: str = "attention weight"
+    scale: Scale = WEIGHT
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,7 @@ class Layout:
     num_columns: int
     num_titles: int
     has_captions: bool
+    labels: Labels = Labels()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,24 +104,28 @@ class Canvas:
 @lru_cache(maxsize=MAX_KEPT_CANVASES)
 def build_canvas(layout: Layout) -> Canvas:
     """Draw the canvas of a layout."""
-    panels, columns = layout.panels, layout.num_columns
-    num_rows = -(-len(panels) // columns)
-    panel_height = max(panel.queries.length_px for panel in panels)
+    panels, columns, labels = layout.panels, layout.num_columns, layout.labels
     panel_width = max(panel.keys.length_px for panel in panels)
     # Equal panels share the numbers at the outer edges; others each carry their own.
     is_shared = all(panel == panels[0] for panel in panels)
     numbers_left = TICK_PX + GAP_PX + max(_widest(panel.queries) for panel in panels)
-    numbers_below = TICK_PX + TICK_STYLE.height_px
+    numbers_below = TICK_PX + max(_depth(panel.keys) for panel in panels)
     caption_px = TEXT_STYLE.height_px if layout.has_captions else 0
     titles_px = TITLE_STYLE.height_px + (layout.num_titles - 1) * TEXT_STYLE.height_px
     pitch_x = panel_width + PANEL_GAP_PX + (0 if is_shared else numbers_left)
-    pitch_y = panel_height + GAP_PX + caption_px + (GAP_PX if is_shared else numbers_below)
+    between_rows = GAP_PX + caption_px + (GAP_PX if is_shared else numbers_below)
 
     left = MARGIN_PX + TEXT_STYLE.height_px + numbers_left
     top = MARGIN_PX + titles_px + 2 * GAP_PX + caption_px
     right = left + (columns - 1) * pitch_x + panel_width
-    bottom = top + (num_rows - 1) * pitch_y + panel_height
-    bar_labels = tuple(f"{tick:g}" for tick in BAR_TICKS)
+    corners: list[tuple[int, int]] = []
+    bottom = top - between_rows
+    for start in range(0, len(panels), columns):
+        row, row_top = panels[start : start + columns], bottom + between_rows
+        corners += [(row_top, left + index * pitch_x) for index in range(len(row))]
+        bottom = row_top + max(panel.queries.length_px for panel in row)
+    bar_bottom = max(bottom, top + MIN_BAR_PX)
+    bar_labels = tuple(f"{tick:g}" for tick in labels.scale.ticks)
     widest_bar_label = max(width_px(label, TICK_STYLE) for label in bar_labels)
     width = (
         right
@@ -126,13 +137,9 @@ def build_canvas(layout: Layout) -> Canvas:
         + TEXT_STYLE.height_px
         + MARGIN_PX
     )
-    height = bottom + numbers_below + TEXT_STYLE.height_px + MARGIN_PX
+    height = max(bottom + numbers_below, bar_bottom) + TEXT_STYLE.height_px + MARGIN_PX
     image = np.full((height, width), WHITE, dtype=np.uint8)
 
-    corners = tuple(
-        (top + index // columns * pitch_y, left + index % columns * pitch_x)
-        for index in range(len(panels))
-    )
     for index, (panel, corner) in enumerate(zip(panels, corners, strict=True)):
         is_leftmost = index % columns == 0
         is_lowest = index + columns >= len(panels)
@@ -144,17 +151,22 @@ def build_canvas(layout: Layout) -> Canvas:
             with_queries=is_leftmost or not is_shared,
             with_keys=is_lowest or not is_shared,
         )
-    _center(image, line(KEY_LABEL, TEXT_STYLE), bottom + numbers_below, (left, right))
-    _center_upright(image, line(QUERY_LABEL, TEXT_STYLE), MARGIN_PX, (top, bottom))
-    _draw_bar(image, right + PANEL_GAP_PX, (top, bottom), bar_labels)
+    _center(image, line(labels.across, TEXT_STYLE), bottom + numbers_below, (left, right))
+    _center_upright(image, line(labels.upright, TEXT_STYLE), MARGIN_PX, (top, bottom))
+    _draw_bar(image, right + PANEL_GAP_PX, (top, bar_bottom), labels.scale)
     bar_label_left = width - MARGIN_PX - TEXT_STYLE.height_px
-    _center_upright(image, line(BAR_LABEL, TEXT_STYLE), bar_label_left, (top, bottom))
+    _center_upright(image, line(labels.bar, TEXT_STYLE), bar_label_left, (top, bar_bottom))
     image.flags.writeable = False
-    return Canvas(layout, image, corners)
+    return Canvas(layout, image, tuple(corners))
 
 
 def _widest(axis: Axis) -> int:
-    return max(width_px(label, TICK_STYLE) for _, label in axis.ticks)
+    return max(width_px(label, axis.style) for _, label in axis.ticks)
+
+
+def _depth(axis: Axis) -> int:
+    """Return how far the labels of an axis reach down below it."""
+    return GAP_PX + _widest(axis) if axis.is_turned else axis.style.height_px
 
 
 def _draw_frame(image: Indices, corner: tuple[int, int], height: int, width: int) -> None:
@@ -172,19 +184,21 @@ def _draw_ticks(
     if with_queries:
         for px, label in panel.queries.ticks:
             image[row + px, column - 1 - TICK_PX : column] = BLACK
-            drawn = line(label, TICK_STYLE)
+            drawn = line(label, panel.queries.style)
             left = column - 1 - TICK_PX - GAP_PX - drawn.shape[1]
             paste(image, drawn, top=row + px - drawn.shape[0] // 2, left=left)
     if with_keys:
         below = row + panel.queries.length_px
         for px, label in panel.keys.ticks:
             image[below : below + 1 + TICK_PX, column + px] = BLACK
-            drawn = line(label, TICK_STYLE)
-            paste(image, drawn, top=below + TICK_PX, left=column + px - drawn.shape[1] // 2)
+            drawn, top = line(label, panel.keys.style), below + TICK_PX
+            if panel.keys.is_turned:
+                drawn, top = np.rot90(drawn), top + GAP_PX
+            paste(image, drawn, top=top, left=column + px - drawn.shape[1] // 2)
 
 
-def _draw_bar(image: Indices, left: int, rows: tuple[int, int], labels: Sequence[str]) -> None:
-    """Draw the colour bar, 0 at the bottom, on the square-root scale of the cells."""
+def _draw_bar(image: Indices, left: int, rows: tuple[int, int], scale: Scale) -> None:
+    """Draw the colour bar, 0 at the bottom, on the scale of the cells."""
     top, bottom = rows
     height = bottom - top
     colours = np.rint(np.linspace(NUM_COLOURS - 1, 0, height)).astype(np.uint8)
@@ -192,12 +206,12 @@ def _draw_bar(image: Indices, left: int, rows: tuple[int, int], labels: Sequence
     _draw_frame(image, (top, left), height, BAR_PX)
     right = left + BAR_PX
     lowest_free = bottom + TICK_STYLE.height_px  # a label must not run into the one below it
-    for tick, label in zip(BAR_TICKS, labels, strict=True):
-        row = top + round((height - 1) * (1 - tick**0.5))
+    for tick in scale.ticks:
+        row = top + round((height - 1) * (1 - scale.place(tick)))
         if row > lowest_free:
             continue
         image[row, right : right + 1 + TICK_PX] = BLACK
-        drawn = line(label, TICK_STYLE)
+        drawn = line(f"{tick:g}", TICK_STYLE)
         paste(image, drawn, top=row - drawn.shape[0] // 2, left=right + 1 + TICK_PX + GAP_PX)
         lowest_free = row - TICK_STYLE.height_px
 

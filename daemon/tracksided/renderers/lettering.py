@@ -65,14 +65,18 @@ def width_px(text: str, style: Style) -> int:
 
 
 def fit(text: str, style: Style, limit_px: int) -> Indices:
-    """Draw one line, with its middle left out where it is wider than ``limit_px``."""
-    drawn = line(text, style)
-    kept = len(text)
-    while drawn.shape[1] > limit_px and kept > 1:
-        kept = min(kept - 1, kept * limit_px // drawn.shape[1])
+    """Draw one line, shortened as by `shorten`."""
+    return line(shorten(text, style, limit_px), style)
+
+
+def shorten(text: str, style: Style, limit_px: int) -> str:
+    """Leave the middle of a line out where it is wider than ``limit_px``."""
+    shown, kept = text, len(text)
+    while (width := width_px(shown, style)) > limit_px and kept > 1:
+        kept = min(kept - 1, kept * limit_px // width)
         head = (kept + 1) // 2
-        drawn = line(f"{text[:head]}...{text[len(text) - (kept - head) :]}", style)
-    return drawn
+        shown = f"{text[:head]}...{text[len(text) - (kept - head) :]}"
+    return shown
 
 
 def paste(canvas: Indices, drawn: Indices, *, top: int, left: int) -> None:

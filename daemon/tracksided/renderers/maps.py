@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracksided.renderers.axes import make_axis
-from tracksided.renderers.canvas import Layout, Panel, build_canvas
-from tracksided.renderers.palette import Indices, weight_indices
+from tracksided.renderers.canvas import Labels, Layout, Panel, build_canvas
+from tracksided.renderers.palette import WEIGHT, Indices, colour_indices
 from tracksided.renderers.png import encode
 from tracksided.renderers.pooling import pool
 from tracksided.reports import Picture
@@ -21,6 +21,7 @@ SINGLE_MAX_PX = 640  # maps of 321 cells and more keep one pixel a cell
 # Panels of a grid: largest side in pixels for up to so many panels.
 GRID_SIDES_PX = ((4, 320), (16, 256), (36, 192))
 SMALLEST_SIDE_PX = 128
+MAP_LABELS = Labels()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +63,32 @@ def reduce_panel(source: MapPanel, max_side_px: int) -> ReducedPanel:
         make_axis(keys, max_cells=max_cells, max_px=max_side_px, is_upright=False),
     )
     pooled = pool(source.weights, panel.queries.block, panel.keys.block)
-    return ReducedPanel(source.caption, panel, weight_indices(pooled))
+    return ReducedPanel(source.caption, panel, colour_indices(pooled, WEIGHT))
 
 
 def draw(
-    file_name: str, tag: str | None, titles: Sequence[str], panels: Sequence[ReducedPanel]
+    file_name: str,
+    tag: str | None,
+    titles: Sequence[str],
+    panels: Sequence[ReducedPanel],
+    *,
+    labels: Labels = MAP_LABELS,
+    num_columns: int | None = None,
 ) -> Picture:
-    """Draw one picture of one or more maps; a single map has no caption."""
+    """Draw one picture of one or more maps; a single map has no caption.
+
+    Args:
+        file_name: of the picture.
+        tag: in TensorBoard.
+        titles: lines above the maps, at least one.
+        panels: row by row.
+        labels: of axes and colour bar.
+        num_columns: None for as many as there are rows.
+    """
     has_captions = len(panels) > 1
-    num_columns = math.ceil(math.sqrt(len(panels)))
+    columns = math.ceil(math.sqrt(len(panels))) if num_columns is None else num_columns
     specs = tuple(reduced.panel for reduced in panels)
-    layout = Layout(specs, num_columns, len(titles), has_captions)
+    layout = Layout(specs, columns, len(titles), has_captions, labels)
     captions = [reduced.caption for reduced in panels] if has_captions else []
     image = build_canvas(layout).draw(titles, captions, [reduced.cells for reduced in panels])
     return Picture(file_name, tag, encode(image), image.shape[1], image.shape[0])

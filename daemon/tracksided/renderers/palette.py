@@ -1,5 +1,7 @@
 """The 256 colours of a heat map: 224 for weights, 32 greys for lettering and frames."""
 
+import math
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -9,6 +11,26 @@ from numpy.typing import NDArray
 from tracksided.samples import FloatArray
 
 Indices = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """From values of 0 to 1 to colours, the same in every picture."""
+
+    ticks: tuple[float, ...]
+    """Values named beside the colour bar, ascending."""
+
+    has_root: bool
+    """Whether colours follow the square root of the value: small ones are then told apart."""
+
+    def place(self, value: float) -> float:
+        """Return where a value lies on the colour bar, 0 to 1."""
+        return math.sqrt(value) if self.has_root else value
+
+
+# On a linear scale little but the first key is ever seen of a map.
+WEIGHT = Scale((0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0), has_root=True)
+SHARE = Scale((0.0, 0.25, 0.5, 0.75, 1.0), has_root=False)
 
 NUM_COLOURS = 224
 NUM_GREYS = 32
@@ -27,13 +49,11 @@ def palette_bytes() -> bytes:
     return bytes(indices.tobytes())
 
 
-def weight_indices(weights: FloatArray) -> Indices:
-    """Map weights to colours on a square-root scale from 0 to 1, the same for every picture.
-
-    The root lifts small weights: on a linear scale little but the first key is ever seen.
-    """
-    is_nan = np.isnan(weights)
-    scaled = np.sqrt(np.clip(np.where(is_nan, 0, weights), 0, 1)) * np.float32(NUM_COLOURS - 1)
+def colour_indices(values: FloatArray, scale: Scale) -> Indices:
+    """Map values to colours; below 0 is 0, above 1 is 1, NaN is grey."""
+    is_nan = np.isnan(values)
+    shares = np.clip(np.where(is_nan, 0, values), 0, 1)
+    scaled = (np.sqrt(shares) if scale.has_root else shares) * np.float32(NUM_COLOURS - 1)
     indices: Indices = np.rint(scaled).astype(np.uint8)
     if is_nan.any():
         indices[is_nan] = NOT_A_NUMBER

@@ -20,20 +20,31 @@ def encode(image: Indices) -> bytes:
     Source: RFC 2083. Rows carry filter type 0: palette indices have no neighbours to predict.
     """
     height, width = image.shape
-    rows = np.zeros((height, width + 1), dtype=np.uint8)  # each row behind its filter type
-    rows[:, 1:] = image
-    header = struct.pack(">IIBBBBB", width, height, BIT_DEPTH, PALETTE_COLOUR, 0, 0, 0)
     return b"".join(
         (
             SIGNATURE,
-            _chunk(b"IHDR", header),
-            _chunk(b"PLTE", palette_bytes()),
-            _chunk(b"IDAT", isal_zlib.compress(rows, LEVEL)),
-            _chunk(b"IEND", b""),
+            chunk(b"IHDR", header(width, height)),
+            chunk(b"PLTE", palette_bytes()),
+            chunk(b"IDAT", compress(image)),
+            chunk(b"IEND", b""),
         )
     )
 
 
-def _chunk(name: bytes, content: bytes) -> bytes:
+def header(width_px: int, height_px: int) -> bytes:
+    """Return the content of IHDR."""
+    return struct.pack(">IIBBBBB", width_px, height_px, BIT_DEPTH, PALETTE_COLOUR, 0, 0, 0)
+
+
+def compress(image: Indices) -> bytes:
+    """Return the content of IDAT."""
+    height, width = image.shape
+    rows = np.zeros((height, width + 1), dtype=np.uint8)  # each row behind its filter type
+    rows[:, 1:] = image
+    return isal_zlib.compress(rows, LEVEL)
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    """Frame a chunk."""
     crc = zlib.crc32(content, zlib.crc32(name))
     return b"".join((struct.pack(">I", len(content)), name, content, struct.pack(">I", crc)))

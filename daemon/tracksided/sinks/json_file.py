@@ -53,10 +53,19 @@ def write_json(path: Path, document: Mapping[str, object]) -> None:
     Raises:
         OutputError: it cannot be written; what was there stays.
     """
+    write_whole(path, encode(document, indent=2))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Replace a file, durably.
+
+    Raises:
+        OutputError: it cannot be written; what was there stays.
+    """
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
     try:
         with temporary.open("wb") as file:
-            file.write(encode(document, indent=2))
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from daemon_process import DaemonProcess, wait_until
 from fake_trainer import FakeRank, make_arrays, make_hello
+from PIL import Image
 from written import history, load, scalars, steps
 
 pytestmark = pytest.mark.integration
@@ -50,6 +51,31 @@ def test_step_is_written_as_the_contract_says(
     totals = load(out / "training_statistics.json")
     assert (totals["steps"], totals["processed"], totals["state"]) == (25, 2, "finished")
     assert load(out / "run.json")["state"] == "finished"
+
+
+def test_the_overview_shows_all_steps_when_the_run_is_over(
+    shm_dir: Path, tmp_path: Path, daemon: DaemonProcess
+) -> None:
+    out = tmp_path / "out"
+    daemon.start()
+    rank = FakeRank(shm_dir, make_hello(out, visualize=("animation", "entropy")))
+    for step in (10, 20, 30):
+        rank.publish(step)
+    rank.close(steps=30)
+    wait_until(lambda: is_empty(shm_dir))
+
+    overview = out / "overview"
+    assert {path.name for path in overview.iterdir()} == {
+        "decoder_layer0_self_attn_head0.png",
+        "entropy.png",
+    }
+    with Image.open(overview / "decoder_layer0_self_attn_head0.png") as animation:
+        assert animation.n_frames == 3
+        for index, step in enumerate((10, 20, 30)):
+            animation.seek(index)
+            frame = out / f"step_{step}" / "decoder_layer0_self_attn_head0.png"
+            with Image.open(frame) as still:
+                assert still.convert("RGB").tobytes() == animation.convert("RGB").tobytes()
 
 
 def causal_attention(query: np.ndarray, key: np.ndarray, scale: float) -> np.ndarray:

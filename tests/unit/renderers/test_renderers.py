@@ -35,7 +35,8 @@ def parameter(name: str = "w", **values: float | bool | None) -> dict[str, objec
 
 
 def test_the_words_of_visualize_each_have_their_renderer() -> None:
-    assert set(BY_NAME) == {"heatmap", "multi_head", "layer_comparison", "gradient_flow"}
+    names = {"heatmap", "multi_head", "layer_comparison", "gradient_flow", "animation"}
+    assert set(BY_NAME) == names
 
 
 @every_renderer
