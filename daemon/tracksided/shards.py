@@ -51,7 +51,7 @@ def _join(held: Sequence[GradientSample]) -> GradientSample:
         names=tuple(parameters),
         num_elements=tuple(sum(g.num_elements[i] for g, i in shards) for shards in parts),
         total_elements=tuple(max(g.total_elements[i] for g, i in shards) for shards in parts),
-        shards=(0,) * len(parts),
+        shards=tuple(min(found) for found in parameters.values()),
         norm=_root_of_squares([[g.norm[i] for g, i in shards] for shards in parts]),
         abs_max=np.array([np.max([g.abs_max[i] for g, i in shards]) for shards in parts], _FLOAT),
         weight_norm=_root_of_squares([[g.weight_norm[i] for g, i in shards] for shards in parts]),

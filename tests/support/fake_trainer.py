@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from trackside.wire.doorbell import Doorbell
 from trackside.wire.records import (
+    REPLICA,
     ArraySpec,
     Attention,
     Close,
@@ -119,7 +120,10 @@ def make_step(step: int, *, with_attention: bool = True, **changes: Any) -> Step
         tokens=(),
         attention=(make_attention(),) if with_attention else (),
         gradients=Gradients(
-            names=PARAMETERS, num_elements=(12, 12), total_elements=(12, 12), shards=(0, 0)
+            names=PARAMETERS,
+            num_elements=(12, 12),
+            total_elements=(12, 12),
+            shards=(REPLICA, REPLICA),
         ),
         scalars=(LoggedScalar(step=step, name="accuracy", value=0.25),),
         texts=(),

@@ -4,6 +4,7 @@ import zlib
 
 import numpy as np
 
+from trackside.wire.records import REPLICA
 from tracksided.samples import GradientSample
 
 
@@ -12,15 +13,15 @@ def weight_checksum(gradients: GradientSample) -> str | None:
 
     Ranks that train replicas (DDP) have equal weights, to the bit. A rank that went its own way
     differs in nearly every element, so that the up to 1024 sampled of each parameter show it.
-    Parameters of which ranks hold different shards are left out.
+    Sharded parameters are left out.
 
     Returns:
         Eight digits; None where every parameter is sharded.
     """
     checksum, has_any = 0, False
-    columns = zip(gradients.names, gradients.weight_before, gradients.is_whole, strict=True)
-    for name, weights, is_whole in columns:
-        if is_whole:
+    columns = zip(gradients.names, gradients.weight_before, gradients.shards, strict=True)
+    for name, weights, shard in columns:
+        if shard == REPLICA:
             has_any = True
             checksum = zlib.crc32(name.encode(), checksum)
             checksum = zlib.crc32(np.ascontiguousarray(weights).tobytes(), checksum)

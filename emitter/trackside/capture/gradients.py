@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import nn
 
-from trackside.wire.records import Gradients
+from trackside.wire.records import REPLICA, Gradients
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import Placement
@@ -183,10 +183,11 @@ def _is_partial(tensor: torch.Tensor) -> bool:
 
 
 def _shard(tensor: torch.Tensor) -> int:
-    """Return which shard lies on this rank: its place along the mesh dimensions that shard."""
+    """Return which shard lies on this rank: its place along the mesh dimensions that shard it."""
     mesh = getattr(tensor, "device_mesh", None)
-    shard = 0
-    if mesh is not None:
+    shard = REPLICA
+    if mesh is not None and _is_sharded(tensor):
+        shard = 0
         places = mesh.get_coordinate() or mesh.ndim * (0,)  # None on ranks outside of the mesh
         placements = cast("Sequence[Placement]", getattr(tensor, "placements", ()))
         for size, place, placement in zip(mesh.shape, places, placements, strict=True):

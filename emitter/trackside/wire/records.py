@@ -36,6 +36,7 @@ DTYPE_BYTES: Mapping[str, int] = {
     "float64": 8,
 }
 MAX_DIMENSIONS = 8  # attention needs 3; a bound keeps a hostile shape cheap to refuse
+REPLICA = -1  # in place of a shard: every rank holds the whole parameter
 MAX_METADATA_ITEMS = 1 << 20  # per msgpack container: bounds what decoding may allocate
 
 
@@ -177,8 +178,8 @@ class Gradients:
     """Of the whole parameter; more than ``num_elements`` where it is sharded."""
 
     shards: tuple[int, ...]
-    """Which shard this rank holds, 0 where it holds the whole. Ranks with the same number hold
-    copies of one shard."""
+    """Which shard this rank holds; ranks with the same number hold copies of it. `REPLICA` where
+    the parameter is not sharded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fake_trainer import make_hello
 
-from trackside.wire.records import Attention, Gradients, Step
+from trackside.wire.records import REPLICA, Attention, Gradients, Step
 from tracksided.samples import AttentionSample, GradientSample, Sample, StepSamples
 
 HELLO = make_hello(Path("/nowhere"), world_size=2, local_world_size=2)
@@ -83,7 +83,7 @@ def make_samples() -> Callable[..., StepSamples]:
                     names=gradients.names,
                     num_elements=gradients.num_elements,
                     total_elements=gradients.num_elements,
-                    shards=(0,) * len(gradients.names),
+                    shards=(REPLICA,) * len(gradients.names),
                 )
                 step = replace(step, gradients=meta)
             greeting = replace(HELLO, rank=rank, local_rank=rank, **hello)
@@ -107,7 +107,7 @@ def gradients() -> GradientSample:
         names=("h.0.weight", "h.0.bias"),
         num_elements=(4, 2),
         total_elements=(4, 2),
-        shards=(0, 0),
+        shards=(REPLICA, REPLICA),
         norm=np.array([2.0, np.nan], dtype=np.float32),
         abs_max=np.array([1.5, np.inf], dtype=np.float32),
         weight_norm=np.array([3.0, 4.0], dtype=np.float32),

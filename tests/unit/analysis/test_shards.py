@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trackside.wire.records import REPLICA
 from tracksided.analysis import analyse
 from tracksided.samples import GradientSample, StepSamples
 from tracksided.shards import join_shards
@@ -94,8 +95,8 @@ def test_what_other_nodes_hold_stays_unknown(make_samples: MakeSamples) -> None:
     values = np.array([3.0, 4.0, np.nan])
     samples = of_ranks(
         make_samples,
-        held({"sharded": (values[:1], 0, 12), "whole": (values[:2], 0, 2)}),
-        held({"sharded": (values[1:2], 1, 12), "whole": (values[:2], 0, 2)}),
+        held({"sharded": (values[:1], 0, 12), "whole": (values[:2], REPLICA, 2)}),
+        held({"sharded": (values[1:2], 1, 12), "whole": (values[:2], REPLICA, 2)}),
         held({"broken": (values, 3, 12)}),
         clipped=False,
         clip_rate=0.0,
@@ -115,7 +116,7 @@ def test_what_other_nodes_hold_stays_unknown(make_samples: MakeSamples) -> None:
 
 
 def test_without_shards_nothing_changes(make_samples: MakeSamples) -> None:
-    replica = held({"a": (np.array([1.0, 2.0]), 0, 2)})
+    replica = held({"a": (np.array([1.0, 2.0]), REPLICA, 2)})
     samples = of_ranks(make_samples, replica, replica, norm_after_clip=2.5)
 
     assert join_shards(samples) is samples
@@ -126,8 +127,8 @@ def test_a_replica_that_went_its_own_way_has_another_checksum() -> None:
     nudged = values.copy()
     nudged[7] = np.nextafter(np.float32(values[7]), np.float32(2))
 
-    first, same = (held({"a": (values, 0, 50)}) for _ in range(2))
-    other, mirrored = held({"a": (nudged, 0, 50)}), held({"a": (-values, 0, 50)})
+    first, same = (held({"a": (values, REPLICA, 50)}) for _ in range(2))
+    other, mirrored = held({"a": (nudged, REPLICA, 50)}), held({"a": (-values, REPLICA, 50)})
 
     assert weight_checksum(first) == weight_checksum(same)
     assert len({weight_checksum(entry) for entry in (first, other, mirrored)}) == 3
@@ -139,7 +140,9 @@ def test_a_replica_that_went_its_own_way_has_another_checksum() -> None:
 
 
 def test_shards_have_no_checksum_and_no_total() -> None:
-    shard = held({"a": (np.array([1.0]), 0, 2)})
+    first_half = held({"a": (np.array([1.0]), 0, 2)})
+    only_shard = held({"a": (np.array([1.0]), 0, 1)})  # of a row that cannot be divided
 
-    assert weight_checksum(shard) is None
-    assert total_weight_norm(shard) is None
+    assert weight_checksum(first_half) is None
+    assert weight_checksum(only_shard) is None
+    assert total_weight_norm(first_half) is None

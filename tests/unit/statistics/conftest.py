@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
+from trackside.wire.records import REPLICA
 from tracksided.samples import GradientSample
 from tracksided.stages import AttentionMap
 
@@ -50,7 +51,7 @@ def make_gradients() -> Callable[..., GradientSample]:
             "names": tuple(f"p{i}" for i in range(len(sample))),
             "num_elements": tuple(len(row) for row in sample),
             "total_elements": tuple(len(row) for row in sample),
-            "shards": (0,) * len(sample),
+            "shards": (REPLICA,) * len(sample),
             "norm": np.ones(len(sample), dtype=np.float32),
             "abs_max": np.ones(len(sample), dtype=np.float32),
             "weight_norm": np.ones(len(sample), dtype=np.float32),
