@@ -5,19 +5,14 @@ killed daemon.
 """
 
 import logging
-import os
-import queue
-import socket
-import subprocess
 import sys
-import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 
 from tracksided.config import WorkerSettings
 from tracksided.jobs import Job, JobDone, JobFailed, OverviewDone, OverviewJob
+from tracksided.talking import TalkingChild
 
 logger = logging.getLogger(__name__)
 
@@ -25,9 +20,7 @@ COMMAND = (sys.executable, "-P", "-m", "tracksided.worker")
 MAX_DEATHS = 2  # of workers on one job, then it is given up
 FIRST_BACKOFF_S = 0.5
 MAX_BACKOFF_S = 30.0
-MAX_DOUBLINGS = 16  # days of failures must not overflow a float
 MAX_DOUBLINGS = 16  # far beyond the longest wait, and no float overflows
-END_GRACE_S = 1.0
 # One thread per numeric library: the trainer needs the other cores.
 _SINGLE_THREADED = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -89,7 +82,7 @@ class WorkerPool:
 
     def pids(self) -> tuple[int, ...]:
         """Return the process ids of the workers that run."""
-        return tuple(worker.process.pid for worker in self._workers)
+        return tuple(worker.pid for worker in self._workers)
 
     def close(self) -> None:
         """End all workers; what they were doing is dropped."""
@@ -174,73 +167,27 @@ class WorkerPool:
 
 
 class _WorkerProcess:
-    """One worker, its socket, and the thread that waits for its answers."""
+    """One worker and what it is at."""
 
     def __init__(self, command: Sequence[str], memory_bytes: int) -> None:
-        ours, theirs = socket.socketpair()
-        try:
-            with theirs:
-                self.process = subprocess.Popen(
-                    [*command, str(theirs.fileno()), str(os.getpid()), str(memory_bytes)],
-                    pass_fds=(theirs.fileno(),),
-                    env=os.environ | _SINGLE_THREADED,
-                    stdin=subprocess.DEVNULL,
-                )
-        except OSError:
-            ours.close()
-            raise
+        self._child = TalkingChild(command, str(memory_bytes), environ=_SINGLE_THREADED)
         self.task: _Task | None = None
         self.deadline = 0.0
-        self._connection = Connection(ours.detach())
-        self._answers: queue.SimpleQueue[object] = queue.SimpleQueue()
-        # A stopped worker may leave half an answer in the socket: only this thread waits for it.
-        self._thread = threading.Thread(target=self._receive, name="worker-answers", daemon=True)
-        self._thread.start()
+
+    @property
+    def pid(self) -> int:
+        return self._child.process.pid
 
     def give(self, task: _Task, deadline: float) -> None:
         """Send a job; a worker that is gone already shows in `answer`."""
         self.task, self.deadline = task, deadline
-        try:
-            self._connection.send(task.job)
-        except (BrokenPipeError, ConnectionResetError):
-            return
+        self._child.send(task.job)
 
     def answer(self) -> object | None:
         """Return what the worker sent, `EOFError` where it ended, None where it is silent."""
-        try:
-            return self._answers.get_nowait()
-        except queue.Empty:
-            return None
+        return self._child.answer()
 
     def end(self) -> str:
         """End the process and say how it ended."""
-        if self.process.poll() is None and self.task is None:
-            self._shutdown()
-            try:
-                self.process.wait(END_GRACE_S)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-        else:
-            self.process.kill()
-        code = self.process.wait()
-        self._shutdown()
-        self._thread.join()
-        self._connection.close()
-        how = f"was killed by signal {-code}" if code < 0 else f"exited {code}"
-        return f"an analysis worker (pid {self.process.pid}) {how}"
-
-    def _shutdown(self) -> None:
-        """Close both directions without giving the descriptor's number away under the thread."""
-        with socket.socket(fileno=os.dup(self._connection.fileno())) as duplicate:
-            try:
-                duplicate.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                return  # the other side is gone
-
-    def _receive(self) -> None:
-        while True:
-            try:
-                self._answers.put(self._connection.recv())
-            except (EOFError, OSError) as error:
-                self._answers.put(EOFError(str(error)))
-                return
+        how = self._child.end(gently=self.task is None)
+        return f"an analysis worker (pid {self.pid}) {how}"
