@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tracksided.assemble import SCHEMA, logged_scalars, logged_texts
+from trackside.wire.records import Close
+from tracksided.assemble import SCHEMA
 from tracksided.config import Settings
 from tracksided.errors import OutputError
 from tracksided.ingest.generation import Generation, output_directory
@@ -14,7 +15,8 @@ from tracksided.outputs import RunOutputs
 from tracksided.overviews import Overviews
 from tracksided.pipeline import Pipeline, Retry
 from tracksided.pool import WorkerPool
-from tracksided.reports import Scalar, SegmentProgress, Text
+from tracksided.reports import SegmentProgress
+from tracksided.summaries import final_scalars, final_texts
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +127,10 @@ class Run:
         try:
             if not outputs.is_finished(nonces):
                 totals = self.totals()
-                outputs.finish(totals, self._final_scalars(), self._final_texts(totals), nonces)
+                close = self._leader_close()
+                outputs.finish(
+                    totals, final_scalars(totals, close), final_texts(totals, close), nonces
+                )
         except OutputError as error:
             self._retry.failed(str(error), now)
             return False
@@ -274,40 +279,6 @@ class Run:
             "torn": health.torn_records,
         }
 
-    def _final_scalars(self) -> tuple[Scalar, ...]:
-        totals = self.totals()
-        step = totals["steps"] or totals["final"]["step"]
-        values = {
-            "Final/Loss": totals["final"]["loss"],
-            "Final/Steps": totals["steps"],
-            "Final/Sampled_Steps": totals["processed"],
-            "Final/Dropped": sum(totals["dropped"].values()),
-        }
-        finals = (
-            Scalar(tag, float(value), step) for tag, value in values.items() if value is not None
-        )
-        close = self._leader_close()
-        logged = () if close is None else tuple(logged_scalars(close.scalars))
-        return (*logged, *finals)
-
-    def _final_texts(self, totals: dict[str, Any]) -> tuple[Text, ...]:
-        step = totals["steps"] or totals["final"]["step"]
-        rows = {
-            "Run": totals["run"],
-            "State": totals["state"],
-            "Steps": totals["steps"],
-            "Sampled steps written": totals["processed"],
-            "Dropped samples": sum(totals["dropped"].values()),
-            "Final loss": totals["final"]["loss"],
-        }
-        lines = ["| | |", "|---|---|"]
-        lines += [
-            f"| {name} | {'unknown' if value is None else value} |" for name, value in rows.items()
-        ]
-        close = self._leader_close()
-        logged = () if close is None else tuple(logged_texts(close.texts))
-        return (*logged, Text("Training/Final_Summary", "\n".join(lines), step))
-
-    def _leader_close(self) -> Any:
+    def _leader_close(self) -> Close | None:
         streams = sorted(self.generation.streams, key=lambda stream: stream.hello.rank)
         return streams[0].close_record
