@@ -221,6 +221,8 @@ def _history(
     }
     line["nonfinite"] = nonfinite_paths(line)
     line["ranks"] = statistics["ranks"]
+    for rank in line["ranks"]:
+        line["nonfinite"] += nonfinite_paths(rank, f"ranks.{rank['rank']}.")
     line["attention"] = {
         stack: [{key: layer.get(key) for key in _HISTORY_ATTENTION} for layer in statistics[stack]]
         for stack in ("encoder", "decoder")

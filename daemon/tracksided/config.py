@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from tracksided.alerts.catalog import AlertSettings
 from tracksided.errors import SettingsError
 
 SYSTEM_CONFIG = Path("/etc/trackside/daemon.toml")
@@ -62,6 +63,7 @@ class Settings:
 
     workers: WorkerSettings = field(default_factory=WorkerSettings)
     checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
+    alerts: AlertSettings = field(default_factory=AlertSettings)
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
@@ -110,11 +112,7 @@ def parse_settings(documents: Sequence[tuple[str, Mapping[str, Any]]]) -> Settin
     merged: dict[str, Any] = {}
     for name, document in documents:
         _build(Settings, document, name)  # an error shall name the file that holds it
-        for key, value in document.items():
-            if isinstance(value, dict):
-                merged[key] = {**merged.get(key, {}), **value}
-            else:
-                merged[key] = value
+        merged = _merge(merged, document)
     return typing.cast("Settings", _build(Settings, merged, "settings"))
 
 
@@ -125,6 +123,18 @@ def _read(path: Path) -> Mapping[str, Any]:
         raise SettingsError(f"cannot read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} is not valid TOML: {error}") from error
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay one document over another, table by table, key by key."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        if isinstance(value, dict) and isinstance(below, dict):
+            merged[key] = _merge(below, value)
+        else:
+            merged[key] = value
+    return merged
 
 
 def _build(kind: type[Any], document: Mapping[str, Any], where: str) -> Any:

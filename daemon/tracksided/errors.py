@@ -5,6 +5,7 @@ TracksidedError
 +-- DaemonRunning      another daemon already serves this user
 +-- OutputError        an output directory or file cannot be written
 +-- StageError         a worker could not analyse a step
++-- ObservationError   a line of history.jsonl or alerts.jsonl is not what we write
 +-- CheckpointError    a checkpoint directory or file cannot be used
     +-- CheckpointRefused     a file that is not a complete, sane checkpoint
     +-- CheckpointsMismatch   checkpoints that cannot be averaged with each other
@@ -29,6 +30,10 @@ class OutputError(TracksidedError):
 
 class StageError(TracksidedError):
     """A worker crashed, hung or failed on a step; the step is reported without its output."""
+
+
+class ObservationError(TracksidedError, ValueError):
+    """A line of ``history.jsonl`` or ``alerts.jsonl`` is not what we write."""
 
 
 class CheckpointError(TracksidedError):

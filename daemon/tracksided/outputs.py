@@ -1,17 +1,24 @@
 """All files of one output directory that the daemon's own process writes.
 
 The order of writes is what makes a step appear exactly once: TensorBoard first, then the line in
-``history.jsonl``, which is the commit and says how far TensorBoard's file was written.
+``history.jsonl``, which is the commit and says how far TensorBoard's file was written. Alerts are
+committed with that line, or with ``run.json`` where they belong to no step; ``alerts.jsonl``
+follows, and what a kill kept from it is added when the directory is opened again.
 """
 
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from trackside.wire.records import Hello
+from tracksided.alerts.document import read_alert
 from tracksided.assemble import SCHEMA
-from tracksided.reports import Scalar, SegmentProgress, StepReport, Text
+from tracksided.errors import ObservationError
+from tracksided.observations import MEMORY_STEPS
+from tracksided.reports import Alert, Scalar, SegmentProgress, StepReport, Text
+from tracksided.sinks.alerts import AlertsFile
 from tracksided.sinks.folder import sweep
 from tracksided.sinks.history import HistoryFile
 from tracksided.sinks.json_file import Json, plain_object, read_json, write_json
@@ -54,6 +61,17 @@ class RunOutputs:
             directory / TENSORBOARD_DIR, wall_time=self._wall_clock()
         )
         self._written: tuple[int, Commit] | None = None
+        self._alerts = AlertsFile(directory)
+        self._alerts.add(self._committed_alerts())
+
+    @property
+    def alerts(self) -> tuple[Alert, ...]:
+        """All alerts that were raised in this directory, oldest first."""
+        return self._alerts.alerts
+
+    def newest_lines(self) -> list[Mapping[str, Any]]:
+        """Return the newest lines of ``history.jsonl``, oldest first: what rules look back at."""
+        return self._history.newest(MEMORY_STEPS)
 
     def begin(self, hello: Hello) -> None:
         """Note in ``run.json`` that a run has begun, or goes on."""
@@ -101,6 +119,7 @@ class RunOutputs:
             self._written = (report.step, commit)
         self._history.append(report.history, records, self._written[1])
         self._written = None
+        self._alerts.add(report.alerts)
 
     def note_average(
         self, average: Mapping[str, object], scalars: Sequence[Scalar], texts: Sequence[Text]
@@ -129,8 +148,21 @@ class RunOutputs:
 
     def close(self) -> None:
         """Close all files."""
+        self._alerts.close()
         self._history.close()
         self._tensorboard.close()
+
+    def _committed_alerts(self) -> list[Alert]:
+        """Return the newest alerts that are committed, whether they are in their file or not."""
+        alerts: list[Alert] = []
+        for line in self.newest_lines():
+            documents = line.get("alerts")
+            for document in documents if isinstance(documents, list) else ():
+                try:
+                    alerts.append(read_alert(document))
+                except ObservationError as error:
+                    logger.warning("%s: %s", self._history.path, error)
+        return alerts
 
     def _write_events(self, scalars: Sequence[Scalar], texts: Sequence[Text]) -> None:
         if scalars or texts:

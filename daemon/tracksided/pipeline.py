@@ -54,6 +54,7 @@ class _Flight:
     ticket: int | None = None
     report: StepReport | None = None
     shed: str | None = None
+    is_complete: bool = False
 
 
 @dataclass(slots=True)
@@ -92,6 +93,9 @@ class Pipeline:
     settings: WorkerSettings
     hellos: Callable[[], dict[int, Hello]]
     """Rank to what its segment says of itself."""
+
+    complete: Callable[[StepReport], StepReport] = lambda report: report
+    """Adds what only this process knows; called once for each step, in order."""
 
     retry: Retry = field(default_factory=Retry)
     num_shed: int = 0
@@ -152,6 +156,8 @@ class Pipeline:
                 rank: (delivery.nonce, delivery.sequence)
                 for rank, delivery in flight.step.by_rank.items()
             }
+            if not flight.is_complete:
+                flight.report, flight.is_complete = self.complete(flight.report), True
             try:
                 self.outputs.commit(flight.report, records)
             except OutputError as error:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +79,45 @@ class RawMap:
     module: str
 
 
+Severity = Literal["warning", "critical"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alert:
+    """Something that the user should look at: one per cause."""
+
+    rule: str
+    severity: Severity
+    run: str
+    step: int | None
+    """None where it belongs to no step."""
+
+    rank: int | None
+    """None where it belongs to no single rank."""
+
+    value: float | None
+    """What was found; NaN or None where no number says it."""
+
+    threshold: float | None
+    """What it was compared with."""
+
+    message: str
+    """What was found, in one line."""
+
+    advice: str
+    """What to do about it."""
+
+    timestamp: float
+    """Unix seconds: of the step, or of the look at the machine."""
+
+    @property
+    def id(self) -> str:
+        """Name of this alert in its run: the same after a restart of the daemon."""
+        step = "none" if self.step is None else str(self.step)
+        rank = "all" if self.rank is None else str(self.rank)
+        return f"{self.rule}/{step}/{rank}/{self.timestamp:.6f}"
+
+
 @dataclass(slots=True)
 class SegmentProgress:
     """What is committed of one segment."""
@@ -130,3 +169,5 @@ class StepReport:
     texts: tuple[Text, ...]
     histograms: tuple[Histogram, ...]
     pictures: tuple[Picture, ...]
+    alerts: tuple[Alert, ...] = ()
+    """Raised by this step; they are in ``history``, too."""

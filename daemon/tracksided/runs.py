@@ -15,8 +15,9 @@ from tracksided.outputs import RunOutputs
 from tracksided.overviews import Overviews
 from tracksided.pipeline import Pipeline, Retry
 from tracksided.pool import WorkerPool
-from tracksided.reports import SegmentProgress
+from tracksided.reports import SegmentProgress, StepReport
 from tracksided.summaries import final_scalars, final_texts
+from tracksided.watch import RunWatch
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ class Run:
         self._pipeline: Pipeline | None = None
         words = [word for word in generation.hello.visualize if word in OVERVIEW_WORDS]
         self._overviews = Overviews(self.directory, tuple(words))
+        self._watch: RunWatch | None = None
         self._end_deadline = 0.0
         self._defect: str | None = None
 
@@ -196,6 +198,7 @@ class Run:
             "shed": 0 if pipeline is None else pipeline.num_shed,
             "failed": 0 if pipeline is None else pipeline.num_failed,
             "problem": self.problem,
+            "alerts": [] if self._watch is None else self._watch.status(),
             "ranks": [
                 {
                     "rank": entry.rank,
@@ -219,12 +222,21 @@ class Run:
             outputs = self._open_outputs(self.directory)
             if not outputs.is_finished(self.generation.nonces):
                 outputs.begin(self.generation.hello)
+            watch = RunWatch(
+                self.run_id,
+                self._settings.alerts,
+                lines=outputs.newest_lines(),
+                alerts=outputs.alerts,
+            )
         except OutputError as error:
             self._retry.failed(str(error), now)
             return
         self._retry.succeeded()
         self._outputs = outputs
-        self._pipeline = Pipeline(outputs, self._settings.workers, self._hellos)
+        self._watch = watch
+        self._pipeline = Pipeline(
+            outputs, self._settings.workers, self._hellos, complete=self._complete
+        )
         self.state = State.RUNNING
         logger.info("run %s writes to %s", self.run_id, self.directory)
 
@@ -243,6 +255,13 @@ class Run:
         if self._pipeline.is_empty and self.generation.is_over(now):
             self.state = State.ENDING
             self._end_deadline = now + FLUSH_LIMIT_S
+
+    def _complete(self, report: StepReport) -> StepReport:
+        assert self._watch is not None  # noqa: S101 - made by _open
+        report = self._watch.complete(report, None)
+        for alert in report.alerts:
+            logger.warning("run %s: %s: %s", self.run_id, alert.rule, alert.message)
+        return report
 
     def _hellos(self) -> dict[int, Any]:
         return {stream.hello.rank: stream.hello for stream in self.generation.streams}

@@ -5,17 +5,14 @@ number]) and how far the TensorBoard file was written (``tensorboard``), so that
 starts anew knows what is done.
 """
 
-import io
-import json
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from tracksided.durable import sync_directory
 from tracksided.reports import SegmentProgress
-from tracksided.sinks.json_file import encode, is_in_place
-from tracksided.sinks.refusal import output_error
+from tracksided.sinks.json_file import encode
+from tracksided.sinks.line_file import LineFile
 from tracksided.sinks.tensorboard import Commit
 
 logger = logging.getLogger(__name__)
@@ -24,7 +21,7 @@ FILE_NAME = "history.jsonl"
 
 
 class HistoryFile:
-    """Appends lines durably. One thread, one process."""
+    """Appends steps durably. One thread, one process."""
 
     def __init__(self, directory: Path) -> None:
         """Read what is there and cut a line that a kill left torn.
@@ -39,16 +36,24 @@ class HistoryFile:
         self.last_commit: Commit | None = None
         self._progress: dict[str, SegmentProgress] = {}
         self._num_lines = 0
-        try:
-            self._file = self._open()
-            self._size = self._read()
-            self._file.truncate(self._size)
-        except OSError as error:
-            raise output_error(self.path, error) from error
+        self._file = LineFile(self.path)
+        for number, document in self._file.lines():
+            try:
+                self._note(document)
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                logger.warning("%s: line %d is left as it is: %s", self.path, number, error)
 
     def progress(self, nonce: str) -> SegmentProgress:
         """Return what is committed of a segment."""
         return self._progress.get(nonce, SegmentProgress())
+
+    def newest(self, count: int) -> list[Mapping[str, Any]]:
+        """Return the newest lines, oldest first.
+
+        Raises:
+            OutputError: the file cannot be read.
+        """
+        return [line for line in self._file.newest(count) if isinstance(line, dict)]
 
     def append(
         self,
@@ -68,60 +73,12 @@ class HistoryFile:
             if commit is None
             else {"file": commit.file_name, "end": commit.end_offset},
         }
-        encoded = encode(document)
-        try:
-            self._follow()
-            self._write(encoded)
-        except OSError as error:
-            raise output_error(self.path, error) from error
-        self._size += len(encoded)
+        self._file.append(encode(document))
         self._note(document)
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-    def _open(self) -> io.FileIO:
-        is_new = not self.path.exists()
-        file = self.path.open("ab", buffering=0)
-        if is_new:
-            sync_directory(self.path.parent)
-        return file
-
-    def _follow(self) -> None:
-        """Begin anew where somebody moved or removed the file: what we append must be found."""
-        if is_in_place(self.path, self._file.fileno()):
-            return
-        logger.warning("%s was removed or replaced while it was written; going on", self.path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        lost, self._file = self._file, self._open()
-        lost.close()
-        self._size = self.path.stat().st_size
-
-    def _write(self, encoded: bytes) -> None:
-        try:
-            written = 0
-            while written < len(encoded):
-                written += self._file.write(encoded[written:])
-            os.fsync(self._file.fileno())
-        except OSError:
-            self._file.truncate(self._size)
-            raise
-
-    def _read(self) -> int:
-        """Take in all whole lines; return how many bytes they have."""
-        size = 0
-        with self.path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.endswith(b"\n"):
-                    logger.warning("%s: a torn last line is removed", self.path)
-                    break
-                size += len(line)
-                try:
-                    self._note(json.loads(line))
-                except (ValueError, TypeError, KeyError, AttributeError) as error:
-                    logger.warning("%s: line %d is left as it is: %s", self.path, number, error)
-        return size
 
     def _note(self, document: Mapping[str, object]) -> None:
         step, records, position = (

@@ -65,7 +65,7 @@ def test_what_is_not_finite_is_named() -> None:
 
     assert report.statistics["metadata"]["nonfinite"] == ["loss"]
     assert report.statistics["gradients"]["nonfinite"] is True
-    assert report.history["nonfinite"] == ["loss", "norm_before_clip"]
+    assert report.history["nonfinite"] == ["loss", "norm_before_clip", "ranks.0.loss"]
 
 
 def test_scalars_have_the_tags_of_the_contract() -> None:

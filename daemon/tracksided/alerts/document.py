@@ -1,0 +1,48 @@
+"""Alerts as JSON objects: the lines of ``alerts.jsonl``."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from tracksided.errors import ObservationError
+from tracksided.reports import Alert
+
+
+def alert_document(alert: Alert) -> dict[str, Any]:
+    """Return the JSON object of an alert: its fields and its ``id``."""
+    return {"id": alert.id, **asdict(alert)}
+
+
+def read_alert(document: Mapping[str, Any]) -> Alert:
+    """Build an alert from its JSON object.
+
+    Raises:
+        ObservationError: it is not one.
+    """
+    match document:
+        case {
+            "rule": str(rule),
+            "severity": ("warning" | "critical") as severity,
+            "run": str(run),
+            "step": int() | None as step,
+            "rank": int() | None as rank,
+            "value": int() | float() | None as value,
+            "threshold": int() | float() | None as threshold,
+            "message": str(message),
+            "advice": str(advice),
+            "timestamp": int() | float() as timestamp,
+        }:
+            return Alert(
+                rule=rule,
+                severity=severity,
+                run=run,
+                step=step,
+                rank=rank,
+                value=None if value is None else float(value),
+                threshold=None if threshold is None else float(threshold),
+                message=message,
+                advice=advice,
+                timestamp=float(timestamp),
+            )
+        case _:
+            raise ObservationError(f"{str(document)[:120]} is no alert of ours")

@@ -1,0 +1,47 @@
+"""What a rule says, and what a rule is.
+
+A rule is a frozen dataclass whose fields are its settings. It does no I/O, reads no clock and
+uses no random numbers; what it remembers across steps is handed to it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tracksided.observations import Observation
+from tracksided.reports import Severity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What one rule found at one look. The desk decides whether it is worth an alert."""
+
+    severity: Severity
+    value: float | None
+    threshold: float | None
+    message: str
+    """What was found, in one line."""
+
+    advice: str
+    rank: int | None = None
+    """The rank whose fault it is, None where it is nobody's in particular."""
+
+
+class StepRule(Protocol):
+    """Looks at every committed sampled step."""
+
+    @property
+    def name(self) -> str:
+        """Name of the rule: its table in the settings, its tag, its heading in the docs."""
+
+    @property
+    def enabled(self) -> bool:
+        """Whether it looks at all."""
+
+    def check(self, now: Observation, before: Sequence[Observation]) -> Finding | None:
+        """Return what is wrong at a step, or None.
+
+        Args:
+            now: the newest step.
+            before: steps before it, oldest first, a bounded number; may be empty.
+        """

@@ -1,0 +1,204 @@
+"""One committed sampled step as the rules see it: what a line of ``history.jsonl`` holds.
+
+Rules see a step through its line and nothing else, so that a daemon which starts anew remembers
+what the one before it saw.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tracksided.errors import ObservationError
+
+MEMORY_STEPS = 512  # how many steps rules may look back: twice the longest median they take
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionObservation:
+    """The numbers of one attention call."""
+
+    stack: str
+    type: str
+    layer: int
+    module: str
+    entropy: float | None = None
+    """Mean over heads and queries, in nats."""
+
+    normalized_entropy: float | None = None
+    """Entropy over the largest possible one, 0 to 1."""
+
+    max_logit: float | None = None
+
+    @property
+    def place(self) -> tuple[str, str, int]:
+        """What tells the calls of a model apart from step to step."""
+        return self.stack, self.type, self.layer
+
+    @property
+    def title(self) -> str:
+        """How a message calls it."""
+        kind = self.type.replace("_", " ").replace("attention", "").strip()
+        return f"{self.stack} layer {self.layer} ({kind})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankObservation:
+    """What one rank said of the step."""
+
+    rank: int
+    loss: float | None = None
+    local_gradient_norm: float | None = None
+    step_seconds: float | None = None
+    dropped: int = 0
+    """Samples dropped since the rank's session began."""
+
+    weight_checksum: int | str | None = None
+    """Equal on all ranks that hold the same weights; None where it is not known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """One sampled step. Unknown is None, never 0; NaN stands for any number that is not finite."""
+
+    step: int
+    timestamp: float
+    """Unix time in seconds at the end of the optimizer step."""
+
+    loss: float | None = None
+    learning_rate: float | None = None
+    norm_before_clip: float | None = None
+    norm_after_clip: float | None = None
+    max_norm: float | None = None
+    clip_rate: float | None = None
+    """Share of the steps since the last sample whose gradient was clipped, 0 to 1."""
+
+    step_seconds: float | None = None
+    amp_scale: float | None = None
+    world_size: int = 1
+    ranks: tuple[RankObservation, ...] = ()
+    attention: tuple[AttentionObservation, ...] = ()
+    host: Mapping[str, Any] = field(default_factory=dict)
+    """What the machine was doing, as the line has it; empty where nobody looked."""
+
+    @property
+    def gradient_norm(self) -> float | None:
+        """The norm before clipping, or what the optimizer saw where that is not known."""
+        return self.norm_after_clip if self.norm_before_clip is None else self.norm_before_clip
+
+
+def observe(line: Mapping[str, Any]) -> Observation:
+    """Build an observation from a line of ``history.jsonl``, written or about to be.
+
+    Raises:
+        ObservationError: a field is missing or has another type.
+    """
+    fields = _Fields(line, _names(line.get("nonfinite")))
+    attention = line.get("attention") or {}
+    if not isinstance(attention, Mapping):
+        raise ObservationError(f"attention is {attention!r:.80}, expected an object")
+    host = line.get("host") or {}
+    if not isinstance(host, Mapping):
+        raise ObservationError(f"host is {host!r:.80}, expected an object")
+    return Observation(
+        step=fields.integer("step"),
+        timestamp=fields.required("timestamp"),
+        loss=fields.number("loss"),
+        learning_rate=fields.number("lr"),
+        norm_before_clip=fields.number("norm_before_clip"),
+        norm_after_clip=fields.number("norm_after_clip"),
+        max_norm=fields.number("max_norm"),
+        clip_rate=fields.number("clip_rate"),
+        step_seconds=fields.number("step_seconds"),
+        amp_scale=fields.number("amp_scale"),
+        world_size=fields.integer("world_size", 1),
+        ranks=tuple(_rank(entry, fields.nonfinite) for entry in _objects(line, "ranks")),
+        attention=tuple(
+            _attention(stack, entry)
+            for stack in ("encoder", "decoder")
+            for entry in _objects(attention, stack)
+        ),
+        host=host,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Fields:
+    """Typed access to one object of a line."""
+
+    values: Mapping[str, Any]
+    nonfinite: frozenset[str] = frozenset()
+    """Dotted paths of numbers that are null in JSON because they are not finite."""
+
+    prefix: str = ""
+
+    def number(self, key: str) -> float | None:
+        path = f"{self.prefix}{key}"
+        value = self.values.get(key)
+        if value is None:
+            return math.nan if path in self.nonfinite else None
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ObservationError(f"{path} is {value!r:.80}, expected a number")
+        return float(value) if math.isfinite(value) else math.nan
+
+    def required(self, key: str) -> float:
+        value = self.number(key)
+        if value is None:
+            raise ObservationError(f"{self.prefix}{key} is missing")
+        return value
+
+    def integer(self, key: str, default: int | None = None) -> int:
+        value = self.values.get(key, default)
+        if type(value) is not int:
+            raise ObservationError(f"{self.prefix}{key} is {value!r:.80}, expected an integer")
+        return value
+
+    def word(self, key: str) -> str:
+        value = self.values.get(key)
+        if not isinstance(value, str):
+            raise ObservationError(f"{self.prefix}{key} is {value!r:.80}, expected a text")
+        return value
+
+
+def _rank(entry: Mapping[str, Any], nonfinite: frozenset[str]) -> RankObservation:
+    rank = _Fields(entry, prefix="ranks.").integer("rank")
+    fields = _Fields(entry, nonfinite, f"ranks.{rank}.")
+    checksum = entry.get("weight_checksum")
+    if checksum is not None and not isinstance(checksum, int | str):
+        raise ObservationError(f"ranks.{rank}.weight_checksum is {checksum!r:.80}")
+    return RankObservation(
+        rank=rank,
+        loss=fields.number("loss"),
+        local_gradient_norm=fields.number("local_grad_norm"),
+        step_seconds=fields.number("step_seconds"),
+        dropped=fields.integer("dropped", 0),
+        weight_checksum=checksum,
+    )
+
+
+def _attention(stack: str, entry: Mapping[str, Any]) -> AttentionObservation:
+    fields = _Fields(entry, prefix=f"attention.{stack}.")
+    return AttentionObservation(
+        stack=stack,
+        type=fields.word("type"),
+        layer=fields.integer("layer"),
+        module=fields.word("module"),
+        entropy=fields.number("entropy"),
+        normalized_entropy=fields.number("normalized_entropy"),
+        max_logit=fields.number("max_logit"),
+    )
+
+
+def _names(value: object) -> frozenset[str]:
+    if value is None:
+        return frozenset()
+    if not isinstance(value, Sequence) or not all(isinstance(name, str) for name in value):
+        raise ObservationError(f"nonfinite is {value!r:.80}, expected a list of names")
+    return frozenset(value)
+
+
+def _objects(parent: Mapping[str, Any], key: str) -> Sequence[Mapping[str, Any]]:
+    value = parent.get(key, ())
+    if not isinstance(value, Sequence) or not all(isinstance(entry, Mapping) for entry in value):
+        raise ObservationError(f"{key} is {value!r:.80}, expected a list of objects")
+    return value

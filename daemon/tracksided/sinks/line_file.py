@@ -1,0 +1,140 @@
+"""A file of JSON lines that is only ever appended to, durably: a line is whole or not there."""
+
+import io
+import json
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tracksided.durable import sync_directory
+from tracksided.sinks.json_file import is_in_place
+from tracksided.sinks.refusal import output_error
+
+logger = logging.getLogger(__name__)
+
+BLOCK_BYTES = 1 << 20  # first guess of how much the newest lines take
+
+
+class LineFile:
+    """Appends lines durably. One thread, one process."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or make the file and cut a line that a kill left torn.
+
+        Raises:
+            OutputError: the file cannot be read or written.
+        """
+        self.path = path
+        try:
+            self._file = self._open()
+            self._size = self._whole_bytes()
+            self._file.truncate(self._size)
+        except OSError as error:
+            raise output_error(self.path, error) from error
+
+    def lines(self) -> Iterator[tuple[int, Any]]:
+        """Yield the number and the JSON value of every line; others are named in the log.
+
+        Raises:
+            OutputError: the file cannot be read.
+        """
+        try:
+            with self.path.open("rb") as file:
+                for number, line in enumerate(file, start=1):
+                    value = self._decode(line, f"line {number}")
+                    if value is not None:
+                        yield number, value
+        except OSError as error:
+            raise output_error(self.path, error) from error
+
+    def newest(self, count: int) -> list[Any]:
+        """Return the JSON values of the newest lines, oldest first.
+
+        Raises:
+            OutputError: the file cannot be read.
+        """
+        try:
+            with self.path.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                num_bytes = BLOCK_BYTES
+                while True:
+                    start = max(size - num_bytes, 0)
+                    file.seek(start)
+                    lines = file.read(size - start).splitlines(keepends=True)
+                    if start == 0 or len(lines) > count:  # the first one may be cut
+                        break
+                    num_bytes *= 2
+        except OSError as error:
+            raise output_error(self.path, error) from error
+        values = [self._decode(line, "a line near its end") for line in lines[-count:]]
+        return [value for value in values if value is not None]
+
+    def append(self, encoded: bytes) -> None:
+        """Add whole lines; when this returns, they are on disk.
+
+        Raises:
+            OutputError: they cannot be written; nothing was added.
+        """
+        try:
+            self._follow()
+            self._write(encoded)
+        except OSError as error:
+            raise output_error(self.path, error) from error
+        self._size += len(encoded)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _open(self) -> io.FileIO:
+        is_new = not self.path.exists()
+        file = self.path.open("ab", buffering=0)
+        if is_new:
+            sync_directory(self.path.parent)
+        return file
+
+    def _whole_bytes(self) -> int:
+        """Return how many bytes the whole lines have."""
+        data_end = self.path.stat().st_size
+        with self.path.open("rb") as file:
+            end = data_end
+            while end > 0:
+                start = max(end - BLOCK_BYTES, 0)
+                file.seek(start)
+                found = file.read(end - start).rfind(b"\n")
+                if found >= 0:
+                    end = start + found + 1
+                    break
+                end = start
+        if end != data_end:
+            logger.warning("%s: a torn last line is removed", self.path)
+        return end
+
+    def _follow(self) -> None:
+        """Begin anew where somebody moved or removed the file: what we append must be found."""
+        if is_in_place(self.path, self._file.fileno()):
+            return
+        logger.warning("%s was removed or replaced while it was written; going on", self.path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lost, self._file = self._file, self._open()
+        lost.close()
+        self._size = self.path.stat().st_size
+
+    def _write(self, encoded: bytes) -> None:
+        try:
+            written = 0
+            while written < len(encoded):
+                written += self._file.write(encoded[written:])
+            os.fsync(self._file.fileno())
+        except OSError:
+            self._file.truncate(self._size)
+            raise
+
+    def _decode(self, line: bytes, where: str) -> Any:
+        try:
+            return json.loads(line)
+        except ValueError as error:
+            logger.warning("%s: %s is left as it is: %s", self.path, where, error)
+            return None

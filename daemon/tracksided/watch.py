@@ -1,0 +1,137 @@
+"""What the daemon's own process adds to a step: what only it knows, and the alerts."""
+
+import logging
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from tracksided.alerts.catalog import AlertSettings
+from tracksided.alerts.desk import AlertDesk, Look
+from tracksided.alerts.document import alert_document
+from tracksided.alerts.finding import Finding, StepRule
+from tracksided.errors import ObservationError
+from tracksided.monitors.reading import HostReading
+from tracksided.observations import MEMORY_STEPS, Observation, observe
+from tracksided.reports import Alert, StepReport, Text
+
+logger = logging.getLogger(__name__)
+
+TEXT_GROUP = "Alerts"
+
+
+class RunWatch:
+    """Watches one run in the daemon's own process. One thread.
+
+    It remembers the newest sampled steps. A daemon that starts anew rebuilds that from
+    ``history.jsonl``, and what is raised from the alerts that were written.
+    """
+
+    def __init__(
+        self,
+        run: str,
+        settings: AlertSettings,
+        *,
+        lines: Iterable[Mapping[str, Any]] = (),
+        alerts: Iterable[Alert] = (),
+    ) -> None:
+        """Take up what is known of the run.
+
+        Args:
+            run: its name.
+            settings: of the rules.
+            lines: of ``history.jsonl``, the newest `MEMORY_STEPS`, oldest first.
+            alerts: that were raised before, oldest first.
+        """
+        self._run = run
+        self._rules = tuple(rule for rule in settings.step_rules if rule.enabled)
+        self._is_on = settings.enabled
+        self._desk = AlertDesk(
+            cooldown_s=settings.cooldown_seconds, clear_after=settings.clear_after
+        )
+        self._memory: deque[Observation] = deque(maxlen=MEMORY_STEPS)
+        self._broken_rules: set[str] = set()
+        self._resume(tuple(alert for alert in alerts if alert.run == run), lines)
+
+    def complete(self, report: StepReport, reading: HostReading | None) -> StepReport:  # noqa: ARG002 - the machine is added here
+        """Return the report with all that this process knows, and the alerts that it raises.
+
+        Call it once for each step, in the order in which they are committed.
+        """
+        if not self._is_on:
+            return report
+        failures: dict[str, str] = {}
+        alerts = self._look(observe(report.history), failures)
+        history = {
+            **report.history,
+            "alerts": [alert_document(alert) for alert in alerts],
+            "failures": {**report.history["failures"], **failures},
+        }
+        texts = tuple(alert_text(alert, report.step) for alert in alerts)
+        return replace(
+            report, history=history, texts=(*report.texts, *texts), alerts=(*report.alerts, *alerts)
+        )
+
+    def status(self) -> list[dict[str, Any]]:
+        """Return what `trackside status` shows: all that is raised or has not calmed down."""
+        return [
+            {**alert_document(standing.alert), "state": standing.phase.value}
+            for standing in self._desk.active
+        ]
+
+    def _resume(self, known: tuple[Alert, ...], lines: Iterable[Mapping[str, Any]]) -> None:
+        """Go through the remembered steps again; every alert of theirs is known already."""
+        self._desk.restore(known)
+        by_moment: dict[tuple[int | None, float], list[Alert]] = {}
+        for alert in known:
+            by_moment.setdefault((alert.step, alert.timestamp), []).append(alert)
+        for line in lines:
+            try:
+                now = observe(line)
+            except ObservationError as error:
+                logger.debug("a line of history.jsonl tells the rules nothing: %s", error)
+                continue
+            self._look(now, {})
+            self._desk.restore(by_moment.get((now.step, now.timestamp), ()))
+        self._desk.adopt(known)
+
+    def _look(self, now: Observation, failures: dict[str, str]) -> tuple[Alert, ...]:
+        """Ask every rule about a step; what lies ahead of it belongs to an abandoned try."""
+        if self._memory and now.step <= self._memory[-1].step:
+            kept = [entry for entry in self._memory if entry.step < now.step]
+            self._memory = deque(kept, maxlen=MEMORY_STEPS)
+            self._desk.forget(rule.name for rule in self._rules)
+        before = tuple(self._memory)
+        look = Look(run=self._run, step=now.step, timestamp=now.timestamp)
+        raised: list[Alert] = []
+        for rule in self._rules:
+            finding = self._ask(rule, now, before, failures)
+            alert = self._desk.take(rule.name, finding, look)
+            if alert is not None:
+                raised.append(alert)
+        self._memory.append(now)
+        return tuple(raised)
+
+    def _ask(
+        self,
+        rule: StepRule,
+        now: Observation,
+        before: tuple[Observation, ...],
+        failures: dict[str, str],
+    ) -> Finding | None:
+        """Ask a rule; one that fails costs what it would have said, and nothing else."""
+        try:
+            return rule.check(now, before)
+        except Exception as error:
+            failures[f"alerts.{rule.name}"] = f"{type(error).__name__}: {error}"
+            if rule.name not in self._broken_rules:
+                self._broken_rules.add(rule.name)
+                logger.exception("alert rule %s fails at step %d", rule.name, now.step)
+            return None
+
+
+def alert_text(alert: Alert, step: int) -> Text:
+    """Return what TensorBoard shows of an alert."""
+    where = "" if alert.rank is None else f", rank {alert.rank}"
+    body = f"**{alert.severity}** at step {step}{where}: {alert.message}\n\n{alert.advice}"
+    return Text(f"{TEXT_GROUP}/{alert.rule}", body, step)
