@@ -73,6 +73,9 @@ class Observation:
     clip_rate: float | None = None
     """Share of the steps since the last sample whose gradient was clipped, 0 to 1."""
 
+    norm_peak: float | None = None
+    """Largest norm before clipping since the sample before, this one included."""
+
     step_seconds: float | None = None
     amp_scale: float | None = None
     world_size: int = 1
@@ -109,6 +112,7 @@ def observe(line: Mapping[str, Any]) -> Observation:
         norm_after_clip=fields.number("norm_after_clip"),
         max_norm=fields.number("max_norm"),
         clip_rate=fields.number("clip_rate"),
+        norm_peak=fields.number("norm_peak"),
         step_seconds=fields.number("step_seconds"),
         amp_scale=fields.number("amp_scale"),
         world_size=fields.integer("world_size", 1),
@@ -139,12 +143,15 @@ class _Fields:
             return math.nan if path in self.nonfinite else None
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ObservationError(f"{path} is {value!r:.80}, expected a number")
-        return float(value) if math.isfinite(value) else math.nan
+        try:
+            return float(value) if math.isfinite(value) else math.nan
+        except OverflowError as error:  # an integer beyond what a float can hold
+            raise ObservationError(f"{path} is {value!r:.80}, beyond any number") from error
 
     def required(self, key: str) -> float:
         value = self.number(key)
-        if value is None:
-            raise ObservationError(f"{self.prefix}{key} is missing")
+        if value is None or math.isnan(value):
+            raise ObservationError(f"{self.prefix}{key} is missing or not finite")
         return value
 
     def integer(self, key: str, default: int | None = None) -> int:
