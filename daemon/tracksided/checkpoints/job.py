@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 from tracksided.checkpoints.averaging import Progress
 from tracksided.checkpoints.formats.catalog import FILE_FORMATS, format_of
 from tracksided.checkpoints.listing import list_candidates
-from tracksided.checkpoints.policy import Candidate, StepRange
+from tracksided.checkpoints.policy import BestBy, Candidate, StepRange
 from tracksided.checkpoints.provenance import (
     Provenance,
     Skipped,
@@ -47,9 +47,24 @@ class AverageRequest:
     method: str = "uniform"
     decay: float = DEFAULT_DECAY
     steps: StepRange = field(default_factory=StepRange)
+    best: BestBy | None = None
+    """Take the best by a metric; None takes the newest."""
+
     num_threads: int = 2
     keep_current: bool = False
     """Do nothing where the output is already made of the same sources."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedSource:
+    """A checkpoint that would be averaged."""
+
+    name: str
+    step: int | None
+    bytes: int
+    weight: float
+    metric: float | None
+    """What it would be chosen by, where that is a metric."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +73,8 @@ class Plan:
 
     output: Path
     method: str
-    sources: tuple[tuple[str, int | None, int, float], ...]
-    """(name, step, bytes, weight)."""
-
+    best: BestBy | None
+    sources: tuple[PlannedSource, ...]
     skipped: tuple[Skipped, ...]
 
 
@@ -83,8 +97,15 @@ def plan_average(request: AverageRequest) -> Plan:
         return Plan(
             output=_output_path(request, chosen[-1].checkpoint.format),
             method=request.method,
+            best=request.best,
             sources=tuple(
-                (entry.checkpoint.name, entry.step, entry.checkpoint.nbytes, weight)
+                PlannedSource(
+                    entry.checkpoint.name,
+                    entry.step,
+                    entry.checkpoint.nbytes,
+                    weight,
+                    entry.metric,
+                )
                 for entry, weight in zip(chosen, _weights(request, selection), strict=True)
             ),
             skipped=tuple(selection.skipped),
@@ -128,7 +149,7 @@ def candidates_of(request: AverageRequest) -> tuple[Candidate, ...]:
 
 def _select(request: AverageRequest, refused: dict[Path, str]) -> Selection:
     candidates = candidates_of(request)
-    selection = select(candidates, request.count, request.steps, refused)
+    selection = select(candidates, request.count, request.steps, refused, request.best)
     needed = min(request.minimum, request.count)
     if len(selection.chosen) < needed:
         selection.close()
@@ -158,6 +179,7 @@ def _task(request: AverageRequest, selection: Selection, output: Path, started: 
         selection=selection,
         weights=_weights(request, selection),
         method=request.method,
+        best=request.best,
         output=output,
         num_threads=request.num_threads,
         started=started,

@@ -46,6 +46,19 @@ class StepRange:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BestBy:
+    """The checkpoints with the best of a metric are wanted, not the newest."""
+
+    metric: str
+    mode: str
+    """min or max: which end of the metric is good."""
+
+    def rank(self, scored: Sequence[tuple[Candidate, float]]) -> list[tuple[Candidate, float]]:
+        """Sort from best to worst; of equal ones the first given stays first."""
+        return sorted(scored, key=lambda entry: entry[1], reverse=self.mode == "max")
+
+
 def step_of(candidate: Candidate) -> int | None:
     """Return the step: named as such, else from the content, else the number in the name."""
     name = candidate.path.name

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tracksided.checkpoints.naming import DIRECTORY_PROVENANCE, provenance_name
+from tracksided.checkpoints.policy import BestBy
+from tracksided.checkpoints.source import SourceFile, SourceRefused
 
 MAX_BYTES = 16 << 20  # far above any that is written here
 KIND = "trackside checkpoint average"
@@ -26,6 +28,8 @@ class SourceRecord:
     """Whether the file stated checksums that were checked."""
 
     weight: float
+    metric: float | None
+    """What it was chosen by, where that was a metric."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,9 @@ class Provenance:
     output_digest: str
     format: str
     method: str
+    best: BestBy | None
+    """What the sources were chosen by; None: they are the newest."""
+
     step: int | None
     """Of the newest source."""
 
@@ -75,9 +82,12 @@ def read_provenance(output: Path) -> Mapping[str, object] | None:
     """Return the provenance of an output; None where there is none that can be read."""
     path = provenance_path(output)
     try:
-        with path.open("rb") as file:
-            parsed = json.loads(file.read(MAX_BYTES))
-    except (OSError, ValueError, RecursionError):
+        source = SourceFile(path)
+        try:
+            parsed = json.loads(source.read(0, min(source.nbytes, MAX_BYTES)))
+        finally:
+            source.close()
+    except (SourceRefused, ValueError, RecursionError):
         return None
     if not isinstance(parsed, dict) or parsed.get("kind") != KIND:
         return None

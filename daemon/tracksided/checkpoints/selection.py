@@ -10,7 +10,9 @@ from typing import Self
 from tracksided.checkpoints.content import is_same_content
 from tracksided.checkpoints.formats.base import Checkpoint
 from tracksided.checkpoints.formats.catalog import describe
+from tracksided.checkpoints.metrics import metric_of
 from tracksided.checkpoints.policy import (
+    BestBy,
     Candidate,
     StepRange,
     mismatch,
@@ -29,6 +31,10 @@ class Chosen:
 
     checkpoint: Checkpoint
     step: int | None
+    metric: float | None
+    """What it was chosen by, where that was a metric."""
+
+    source: SourceFile | SourceDirectory
 
 
 class Selection:
@@ -39,9 +45,16 @@ class Selection:
         self.skipped: list[Skipped] = []
         self._stack = ExitStack()
 
-    def hold(self, source: SourceFile | SourceDirectory) -> None:
-        """Close a source together with the selection."""
-        self._stack.callback(source.close)
+    def take(self, chosen: Chosen) -> None:
+        """Add a checkpoint, and close it together with the selection."""
+        self._stack.callback(chosen.source.close)
+        self.chosen.append(chosen)
+
+    def keep_only_sources(self) -> None:
+        """Close the files beside the weights: only the newest is the template."""
+        for entry in self.chosen[:-1]:
+            if isinstance(entry.source, SourceDirectory):
+                entry.source.keep_open(entry.checkpoint.sources)
 
     def close(self) -> None:
         """Close all sources."""
@@ -64,29 +77,33 @@ def select(
     count: int,
     steps: StepRange,
     refused: Mapping[Path, str],
+    best: BestBy | None = None,
 ) -> Selection:
-    """Open the newest ``count`` checkpoints that are complete and fit together.
+    """Open the newest or best ``count`` checkpoints that are complete and fit together.
 
     Args:
         candidates: as `tracksided.checkpoints.listing` finds them.
         count: how many at most.
         steps: which are wanted.
         refused: paths that are known to be unusable, with the reason.
+        best: the metric to choose by; None chooses the newest.
     """
     selection = Selection()
     try:
         usable = [candidate for candidate in candidates if candidate.path not in refused]
         selection.skipped += [Skipped(path.name, reason) for path, reason in refused.items()]
         ordered = newest_first(_with_content_steps(usable, selection.skipped))
-        for candidate in ordered:
+        wanted = [candidate for candidate in ordered if steps.holds(step_of(candidate))]
+        for candidate, metric in _ranked(wanted, best, selection.skipped):
             if len(selection.chosen) == count:
                 break
-            if steps.holds(step_of(candidate)):
-                _take(candidate, selection)
+            _take(candidate, metric, selection)
+        newness = {candidate.path: -place for place, candidate in enumerate(ordered)}
+        selection.chosen.sort(key=lambda chosen: newness[chosen.source.path])
+        selection.keep_only_sources()
     except BaseException:
         selection.close()
         raise
-    selection.chosen.reverse()
     return selection
 
 
@@ -110,7 +127,28 @@ def _with_content_steps(candidates: Sequence[Candidate], skipped: list[Skipped])
     return known
 
 
-def _take(candidate: Candidate, selection: Selection) -> None:
+def _ranked(
+    candidates: Sequence[Candidate], best: BestBy | None, skipped: list[Skipped]
+) -> list[tuple[Candidate, float | None]]:
+    """Put those first that are wanted first, and note which do not state the metric."""
+    if best is None:
+        return [(candidate, None) for candidate in candidates]
+    scored: list[tuple[Candidate, float]] = []
+    for candidate in candidates:
+        try:
+            source = _open(candidate)
+            try:
+                value = metric_of(candidate.path, describe(source), best.metric)
+            finally:
+                source.close()
+        except CheckpointRefused as error:
+            skipped.append(Skipped(candidate.path.name, _reason(error, candidate.path)))
+        else:
+            scored.append((candidate, value))
+    return list(best.rank(scored))
+
+
+def _take(candidate: Candidate, metric: float | None, selection: Selection) -> None:
     """Open one candidate and add it to the selection, or note why not."""
     path = candidate.path
     try:
@@ -127,10 +165,7 @@ def _take(candidate: Candidate, selection: Selection) -> None:
         source.close()
         selection.skipped.append(Skipped(path.name, reason))
         return
-    if isinstance(source, SourceDirectory) and selection.chosen:
-        source.keep_open(checkpoint.sources)  # only the newest is the template
-    selection.hold(source)
-    selection.chosen.append(Chosen(checkpoint, step_of(candidate)))
+    selection.take(Chosen(checkpoint, step_of(candidate), metric, source))
 
 
 def _unfit(checkpoint: Checkpoint, selection: Selection) -> str | None:

@@ -18,6 +18,7 @@ from tracksided.checkpoints.formats.base import (
 )
 from tracksided.checkpoints.formats.catalog import describe_as, format_named
 from tracksided.checkpoints.naming import DIRECTORY_PROVENANCE, provenance_name
+from tracksided.checkpoints.policy import BestBy
 from tracksided.checkpoints.provenance import Provenance, SourceRecord, is_own_output
 from tracksided.checkpoints.publish import Publication, encode_json, publish_json, sweep
 from tracksided.checkpoints.publish_directory import DirectoryPublication
@@ -36,6 +37,9 @@ class Task:
     """One per chosen checkpoint, oldest first."""
 
     method: str
+    best: BestBy | None
+    """What the selection was chosen by, where that was a metric."""
+
     output: Path
     num_threads: int
     started: float
@@ -153,6 +157,7 @@ def _provenance(task: Task, averaged: Averaged, layout: OutputLayout, digest: st
             digest=content_digest(entry.checkpoint, crcs),
             verified=all(r.crc32 is not None for r in entry.checkpoint.records.values()),
             weight=weight,
+            metric=entry.metric,
         )
         for entry, weight, crcs in zip(chosen, task.weights, averaged.sources, strict=True)
     )
@@ -163,6 +168,7 @@ def _provenance(task: Task, averaged: Averaged, layout: OutputLayout, digest: st
         output_digest=digest,
         format=chosen[-1].checkpoint.format,
         method=task.method,
+        best=task.best,
         step=chosen[-1].step,
         sources=sources,
         skipped=tuple(task.selection.skipped),

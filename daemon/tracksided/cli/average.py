@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import NoReturn
 
 import click
 from rich.console import Console
@@ -25,12 +26,13 @@ from tracksided.checkpoints.job import (
     DEFAULT_OUTPUT,
     AverageRequest,
     Plan,
+    PlannedSource,
     candidates_of,
     plan_average,
     run_average,
 )
-from tracksided.checkpoints.policy import StepRange
-from tracksided.checkpoints.provenance import Provenance, Skipped
+from tracksided.checkpoints.policy import BestBy, StepRange
+from tracksided.checkpoints.provenance import Provenance, Skipped, SourceRecord
 from tracksided.checkpoints.weights import DEFAULT_DECAY, METHODS
 from tracksided.errors import SettingsError, TracksidedError
 
@@ -55,7 +57,7 @@ PATTERNS = ("checkpoint-*/", DEFAULT_PATTERN, "*.safetensors", "*.ckpt", "*.pth"
     default=DEFAULT_COUNT,
     type=click.IntRange(min=1),
     show_default=True,
-    help="How many of the newest.",
+    help="How many of the newest, or of the best.",
 )
 @click.option(
     "--output-name",
@@ -81,8 +83,8 @@ PATTERNS = ("checkpoint-*/", DEFAULT_PATTERN, "*.safetensors", "*.ckpt", "*.pth"
 @click.option("--from-step", "--from_step", type=int, help="Leave out earlier steps.")
 @click.option("--to-step", "--to_step", type=int, help="Leave out later steps.")
 @click.option("--every", type=click.IntRange(min=1), help="Only steps that are multiples of this.")
-@click.option("--best", metavar="METRIC", help="The best by a metric instead of the newest.")
-@click.option("--mode", type=click.Choice(["min", "max"]), help="Of --best.")
+@click.option("--best", metavar="METRIC", help="Take the best by a metric, not the newest.")
+@click.option("--mode", type=click.Choice(["min", "max"]), help="Which METRIC of --best is good.")
 @click.option("--dry-run", "--dry_run", is_flag=True, help="Say what would be averaged, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(  # noqa: PLR0917 - click passes everything by keyword
@@ -101,14 +103,12 @@ def command(  # noqa: PLR0917 - click passes everything by keyword
     dry_run: bool,  # noqa: FBT001 - click passes everything by keyword
     as_json: bool,  # noqa: FBT001 - click passes everything by keyword
 ) -> None:
-    """Average the newest checkpoints of DIRECTORY into one.
+    """Average the newest, or best, checkpoints of DIRECTORY into one.
 
     Reads .pt, .pth and .ckpt of torch.save, .safetensors, and directories of Hugging Face and
     torch.distributed.checkpoint.
     Nothing is unpickled. The average appears whole, with a JSON file that names its sources.
     """
-    if best is not None or mode is not None:
-        _fail("--best and --mode are not available yet; use --from-step, --to-step and --every")
     request = AverageRequest(
         directory=checkpoint_dir if directory is None else directory,
         output_name=output_name,
@@ -117,6 +117,7 @@ def command(  # noqa: PLR0917 - click passes everything by keyword
         method=method,
         decay=decay,
         steps=StepRange(first=from_step, last=to_step, every=every),
+        best=_best_by(best, mode),
     )
     allow_many_files()
     try:
@@ -129,7 +130,17 @@ def command(  # noqa: PLR0917 - click passes everything by keyword
         _fail(str(error))
 
 
-def _fail(message: str) -> None:
+def _best_by(metric: str | None, mode: str | None) -> BestBy | None:
+    if metric is None and mode is None:
+        return None
+    if metric is None:
+        _fail("--mode belongs to --best METRIC")
+    if mode is None:
+        _fail(f"--best {metric} needs --mode min or --mode max: which {metric} is good?")
+    return BestBy(metric=metric, mode=mode)
+
+
+def _fail(message: str) -> NoReturn:
     click.echo(f"trackside average: {message}", err=True)
     sys.exit(1)
 
@@ -172,19 +183,12 @@ def _progress_bar() -> Iterator[Report | None]:
 
 def _show_plan(plan: Plan, *, as_json: bool) -> None:
     if as_json:
-        names = ("name", "step", "bytes", "weight")
-        content = {
-            "output": str(plan.output),
-            "method": plan.method,
-            "sources": [dict(zip(names, source, strict=True)) for source in plan.sources],
-            "skipped": [asdict(entry) for entry in plan.skipped],
-        }
-        click.echo(json.dumps(content, indent=2))
+        click.echo(json.dumps({**asdict(plan), "output": str(plan.output)}, indent=2))
         return
     _show_skipped(plan.skipped)
     click.echo(f"would average {len(plan.sources)} checkpoints into {plan.output}:")
-    for name, step, nbytes, weight in plan.sources:
-        click.echo(f"  {weight:.4f}  {_step(step)}{name}  ({nbytes / 1e6:.1f} MB)")
+    for source in plan.sources:
+        click.echo(_line(source, plan.best) + f"  ({source.bytes / 1e6:.1f} MB)")
 
 
 def _show_result(provenance: Provenance, request: AverageRequest, *, as_json: bool) -> None:
@@ -199,7 +203,7 @@ def _show_result(provenance: Provenance, request: AverageRequest, *, as_json: bo
     )
     for source in provenance.sources:
         unverified = "" if source.verified else "  (no checksums in this file)"
-        click.echo(f"  {source.weight:.4f}  {_step(source.step)}{source.name}{unverified}")
+        click.echo(_line(source, provenance.best) + unverified)
     if provenance.dropped:
         click.echo(f"left out, because it belongs to one step: {', '.join(provenance.dropped)}")
 
@@ -209,5 +213,7 @@ def _show_skipped(skipped: tuple[Skipped, ...]) -> None:
         click.echo(f"skipped {entry.name}: {entry.reason}", err=True)
 
 
-def _step(step: int | None) -> str:
-    return "" if step is None else f"step {step}  "
+def _line(source: PlannedSource | SourceRecord, best: BestBy | None) -> str:
+    step = "" if source.step is None else f"step {source.step}  "
+    metric = "" if best is None else f"  {best.metric} {source.metric:.6g}"
+    return f"  {source.weight:.4f}  {step}{source.name}{metric}"

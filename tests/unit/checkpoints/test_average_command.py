@@ -106,7 +106,9 @@ def test_a_skipped_file_is_named_on_standard_error(tmp_path: Path, save_steps: S
     [
         (("nowhere",), "cannot be read"),
         ((), "0 usable checkpoints match checkpoint-*/, *.pt"),
-        (("--best", "loss"), "not available yet"),
+        (("--best", "loss"), "--best loss needs --mode min or --mode max"),
+        (("--mode", "min"), "--mode belongs to --best METRIC"),
+        (("--best", "loss", "--mode", "min"), "step_2.pt: states no 'loss'"),
         (("--method", "ema", "--decay", "2"), "decay is 2.0"),
     ],
 )

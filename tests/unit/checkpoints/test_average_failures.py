@@ -250,6 +250,18 @@ def test_a_directory_that_is_missing_is_an_error_with_its_name(tmp_path: Path) -
         run_average(AverageRequest(directory=tmp_path / "nowhere"))
 
 
+def test_a_pipe_in_the_place_of_the_provenance_is_not_waited_for(
+    tmp_path: Path, save_steps: Save
+) -> None:
+    save_steps(1, 2)
+    os.mkfifo(tmp_path / "step_1.json")
+
+    provenance = run_average(AverageRequest(directory=tmp_path))
+
+    assert provenance is not None
+    assert len(provenance.sources) == 2
+
+
 def test_sums_beyond_float64_are_an_error(tmp_path: Path) -> None:
     for step in (1, 2):
         tensor = torch.full((2,), 1.7e308, dtype=torch.float64) - step

@@ -142,6 +142,13 @@ class CheckpointFormat(Protocol):
     def seal(self, template: Checkpoint, crcs: Mapping[str, int]) -> tuple[Patch, ...]:
         """Return the bytes that depend on the CRC-32 of the averaged records."""
 
+    def metrics(self, checkpoint: Checkpoint) -> Mapping[str, float]:
+        """Return what the content says this checkpoint scored, by name; NaN stays NaN.
+
+        Raises:
+            CheckpointRefused: what says so is damaged.
+        """
+
 
 class FileFormat(CheckpointFormat, Protocol):
     """A checkpoint that is one file."""

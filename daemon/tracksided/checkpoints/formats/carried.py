@@ -12,6 +12,7 @@ MAX_CARRIED_BYTES = 64 << 20  # the largest tokenizers have half of it
 _NEVER = frozenset(
     {
         DIRECTORY_PROVENANCE,
+        "metrics.json",
         "trainer_state.json",
         "latest",
         "zero_to_fp32.py",

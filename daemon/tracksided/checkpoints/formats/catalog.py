@@ -1,6 +1,6 @@
 """All checkpoint formats; reading this shows what can be averaged."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import PurePath
 
 from tracksided.checkpoints.formats.base import (
@@ -65,3 +65,8 @@ def describe(source: SourceFile | SourceDirectory) -> Checkpoint:
     if file_format is None:
         raise CheckpointRefused(f"{source.name}: no format is known for this name")
     return file_format.describe(source)
+
+
+def stated_metrics(checkpoint: Checkpoint) -> Mapping[str, float]:
+    """Return what the content of a checkpoint says it scored; see `CheckpointFormat.metrics`."""
+    return format_named(checkpoint.format).metrics(checkpoint)

@@ -141,6 +141,11 @@ class DistributedCheckpoint:
                 position += TorchZip().layout(content).nbytes
         return tuple(patches)
 
+    def metrics(self, checkpoint: Checkpoint) -> Mapping[str, float]:
+        """Nothing: the objects beside the tensors belong to the application."""
+        del checkpoint
+        return {}
+
 
 def _template(checkpoint: Checkpoint) -> _Template:
     if not isinstance(checkpoint.template, _Template):

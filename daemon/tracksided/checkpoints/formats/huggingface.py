@@ -21,6 +21,7 @@ from tracksided.checkpoints.formats.base import (
 from tracksided.checkpoints.formats.carried import carried_files
 from tracksided.checkpoints.formats.safetensors import Safetensors
 from tracksided.checkpoints.formats.torch_zip import TorchZip
+from tracksided.checkpoints.formats.trainer_logs import logged_metrics
 from tracksided.checkpoints.formats.trainer_state import TRAINER_STATE, trainer_step
 from tracksided.checkpoints.source import SourceDirectory, SourceFile, SourceRefused
 
@@ -60,6 +61,7 @@ class _Template:
     parts: tuple[_Part, ...]
     copied: tuple[SourceFile, ...]
     left_out: tuple[str, ...]
+    trainer_state: SourceFile | None
 
 
 class HuggingFace:
@@ -95,14 +97,20 @@ class HuggingFace:
                 records[_record_key(part, key)] = record
         used = {*(part.name for part in parts), *(index.path.name for index in indexes)}
         carried = carried_files(directory, used)
+        has_state = TRAINER_STATE in directory.names
+        state = directory.open(TRAINER_STATE) if has_state else None
         return Checkpoint(
             sources=tuple(part.content.sources[0] for part in parts),
             format=self.name,
             tensors=tensors,
             records=records,
-            step=_step(directory),
+            step=None if state is None else trainer_step(state),
             template=_Template(
-                directory.status, tuple(parts), (*indexes, *carried.files), carried.left_out
+                directory.status,
+                tuple(parts),
+                (*indexes, *carried.files),
+                carried.left_out,
+                state,
             ),
         )
 
@@ -134,6 +142,11 @@ class HuggingFace:
             )
         )
 
+    def metrics(self, checkpoint: Checkpoint) -> Mapping[str, float]:
+        """Read what the Trainer logged at the checkpoint's own step."""
+        state = _kept(checkpoint).trainer_state
+        return {} if state is None else logged_metrics(state, checkpoint.step)
+
 
 def _kept(template: Checkpoint) -> _Template:
     if not isinstance(template.template, _Template):
@@ -143,12 +156,6 @@ def _kept(template: Checkpoint) -> _Template:
 
 def _record_key(part: _Part, key: str) -> str:
     return f"{part.name}:{key}"
-
-
-def _step(directory: SourceDirectory) -> int | None:
-    if TRAINER_STATE not in directory.names:
-        return None
-    return trainer_step(directory.open(TRAINER_STATE))
 
 
 def _read_group(

@@ -93,9 +93,7 @@ class Safetensors:
 
     def layout(self, template: Checkpoint) -> OutputLayout:
         """Keep the header; every tensor stays where it is."""
-        kept = template.template
-        if not isinstance(kept, _Template):
-            raise TypeError("the template of another format")
+        kept = _kept(template)
         (source,) = template.sources
         file = OutputFile("", source.nbytes, source.status, ((0, kept.head),))
         return OutputLayout(
@@ -107,6 +105,20 @@ class Safetensors:
         """Nothing depends on checksums: the format has none."""
         del template, crcs
         return ()
+
+    def metrics(self, checkpoint: Checkpoint) -> Mapping[str, float]:
+        """Read the texts of the metadata that are numbers."""
+        head = _kept(checkpoint).head
+        (source,) = checkpoint.sources
+        metadata = _parse_header(source, head[_LENGTH.size :]).get(_METADATA)
+        texts = metadata.items() if isinstance(metadata, dict) else ()
+        return {name: float(text) for name, text in texts if _is_number(text)}
+
+
+def _kept(checkpoint: Checkpoint) -> _Template:
+    if not isinstance(checkpoint.template, _Template):
+        raise TypeError("the template of another format")
+    return checkpoint.template
 
 
 def _read_head(source: SourceFile) -> bytes:
@@ -176,3 +188,13 @@ def _step(metadata: object) -> int | None:
         if isinstance(value, str) and value.isascii() and value.isdigit():
             return int(value)
     return None
+
+
+def _is_number(text: object) -> bool:
+    if not isinstance(text, str):
+        return False
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -151,8 +151,42 @@ def model_tensors(part: ModelPart) -> dict[str, TensorView]:
         name = ".".join(path)
         if name in tensors:
             raise CheckpointRefused(f"two tensors are named {name!r}")
-        tensors[name] = _view(node, name)
+        tensors[name] = tensor_view(node, name)
     return tensors
+
+
+def tensor_view(node: Node, name: str) -> TensorView:
+    """Read a call that makes a tensor; ``name`` is for messages.
+
+    Raises:
+        CheckpointRefused: it is of a kind that is not read, or not sane.
+    """
+    if not isinstance(node, CallNode) or not isinstance(node.arguments, TupleNode):
+        raise CheckpointRefused(f"tensor {name!r} is not built by a call")
+    path, arguments = global_path(node.function), node.arguments.items
+    if path in _PARAMETER and arguments:
+        return tensor_view(arguments[0], name)
+    if path == _SUBCLASS and len(arguments) > 2 and isinstance(arguments[2], TupleNode):  # noqa: PLR2004 - (function, type, arguments, state)
+        return tensor_view(CallNode(arguments[0], arguments[2]), name)
+    if path not in _PLAIN and path != _TYPED:
+        raise CheckpointRefused(f"tensor {name!r} is built by {path}, which is not averaged")
+    if len(arguments) < _TENSOR_ARGUMENTS:
+        raise CheckpointRefused(f"tensor {name!r} lacks arguments")
+    storage, dtype = _storage(arguments[0], f"tensor {name!r}")
+    if path == _TYPED:
+        named = global_path(arguments[_DTYPE_AT]) if len(arguments) > _DTYPE_AT else ""
+        dtype = named.removeprefix("torch.")
+    if dtype not in DTYPES:
+        raise CheckpointRefused(f"tensor {name!r} has dtype {dtype!r}, which is not known")
+    view = TensorView(
+        storage,
+        dtype,
+        _count(arguments[1], name),
+        _counts(arguments[2], name),
+        _counts(arguments[3], name),
+    )
+    _require_inside(view, name)
+    return view
 
 
 def step_of(root: Node) -> int | None:
@@ -229,35 +263,6 @@ def _describe(node: Node) -> str:
     if node is None or isinstance(node, bool | int | float | str | bytes):
         return repr(node)[:80]
     return type(node).__name__.removesuffix("Node").lower()
-
-
-def _view(node: Node, name: str) -> TensorView:
-    if not isinstance(node, CallNode) or not isinstance(node.arguments, TupleNode):
-        raise CheckpointRefused(f"tensor {name!r} is not built by a call")
-    path, arguments = global_path(node.function), node.arguments.items
-    if path in _PARAMETER and arguments:
-        return _view(arguments[0], name)
-    if path == _SUBCLASS and len(arguments) > 2 and isinstance(arguments[2], TupleNode):  # noqa: PLR2004 - (function, type, arguments, state)
-        return _view(CallNode(arguments[0], arguments[2]), name)
-    if path not in _PLAIN and path != _TYPED:
-        raise CheckpointRefused(f"tensor {name!r} is built by {path}, which is not averaged")
-    if len(arguments) < _TENSOR_ARGUMENTS:
-        raise CheckpointRefused(f"tensor {name!r} lacks arguments")
-    storage, dtype = _storage(arguments[0], f"tensor {name!r}")
-    if path == _TYPED:
-        named = global_path(arguments[_DTYPE_AT]) if len(arguments) > _DTYPE_AT else ""
-        dtype = named.removeprefix("torch.")
-    if dtype not in DTYPES:
-        raise CheckpointRefused(f"tensor {name!r} has dtype {dtype!r}, which is not known")
-    view = TensorView(
-        storage,
-        dtype,
-        _count(arguments[1], name),
-        _counts(arguments[2], name),
-        _counts(arguments[3], name),
-    )
-    _require_inside(view, name)
-    return view
 
 
 def _require_inside(view: TensorView, name: str) -> None:

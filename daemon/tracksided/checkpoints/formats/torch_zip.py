@@ -22,8 +22,10 @@ from tracksided.checkpoints.formats.inert_pickle import (
 )
 from tracksided.checkpoints.formats.pickle_nodes import CallNode, DictNode, Node, mapping_pairs
 from tracksided.checkpoints.formats.pickle_writer import write_pickle
+from tracksided.checkpoints.formats.torch_metrics import stated_metrics
 from tracksided.checkpoints.formats.torch_tensors import (
     ModelPart,
+    Storage,
     TensorView,
     find_model,
     is_tensor,
@@ -115,6 +117,17 @@ class TorchZip:
         ]
         end = directory(plan.placed, ordered, plan.directory_at)
         return (*headers, Patch(0, plan.directory_at, end))
+
+    def metrics(self, checkpoint: Checkpoint) -> Mapping[str, float]:
+        """Read the numbers beside the model; see `CheckpointFormat.metrics`."""
+        kept = _template(checkpoint)
+        has_crcs = any(record.crc32 for record in kept.storages.values())
+
+        def read(storage: Storage) -> bytes:
+            record = kept.storages[storage.key]
+            return _read_checked(kept.source, record, storage.nbytes, has_crcs=has_crcs)
+
+        return stated_metrics(kept.part, checkpoint.name, read)
 
 
 def read_object(source: SourceFile) -> Node:
@@ -240,6 +253,12 @@ def _entry(view: TensorView) -> TensorEntry:
     )
 
 
+def _template(checkpoint: Checkpoint) -> _Template:
+    if not isinstance(checkpoint.template, _Template):
+        raise TypeError("the template of another format")
+    return checkpoint.template
+
+
 @dataclass(frozen=True, slots=True)
 class _Plan:
     """The archive to be written; names carry the prefix."""
@@ -254,9 +273,7 @@ class _Plan:
 
 
 def _plan(checkpoint: Checkpoint) -> _Plan:
-    template = checkpoint.template
-    if not isinstance(template, _Template):
-        raise TypeError("the template of another format")
+    template = _template(checkpoint)
     root, dropped = _without_training_state(template)
     kept = storages_below(root)
     bodies: dict[str, bytes] = {_ROOT_PICKLE: write_pickle(root, template.pickle.protocol)}
