@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 
 import torch
 
+from trackside.capture.budget import fit
 from trackside.capture.captured import CapturedAttention
-from trackside.capture.clipping import Number
+from trackside.capture.clipping import NOTHING_CLIPPED, ClipTally, Number
 from trackside.capture.gradients import CapturedGradients
 from trackside.capture.logbook import LogPage
 from trackside.staging import HostArray
@@ -31,11 +32,8 @@ class StepDraft:
     """Before clipping; None where nothing was clipped."""
 
     max_norm: float | None = None
-    clip_count: Number = 0.0
-    """Clipped steps since the last sample."""
-
-    norm_peak: Number | None = None
-    """Largest norm before clipping since the last sample."""
+    clipping: ClipTally = NOTHING_CLIPPED
+    """Since the last sample."""
 
     num_steps: int = 0
     """Steps since the last sample."""
@@ -52,6 +50,21 @@ class StepDraft:
     attention: tuple[CapturedAttention, ...] = ()
     gradients: CapturedGradients | None = None
     page: LogPage = field(default_factory=lambda: LogPage((), ()))
+
+    def fit(self, budget_bytes: int) -> bool:
+        """Shrink the attention so that everything fits; tell whether anything was made smaller.
+
+        Metadata comes on top: some kilobytes.
+        """
+        gradients = self.gradients
+        rest = 0
+        if gradients is not None:
+            self.shrunk += gradients.shrunk
+            rest = sum(tensor.nbytes for tensor in gradients.tensors.values())
+        fitted = fit(self.attention, budget_bytes - rest)
+        self.attention = fitted.attention
+        self.shrunk += fitted.shrunk
+        return bool(self.shrunk)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return everything that must reach the host, by name."""
@@ -134,8 +147,8 @@ class StepDraft:
             "loss": self.loss,
             "learning_rate": self.learning_rate,
             "clip_norm": self.clip_norm,
-            "clip_count": self.clip_count,
-            "norm_peak": self.norm_peak,
+            "clip_count": self.clipping.num_clipped,
+            "norm_peak": self.clipping.norm_peak,
             "local_norm": self.local_norm,
             "amp_scale": self.amp_scale,
             "norm_after": None if self.gradients is None else self.gradients.total_norm,

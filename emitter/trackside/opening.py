@@ -17,6 +17,7 @@ import zmq
 from torch import nn
 
 from trackside.capture.attention import AttentionTap
+from trackside.capture.gradients import GradientTap
 from trackside.config import EmitterConfig
 from trackside.errors import WireError
 from trackside.identity import Identity
@@ -59,6 +60,13 @@ def make_tap(
         max_queries=config.max_queries,
         on_error=on_error,
     )
+
+
+def make_gradient_tap(root: nn.Module, config: EmitterConfig) -> GradientTap | None:
+    """Make the gradient tap that the settings ask for; attention gets what it leaves."""
+    if not config.gradients:
+        return None
+    return GradientTap(root, sample_bytes=config.step_budget_bytes // 2)
 
 
 def _open_ring(

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,10 @@ from trackside.wire.layout import DropCause
 from trackside.wire.records import Close, Step
 
 DRAIN_TIMEOUT_S = 2.0  # for the last copies from a device, at close only
+SHRUNK = (
+    "sampled steps are larger than step_bytes and are made to fit; `shrunk` in history.jsonl says "
+    "how. Fewer layers, heads or max_queries need less, a larger ring_bytes or step_bytes hold more"
+)
 _LOSS = "loss"
 
 
@@ -30,8 +34,24 @@ class _Queued:
 class Outbox:
     """Stages drafts and publishes them when they have arrived. One thread at a time."""
 
-    def __init__(self, publisher: Publisher, staging: Staging) -> None:
+    def __init__(
+        self,
+        publisher: Publisher,
+        staging: Staging,
+        step_bytes: int,
+        note: Callable[[str], None],
+    ) -> None:
+        """Start empty.
+
+        Args:
+            publisher: takes what has arrived.
+            staging: brings it.
+            step_bytes: at most this much payload for a step.
+            note: takes what the user should know, repeated reasons too.
+        """
         self.logbook = Logbook()
+        self._step_bytes = step_bytes
+        self._note = note
         self._publisher = publisher
         self._staging = staging
         self.queue: deque[_Queued] = deque()
@@ -46,6 +66,8 @@ class Outbox:
     def submit(self, draft: StepDraft) -> None:
         """Send a draft on its way; from the CPU it is published at once."""
         draft.page = self.logbook.take()
+        if draft.fit(self._step_bytes):
+            self._note(SHRUNK)
         staged = self._staging.stage(draft.tensors()) if self.can_copy() else None
         if staged is None:
             self.logbook.put_back(draft.page)

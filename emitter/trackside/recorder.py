@@ -25,7 +25,6 @@ import torch
 from torch import nn
 
 from trackside.capture.clipping import ClipWatch, Number
-from trackside.capture.gradients import GradientTap
 from trackside.capture.local_norm import LocalNorm
 from trackside.capture.logbook import LoggedNumber
 from trackside.capture.scalars import LossWatch, StepClock, as_number
@@ -37,7 +36,7 @@ from trackside.guard import Guard
 from trackside.hooks import backward_hook, clip_hook
 from trackside.identity import Place
 from trackside.notes import Notes
-from trackside.opening import make_tap
+from trackside.opening import make_gradient_tap, make_tap
 from trackside.optimizer_hooks import Args, Kwargs, OptimizerHooks
 from trackside.outbox import Outbox
 from trackside.publisher import Publisher
@@ -86,7 +85,7 @@ class Recorder:
         self._hooks = OptimizerHooks(self._root, optimizer, self.on_step_begin, self.on_step_end)
         takes_attention = config.attention and place.rank == 0
         self._tap = make_tap(self._root, config, self.guard.report) if takes_attention else None
-        self._gradients = GradientTap(self._root) if config.gradients else None
+        self._gradients = make_gradient_tap(self._root, config)
         self._loss = LossWatch()
         self._clip = ClipWatch()
         self._collector = Collector(
@@ -98,8 +97,8 @@ class Recorder:
         )
         self._clock = StepClock()
         self._stance = Stance()
-        self._outbox = Outbox(publisher, staging or Staging())
         self._note = Notes().say
+        self._outbox = Outbox(publisher, staging or Staging(), config.step_budget_bytes, self._note)
         self._every = config.every
         self._epoch: int | None = None
         self._epoch_requested = False
@@ -326,9 +325,7 @@ class Recorder:
         if draft is None:  # `_begin` failed, or the step's closure was never called
             return
         draft.timestamp = time.time()
-        clipping = self._clip.take_tally()
-        draft.num_steps, draft.clip_count = steps, clipping.num_clipped
-        draft.norm_peak = clipping.norm_peak
+        draft.num_steps, draft.clipping = steps, self._clip.take_tally()
         draft.step_seconds = self._clock.lap(time.perf_counter(), self.steps_seen)
         if self._gradients is not None:
             draft.gradients = self._gradients.after_step()

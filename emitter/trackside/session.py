@@ -19,9 +19,9 @@ from trackside import autostart
 from trackside.config import (
     AttachKeywords,
     EmitterConfig,
-    is_switched_off,
     unknown_variables,
 )
+from trackside.environment import is_switched_off
 from trackside.errors import ConfigError
 from trackside.identity import MAX_RUN_CHARS, Identity, identify
 from trackside.opening import open_publisher, output_directory

@@ -34,6 +34,9 @@ class ClipTally:
     """Largest norm before clipping, NaN if one was; None where no step was compared."""
 
 
+NOTHING_CLIPPED = ClipTally(0.0, None)
+
+
 class ClipWatch:
     """Listens to `torch.nn.utils.clip_grad_norm_` and counts how often it clips.
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch.distributed.tensor import Placement
 
 MAX_SAMPLED = 1024  # elements per parameter: the update ratio is then off by 2 % (median)
+NUM_COLUMNS = 3  # arrays with sampled elements: the gradient, the weights before and after
 _NARROW = frozenset({torch.float16, torch.bfloat16})
 _WRAPPERS = ("_orig_mod.", "module.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 
@@ -34,6 +35,9 @@ class CapturedGradients:
 
     total_norm: torch.Tensor
     """L2 norm over all parameters of this rank, 0-d."""
+
+    shrunk: tuple[str, ...]
+    """What was made smaller to fit the byte budget, in words."""
 
     is_sharded: bool
     """Whether other ranks hold other parts of a gradient, so that no rank knows the norm."""
@@ -53,8 +57,16 @@ class _Parameter:
 class GradientTap:
     """Reads gradients and weights around the optimizer's step."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, sample_bytes: int) -> None:
+        """Prepare; nothing of the model is touched.
+
+        Args:
+            model: its parameters give the names.
+            sample_bytes: at most this much for the sampled elements of a step.
+        """
         self._model = model
+        self._sample_bytes = sample_bytes
+        self._max_sampled = MAX_SAMPLED
         self._names = _names(model)
         self._notes: dict[str, None] = {}
         self._parameters: tuple[_Parameter, ...] = ()
@@ -76,10 +88,11 @@ class GradientTap:
         weights = [parameter.weight for parameter in self._parameters]
         norms = _norms(gradients)
         largest = _largest(gradients)
-        sample = _sample(gradients)
+        most = self._max_sampled = self._fit(gradients + weights)
+        sample = _sample(gradients, most)
         if scale is not None:
             norms, largest, sample = norms / scale, largest / scale, sample / scale
-        counts = [_num_sampled(gradient.numel()) for gradient in gradients]
+        counts = [_num_sampled(gradient.numel(), most) for gradient in gradients]
         self._before = CapturedGradients(
             meta=Gradients(
                 names=tuple(parameter.name for parameter in self._parameters),
@@ -93,9 +106,12 @@ class GradientTap:
                 "gradients/weight_norm": _norms(weights),
                 "gradients/sample": sample,  # [sampled elements]
                 "gradients/sample_count": torch.tensor(counts),
-                "gradients/weight_before": _sample(weights),
+                "gradients/weight_before": _sample(weights, most),
             },
             total_norm=torch.linalg.vector_norm(norms),
+            shrunk=()
+            if most == MAX_SAMPLED
+            else (f"{most} of {MAX_SAMPLED} elements are sampled of each parameter",),
             is_sharded=any(_is_sharded(parameter) for parameter in trainable(optimizer)),
         )
 
@@ -106,12 +122,19 @@ class GradientTap:
         weights = [parameter.weight for parameter in self._parameters]
         self._parameters = ()
         if before is not None:
-            before.tensors["gradients/weight_after"] = _sample(weights)
+            before.tensors["gradients/weight_after"] = _sample(weights, self._max_sampled)
         return before
 
     def forget(self) -> None:
         """Drop what `before_step` read."""
         self._parameters, self._before = (), None
+
+    def _fit(self, tensors: Sequence[torch.Tensor]) -> int:
+        """Return how many elements of each parameter fit the budget, at least 1."""
+        # Columns are gradients, weights before and after the step, each of one dtype.
+        widest = max(tensor.itemsize for tensor in tensors)
+        column_bytes = self._sample_bytes // NUM_COLUMNS
+        return min(max(column_bytes // (widest * len(self._parameters)), 1), MAX_SAMPLED)
 
     def _collect(self, optimizer: torch.optim.Optimizer) -> list[_Parameter]:
         found: list[_Parameter] = []
@@ -226,26 +249,26 @@ def _stack(scalars: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.stack([scalar.to(device, dtype, non_blocking=True) for scalar in scalars])
 
 
-def _num_sampled(num_elements: int) -> int:
-    return -(-num_elements // _stride(num_elements))
+def _num_sampled(num_elements: int, most: int) -> int:
+    return -(-num_elements // _stride(num_elements, most))
 
 
-def _stride(num_elements: int) -> int:
-    return -(-num_elements // MAX_SAMPLED)
+def _stride(num_elements: int, most: int) -> int:
+    return -(-num_elements // most)
 
 
-def _sample(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+def _sample(tensors: Sequence[torch.Tensor], most: int) -> torch.Tensor:
     """Return every stride-th element of each tensor in row-major order, [sampled elements]."""
     device = tensors[0].device
-    parts = [_every_stride(tensor) for tensor in tensors]
+    parts = [_every_stride(tensor, most) for tensor in tensors]
     if any(tensor.device != device for tensor in tensors):
         parts = [part.to(device, non_blocking=True) for part in parts]
     return torch.cat(parts)
 
 
-def _every_stride(tensor: torch.Tensor) -> torch.Tensor:
+def _every_stride(tensor: torch.Tensor, most: int) -> torch.Tensor:
     size = tensor.numel()
-    stride = _stride(size)
+    stride = _stride(size, most)
     if tensor.is_contiguous():  # one call, where reshaping and slicing are two
         return tensor.as_strided((-(-size // stride),), (stride,))
     return tensor.reshape(-1)[::stride]

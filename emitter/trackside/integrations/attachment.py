@@ -7,7 +7,8 @@ from typing import cast
 import torch
 from torch import nn
 
-from trackside.config import PREFIX, AttachKeywords, EmitterConfig
+from trackside.config import AttachKeywords, EmitterConfig
+from trackside.environment import PREFIX
 from trackside.session import Session, attach
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trackside.config import EmitterConfig, is_switched_off, unknown_variables
+from trackside.config import EmitterConfig, unknown_variables
+from trackside.environment import is_switched_off
 from trackside.errors import ConfigError
 
 
@@ -41,6 +42,7 @@ def test_a_keyword_wins_over_the_environment_and_that_over_the_default() -> None
         ("AUTOSTART", "no", "autostart", False),
         ("SAVE_RAW", "true", "save_raw", True),
         ("RING_BYTES", "4096", "ring_bytes", 4096),
+        ("STEP_BYTES", "4096", "step_bytes", 4096),
         ("SAMPLE", "2", "sample", 2),
     ],
 )
@@ -69,6 +71,7 @@ def test_every_keyword_has_an_environment_variable(
         {"run": "a/b"},
         {"run": ".."},
         {"ring_bytes": 10},
+        {"step_bytes": 0},
         {"visualize": ["heat"]},
         {"visualize": "heatmap"},
         {"config": [1]},
@@ -140,3 +143,11 @@ def test_a_mistyped_variable_is_found_and_the_nearest_one_named() -> None:
     found = unknown_variables(environ)
 
     assert found == {"TRACKSIDE_EVRY": "TRACKSIDE_EVERY", "TRACKSIDE_QQQQQQ": ""}
+
+
+def test_a_step_budget_larger_than_the_ring_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"step_bytes=5000 .*at most ring_bytes, 4096"):
+        EmitterConfig(step_bytes=5000, ring_bytes=4096)
+
+    assert EmitterConfig(ring_bytes=4096).step_budget_bytes == 2048
+    assert EmitterConfig(step_bytes=4096, ring_bytes=4096).step_budget_bytes == 4096

@@ -63,7 +63,7 @@ def test_a_full_ring_drops_and_training_goes_on(
 
 def test_scalars_survive_where_gradients_do_not_fit(quiet_attach: Attach, receive: Receive) -> None:
     model, optimizer = _build()
-    quiet_attach(model, optimizer, every=1, ring_bytes=2048)
+    quiet_attach(model, optimizer, every=1, ring_bytes=1536)
 
     losses = _train(model, optimizer, 1)
 
@@ -80,7 +80,7 @@ def test_logged_values_survive_a_full_ring(
     quiet_attach: Attach, receive: Receive, shm_dir: Path
 ) -> None:
     model, optimizer = _build()
-    session = quiet_attach(model, optimizer, every=1, ring_bytes=2048)
+    session = quiet_attach(model, optimizer, every=1, ring_bytes=1536)
     _train(model, optimizer, 10)
     session.log(kept=7.0)
     _train(model, optimizer, 1)

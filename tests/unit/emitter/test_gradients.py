@@ -26,7 +26,7 @@ def test_counts_tell_apart_what_was_sampled(sizes: list[int]) -> None:
     for parameter in model:
         parameter.grad = parameter.detach() + 0.5
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    tap = GradientTap(model)
+    tap = GradientTap(model, sample_bytes=1 << 20)
 
     tap.before_step(optimizer, None)
     captured = tap.after_step()
@@ -47,7 +47,7 @@ def test_a_transposed_parameter_is_sampled_row_by_row() -> None:
     model = nn.Linear(3, 2, bias=False)
     model.weight = nn.Parameter(torch.arange(6.0).reshape(2, 3).T)
     model.weight.grad = torch.arange(6.0).reshape(3, 2)
-    tap = GradientTap(model)
+    tap = GradientTap(model, sample_bytes=1 << 20)
 
     tap.before_step(torch.optim.SGD(model.parameters(), lr=0.0), None)
     captured = tap.after_step()
@@ -59,7 +59,7 @@ def test_a_transposed_parameter_is_sampled_row_by_row() -> None:
 
 def test_without_gradients_there_is_nothing() -> None:
     model = nn.Linear(2, 2)
-    tap = GradientTap(model)
+    tap = GradientTap(model, sample_bytes=1 << 20)
 
     tap.before_step(torch.optim.SGD(model.parameters(), lr=0.1), None)
 
@@ -69,7 +69,7 @@ def test_without_gradients_there_is_nothing() -> None:
 def test_parameters_of_another_model_are_named_by_their_place() -> None:
     model, other = nn.Linear(2, 2), nn.Linear(2, 1, bias=False)
     other(torch.ones(2)).sum().backward()
-    tap = GradientTap(model)
+    tap = GradientTap(model, sample_bytes=1 << 20)
 
     tap.before_step(torch.optim.SGD(other.parameters(), lr=0.1), None)
     captured = tap.after_step()
@@ -140,3 +140,18 @@ def test_settings_come_from_the_environment(
     assert received.steps[0].gradients is None
     assert received.steps[0].norm_after_clip is None
     assert received.steps[0].clipped is None
+
+
+def test_many_parameters_share_the_budget_of_a_step() -> None:
+    model = nn.ParameterList(nn.Parameter(torch.arange(1000.0)) for _ in range(10))
+    for parameter in model:
+        parameter.grad = parameter.detach().clone()
+    tap = GradientTap(model, sample_bytes=10 * 3 * 4 * 100)
+
+    tap.before_step(torch.optim.SGD(model.parameters(), lr=0.0), None)
+    captured = tap.after_step()
+
+    assert captured is not None
+    assert captured.tensors["gradients/sample_count"].tolist() == [100] * 10
+    assert captured.tensors["gradients/sample"][:100].tolist() == [10.0 * i for i in range(100)]
+    assert captured.shrunk == ("100 of 1024 elements are sampled of each parameter",)

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from trackside.capture.captured import CapturedAttention
+from trackside.capture.clipping import ClipTally
 from trackside.capture.logbook import Logbook, LoggedNumber
 from trackside.draft import StepDraft
+from trackside.notes import Notes
 from trackside.outbox import Outbox
 from trackside.publisher import Publisher
 from trackside.staging import HostArray, Staged, Staging
@@ -74,7 +76,8 @@ class _LateStaging(Staging):
 
 
 def _outbox(ring: _Ring, staging: Staging | None = None) -> Outbox:
-    return Outbox(Publisher(ring, None), staging or Staging())  # type: ignore[arg-type] # a fake
+    publisher = Publisher(ring, None)  # type: ignore[arg-type] # a fake
+    return Outbox(publisher, staging or Staging(), 1 << 20, Notes().say)
 
 
 def _draft(step: int, **fields: object) -> StepDraft:
@@ -174,14 +177,16 @@ def test_numbers_on_a_device_are_read_when_they_arrive() -> None:
     outbox = _outbox(ring, staging)
     outbox.logbook.add(LoggedNumber(3, "host", 1.0))
     outbox.logbook.add(LoggedNumber(3, "device", torch.tensor(2.0)))
-    clip = {"clip_norm": torch.tensor(4.0), "max_norm": 1.0, "clip_count": torch.tensor(3)}
+    clip = {"clip_norm": torch.tensor(4.0), "max_norm": 1.0}
+    tally = ClipTally(torch.tensor(3), torch.tensor(5.0))
 
-    outbox.submit(_draft(4, num_steps=4, **clip))
+    outbox.submit(_draft(4, num_steps=4, clipping=tally, **clip))
     staging.done[0] = True
     outbox.flush()
 
     (step,) = ring.steps()
     assert (step.norm_before_clip, step.clipped, step.clip_rate) == (4.0, True, 0.75)
+    assert step.norm_peak == 5.0
     assert [(entry.name, entry.value) for entry in step.scalars] == [("host", 1.0), ("device", 2.0)]
 
 
@@ -201,7 +206,7 @@ def test_what_never_arrives_is_counted_at_the_end(monkeypatch: pytest.MonkeyPatc
 
 def test_without_a_ring_everything_is_counted() -> None:
     publisher = Publisher(None, None)
-    outbox = Outbox(publisher, Staging())
+    outbox = Outbox(publisher, Staging(), 1 << 20, Notes().say)
 
     outbox.submit(_draft(1))
     outbox.close("closed", steps=1, sampled=1, loss=None)
@@ -221,7 +226,7 @@ def test_the_bell_rings_after_each_record() -> None:
             seen.append(-1)
 
     publisher = Publisher(ring, Bell())  # type: ignore[arg-type] # a fake
-    outbox = Outbox(publisher, Staging())
+    outbox = Outbox(publisher, Staging(), 1 << 20, Notes().say)
     outbox.submit(_draft(1))
     outbox.submit(_draft(2))
     publisher.close()
