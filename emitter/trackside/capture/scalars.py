@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
 _NUM_PLAIN = 2  # `Tensor.backward` gives the tensor and its gradient by position
+MANY_MICRO_BATCHES = 256  # in one step; more than anybody accumulates
 MAX_FRAMES = 32  # from the optimizer's hook up to GradScaler.step, past the wrappers of frameworks
 
 
@@ -44,7 +45,7 @@ class LossWatch:
         if len(args) < _NUM_PLAIN or args[1] is not None or type(args[0]) is not torch.Tensor:
             return False
         root = args[0]
-        if root.ndim:
+        if root.ndim or self.micro_batches >= MANY_MICRO_BATCHES:
             return False
         self.micro_batches += 1
         self._last = root.detach()

@@ -275,3 +275,20 @@ def test_a_spawned_process_may_attach_by_itself(shm_dir: Path) -> None:
 
     assert path.name.startswith(f"own.r0.{os.getpid()}.")
     segment.remove(path)
+
+
+def test_a_training_without_an_optimizer_is_told_once(
+    quiet_attach: Attach, receive: Receive, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, _ = _build()
+    quiet_attach(model, None, every=1)
+
+    for _ in range(300):
+        model(torch.randn(2, 8)).square().mean().backward()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter -= 0.01 * parameter.grad
+                parameter.grad = None
+
+    assert receive().steps == ()
+    assert len([r for r in caplog.records if "no step" in r.message]) == 1
