@@ -27,7 +27,7 @@ from torch import nn
 from trackside.capture.clipping import ClipWatch, Number
 from trackside.capture.local_norm import LocalNorm
 from trackside.capture.logbook import LoggedNumber
-from trackside.capture.scalars import MANY_MICRO_BATCHES, LossWatch, StepClock, as_number
+from trackside.capture.scalars import NO_STEP, LossWatch, StepClock, as_number
 from trackside.closures import run_after_closure
 from trackside.collector import Collector
 from trackside.config import EmitterConfig
@@ -46,11 +46,6 @@ from trackside.stance import Stance
 from trackside.wire.layout import DropCause
 from trackside.wire.records import LoggedText
 
-NO_STEP = (
-    f"{MANY_MICRO_BATCHES} calls of backward and no step: steps are those of a torch optimizer that "
-    "updates parameters of the model; if it was created with others (flattened, sharded), pass it "
-    "to attach(model, optimizer). A hand-written update is not seen"
-)
 STEP_TOLERANCE = 1  # log(step=) may count from 0, and come before or after the step
 _P = ParamSpec("_P")
 
@@ -273,7 +268,7 @@ class Recorder:
         if self._clip.norms:
             self._clip.discard()  # the step it belongs to was skipped, by a GradScaler for example
         self.guard.run("backward", self._loss.on_backward, args, kwargs)
-        if not self.steps_seen and self._loss.micro_batches > MANY_MICRO_BATCHES:
+        if not self.steps_seen and self._loss.has_many:
             self._note(NO_STEP)
 
     def _on_clip(self, args: Sequence[object], kwargs: Mapping[str, object]) -> None:

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 
 _NUM_PLAIN = 2  # `Tensor.backward` gives the tensor and its gradient by position
 MANY_MICRO_BATCHES = 256  # in one step; more than anybody accumulates
+NO_STEP = (
+    f"{MANY_MICRO_BATCHES} calls of backward and no step: steps are those of a torch optimizer "
+    "that updates parameters of the model; one that was created with others (flattened, sharded) "
+    "has to be passed to attach(model, optimizer). A hand-written update is not seen"
+)
 MAX_FRAMES = 32  # from the optimizer's hook up to GradScaler.step, past the wrappers of frameworks
 
 
@@ -36,6 +41,11 @@ class LossWatch:
 
         self._last: torch.Tensor | None = None
         self._losses: list[torch.Tensor] = []
+
+    @property
+    def has_many(self) -> bool:
+        """Whether the step in progress has more micro-batches than anybody accumulates."""
+        return self.micro_batches > MANY_MICRO_BATCHES
 
     def on_plain_backward(self, args: Sequence[object]) -> bool:
         """Take a call on one loss in a step that is not sampled, quickly.

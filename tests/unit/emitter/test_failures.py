@@ -287,7 +287,7 @@ def test_a_training_without_an_optimizer_is_told_once(
         model(torch.randn(2, 8)).square().mean().backward()
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter -= 0.01 * parameter.grad
+                parameter.sub_(0.01 * parameter.grad)
                 parameter.grad = None
 
     assert receive().steps == ()
