@@ -16,6 +16,7 @@ from tracksided.catalog import ATTENTION_STATISTICS, PARAMETER_STATISTICS, RENDE
 from tracksided.reports import Histogram, Picture, RawMap, Scalar, StepAnalysis
 from tracksided.samples import GradientSample, StepSamples
 from tracksided.stages import AttentionMap, StepData
+from tracksided.statistics.gradient_cosine import gradient_cosine
 from tracksided.statistics.histogram import histogram
 from tracksided.statistics.noise_scale import gradient_noise_scale
 
@@ -152,7 +153,9 @@ def _gradient_statistics(
     if all(part is None for part in sent):
         return None
     parameters: list[dict[str, Any]] = []
+    cosine: float | None = None
     if sample is not None:
+        cosine = guard.run("statistic gradient_cosine", partial(gradient_cosine, sample))
         parameters = [{"name": name} for name in sample.names]
         for statistic in PARAMETER_STATISTICS:
             column = guard.run(
@@ -167,6 +170,7 @@ def _gradient_statistics(
         "max_norm": step.max_norm,
         "clip_rate": step.clip_rate,
         "nonfinite": _is_nonfinite(step, parameters),
+        "cosine_to_previous": cosine,
         "parameters": parameters,
     }
 

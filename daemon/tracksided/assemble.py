@@ -79,7 +79,7 @@ def assemble(
         history=_history(leader, statistics, {**analysis.failures, **(failures or {})}, shed),
         scalars=(
             *training_scalars(leader.step),
-            *_noise_scale(leader.step, statistics["gradient_noise_scale"]),
+            *_monitoring_scalars(leader.step, statistics),
             *analysis.scalars,
         ),
         texts=tuple(logged_texts(leader.step.texts)),
@@ -109,7 +109,7 @@ def gradient_totals(step: Step) -> dict[str, Any] | None:
     norms = (step.norm_before_clip, step.norm_after_clip)
     known = [norm for norm in norms if norm is not None]
     nonfinite = any(not math.isfinite(norm) for norm in known) if known else None
-    return {**totals, "nonfinite": nonfinite, "parameters": []}
+    return {**totals, "nonfinite": nonfinite, "cosine_to_previous": None, "parameters": []}
 
 
 def training_scalars(step: Step) -> Iterable[Scalar]:
@@ -129,9 +129,14 @@ def training_scalars(step: Step) -> Iterable[Scalar]:
     yield from logged_scalars(step.scalars)
 
 
-def _noise_scale(step: Step, value: float | None) -> Iterable[Scalar]:
-    if value is not None:
-        yield Scalar("Monitoring/Gradient_Noise_Scale", value, step.step)
+def _monitoring_scalars(step: Step, statistics: Mapping[str, Any]) -> Iterable[Scalar]:
+    values = {
+        "Monitoring/Gradient_Noise_Scale": statistics["gradient_noise_scale"],
+        "Monitoring/Gradient_Cosine": (statistics["gradients"] or {}).get("cosine_to_previous"),
+    }
+    for tag, value in values.items():
+        if value is not None:
+            yield Scalar(tag, value, step.step)
 
 
 def logged_scalars(scalars: Sequence[LoggedScalar]) -> Iterable[Scalar]:

@@ -8,8 +8,11 @@ from tracksided.renderers.heatmap import Heatmap
 from tracksided.renderers.layer_comparison import LayerComparison
 from tracksided.renderers.multi_head import MultiHead
 from tracksided.stages import AttentionStatistic, ParameterStatistic, Renderer, RunRenderer
+from tracksided.statistics.effective_rank import EffectiveRank
 from tracksided.statistics.entropy import Entropy, EntropyPerHead, NormalizedEntropy
+from tracksided.statistics.gradient_cosine import GradientCosine
 from tracksided.statistics.gradient_norms import GradientAbsMax, GradientNonfinite, GradientNorm
+from tracksided.statistics.gradient_quantiles import GradientQuantiles
 from tracksided.statistics.gradient_sample import (
     GradientMean,
     GradientStd,
@@ -36,6 +39,7 @@ ATTENTION_STATISTICS: tuple[AttentionStatistic, ...] = (
     PreviousTokenMass(),
     MeanDistance(),
     HeadSimilarity(),
+    EffectiveRank(),
 )
 
 PARAMETER_STATISTICS: tuple[ParameterStatistic, ...] = (
@@ -44,6 +48,8 @@ PARAMETER_STATISTICS: tuple[ParameterStatistic, ...] = (
     GradientStd(),
     GradientAbsMax(),
     GradientZeroFraction(),
+    GradientQuantiles(),
+    GradientCosine(),
     GradientNonfinite(),
     WeightNorm(),
     UpdateRatio(),

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tracksided.gradient_memory import GradientMemory
 from tracksided.reports import StepReport
 
 
@@ -24,6 +25,9 @@ class Job:
     with_pictures: bool
     with_statistics: bool
     shed: str | None
+    previous: tuple[RecordRef, ...] | GradientMemory | None
+    """Of the step before: its records where they are not committed yet, else what is kept of
+    them; None where there was none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,8 @@ class JobDone:
     """The step's folder is on disk; the rest is for the parent to write."""
 
     report: StepReport
+    memory: GradientMemory | None
+    """What to keep for the next step; None where the step has no gradients, or they were shed."""
 
 
 @dataclass(frozen=True, slots=True)

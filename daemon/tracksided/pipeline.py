@@ -11,6 +11,7 @@ from trackside.wire.records import Hello
 from tracksided.assemble import RankStep, assemble, folder_name
 from tracksided.config import WorkerSettings
 from tracksided.errors import OutputError
+from tracksided.gradient_memory import GradientMemory
 from tracksided.ingest.aligner import Aligned
 from tracksided.ingest.stream import Delivery
 from tracksided.jobs import Job, JobDone, JobFailed, RecordRef
@@ -53,7 +54,15 @@ class _Flight:
     step: AlignedStep
     ticket: int | None = None
     report: StepReport | None = None
+    memory: GradientMemory | None = None
     shed: str | None = None
+    reads_previous: bool = False
+    """Whether its job reads the records of the step before."""
+
+    @property
+    def records(self) -> tuple[RecordRef, ...]:
+        return tuple(RecordRef(d.segment, d.start) for d in self.step.by_rank.values())
+
     is_complete: bool = False
 
 
@@ -103,6 +112,11 @@ class Pipeline:
     """Steps reported without their analysis."""
 
     _flights: deque[_Flight] = field(default_factory=deque)
+    _memory: GradientMemory | None = None
+    """Of the newest committed step that left one."""
+
+    _unsettled: list[AlignedStep] = field(default_factory=list)
+    """Committed, but not returned by `commit` yet."""
 
     @property
     def num_waiting(self) -> int:
@@ -123,13 +137,15 @@ class Pipeline:
         if now < self.retry.not_before:
             return
         waiting = self.num_waiting
+        previous: tuple[RecordRef, ...] | GradientMemory | None = self._memory
         for flight in self._flights:
-            if flight.ticket is not None or flight.report is not None:
-                continue
-            if not pool.has_room:
-                return
-            flight.ticket = pool.submit(self._job(flight, waiting))
-            waiting -= 1
+            if flight.ticket is None and flight.report is None:
+                if not pool.has_room:
+                    return
+                flight.ticket = pool.submit(self._job(flight, waiting, previous))
+                flight.reads_previous = isinstance(previous, tuple)
+                waiting -= 1
+            previous = flight.records
 
     def receive(self, ticket: int, outcome: JobDone | JobFailed, now: float) -> bool:
         """Take a worker's answer; False if it is not for this run."""
@@ -138,7 +154,7 @@ class Pipeline:
             return False
         flight.ticket = None
         if isinstance(outcome, JobDone):
-            flight.report = outcome.report
+            flight.report, flight.memory = outcome.report, outcome.memory
         elif outcome.is_output:
             self.retry.failed(outcome.reason, now)
         else:
@@ -146,8 +162,11 @@ class Pipeline:
         return True
 
     def commit(self, now: float) -> list[AlignedStep]:
-        """Write what is reported, in order; return the steps that are now durable."""
-        committed: list[AlignedStep] = []
+        """Write what is reported, in order.
+
+        Returns:
+            The steps that are durable and whose records nobody reads any more.
+        """
         while self._flights and now >= self.retry.not_before:
             flight = self._flights[0]
             if flight.report is None:
@@ -165,10 +184,24 @@ class Pipeline:
                 break
             self.retry.succeeded()
             self._flights.popleft()
-            committed.append(flight.step)
-        return committed
+            self._memory = flight.memory or self._memory
+            self._unsettled.append(flight.step)
+        return self._settle()
 
-    def _job(self, flight: _Flight, waiting: int) -> Job:
+    def _settle(self) -> list[AlignedStep]:
+        """Let go of committed steps, but not of one whose records the next step's job reads."""
+        first = self._flights[0] if self._flights else None
+        is_read = first is not None and first.ticket is not None and first.reads_previous
+        num_free = len(self._unsettled) - is_read
+        free, self._unsettled = self._unsettled[:num_free], self._unsettled[num_free:]
+        return free
+
+    def _job(
+        self,
+        flight: _Flight,
+        waiting: int,
+        previous: tuple[RecordRef, ...] | GradientMemory | None,
+    ) -> Job:
         flight.shed = self._shed(waiting)
         if flight.shed is not None:
             self.num_shed += 1
@@ -178,13 +211,13 @@ class Pipeline:
                     waiting,
                     flight.shed,
                 )
-        deliveries = flight.step.by_rank.values()
         return Job(
-            records=tuple(RecordRef(entry.segment, entry.start) for entry in deliveries),
+            records=flight.records,
             output_dir=self.outputs.directory,
             with_pictures=flight.shed is None,
             with_statistics=flight.shed != "pictures and statistics",
             shed=flight.shed,
+            previous=previous,
         )
 
     def _shed(self, waiting: int) -> str | None:

@@ -1,7 +1,7 @@
 """What comes in: one rank's sampled step as numpy arrays, and all local ranks of a step."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from trackside.wire.records import (
     array_views,
     widen_bfloat16,
 )
+from tracksided.gradient_memory import GradientMemory
 
 FloatArray = NDArray[np.float32]
 
@@ -51,6 +52,8 @@ class GradientSample:
 
     weight_before: tuple[FloatArray, ...]
     weight_after: tuple[FloatArray, ...]
+    previous: GradientMemory | None = None
+    """Of the sampled step before; None where that is not known."""
 
     @property
     def is_whole(self) -> tuple[bool, ...]:
@@ -83,6 +86,17 @@ class StepSamples:
     def leader(self) -> Sample:
         """The sample of the lowest rank: the one that carries attention."""
         return self.samples[0]
+
+    def after(self, previous: GradientMemory | None) -> "StepSamples":
+        """Hand the gradient of the sampled step before to the leader's.
+
+        One that lies ahead belongs to a try that training went back on, and is left out.
+        """
+        gradients = self.leader.gradients
+        if gradients is None or previous is None or previous.step >= self.step:
+            return self
+        leader = replace(self.leader, gradients=replace(gradients, previous=previous))
+        return replace(self, samples=(leader, *self.samples[1:]))
 
 
 def build_sample(hello: Hello, step: Step, payload: memoryview) -> Sample:

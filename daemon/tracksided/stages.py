@@ -97,13 +97,13 @@ class AttentionStatistic(Protocol):
 
 
 class ParameterStatistic(Protocol):
-    """One number per parameter."""
+    """One number, or one list of them, per parameter."""
 
     @property
     def name(self) -> str:
         """Key in ``statistics.json``, under ``gradients.parameters``."""
 
-    def compute(self, gradients: GradientSample) -> list[float | None]:
+    def compute(self, gradients: GradientSample) -> Sequence[float | list[float] | None]:
         """Return one value per parameter, in order; None where it is not defined."""
 
 

@@ -20,10 +20,10 @@ from trackside.wire.ring import RingReader
 from tracksided.analysis import analyse
 from tracksided.assemble import RankStep, assemble, folder_name
 from tracksided.errors import OutputError
+from tracksided.gradient_memory import GradientMemory
 from tracksided.jobs import Job, JobDone, JobFailed, OverviewDone, OverviewJob, RecordRef
 from tracksided.overview import write_overview
 from tracksided.priority import become_idle, die_with
-from tracksided.reports import StepReport
 from tracksided.samples import Sample, StepSamples, build_sample
 from tracksided.shards import join_shards
 from tracksided.sinks.folder import write_step_folder
@@ -46,7 +46,7 @@ class Worker:
         try:
             if isinstance(job, OverviewJob):
                 return OverviewDone(write_overview(job.output_dir, job.visualize))
-            return JobDone(self._report(job))
+            return self._analyse(job)
         except OutputError as error:
             return JobFailed(str(error), is_output=True)
         except TracksideError as error:
@@ -60,10 +60,12 @@ class Worker:
             logger.exception("analysis failed")
             return JobFailed(f"{type(error).__name__}: {error}", is_output=False)
 
-    def _report(self, job: Job) -> StepReport:
+    def _analyse(self, job: Job) -> JobDone:
         samples = [self._sample(record) for record in job.records]
         leader = samples[0]
-        step_samples = join_shards(StepSamples(leader.hello.run, leader.step.step, tuple(samples)))
+        step_samples = _joined(samples)
+        if job.with_statistics:
+            step_samples = step_samples.after(self._memory_of(job.previous))
         analysis = analyse(
             step_samples,
             visualize=leader.hello.visualize,
@@ -80,7 +82,25 @@ class Worker:
             pictures=report.pictures,
             raw=analysis.raw,
         )
-        return report
+        gradients = step_samples.leader.gradients if job.with_statistics else None
+        memory = None if gradients is None else GradientMemory.of(leader.step.step, gradients)
+        return JobDone(report, memory)
+
+    def _memory_of(
+        self, previous: tuple[RecordRef, ...] | GradientMemory | None
+    ) -> GradientMemory | None:
+        """Return what the step before left, None where that cannot be read."""
+        if not isinstance(previous, tuple):
+            return previous
+        try:
+            held = _joined([self._sample(record) for record in previous]).leader
+            if held.gradients is None:
+                return None
+            memory = GradientMemory.of(held.step.step, held.gradients)
+        except TracksideError as error:
+            logger.debug("the gradient of the step before cannot be read: %s", error)
+            return None
+        return memory
 
     def _sample(self, record: RecordRef) -> Sample:
         reader = self._reader(record.segment)
@@ -95,6 +115,11 @@ class Worker:
                 self._readers.pop(oldest).close()
             self._readers[segment] = RingReader.open(segment, read_only=True)
         return self._readers[segment]
+
+
+def _joined(samples: Sequence[Sample]) -> StepSamples:
+    leader = samples[0]
+    return join_shards(StepSamples(leader.hello.run, leader.step.step, tuple(samples)))
 
 
 def _rank_step(held: Sample, step: Step) -> RankStep:

@@ -62,6 +62,7 @@ LAYOUT = (
             ("Convergence", (r"Monitoring/Convergence_Score",)),
             ("Loss trend", (r"Monitoring/Loss_Trend",)),
             ("Gradient noise scale", (r"Monitoring/Gradient_Noise_Scale",)),
+            ("Gradient cosine", (r"Monitoring/Gradient_Cosine",)),
         ),
     ),
     ("Epochs", (("All", (r"Epoch/.*",)),)),

@@ -78,6 +78,39 @@ def test_the_overview_shows_all_steps_when_the_run_is_over(
                 assert still.convert("RGB").tobytes() == animation.convert("RGB").tobytes()
 
 
+@pytest.mark.parametrize("is_late", [False, True], ids=["one by one", "all at once"])
+def test_gradients_are_compared_with_those_of_the_sampled_step_before(
+    shm_dir: Path, tmp_path: Path, daemon: DaemonProcess, *, is_late: bool
+) -> None:
+    out = tmp_path / "out"
+    rank = FakeRank(shm_dir, make_hello(out))
+    if not is_late:
+        daemon.start()
+    for step in (10, 20, 30):
+        rank.publish(step)
+        if not is_late:
+            wait_until(lambda step=step: step in steps(out))
+    rank.close(steps=30)
+    if is_late:
+        daemon.start()
+    wait_until(lambda: is_empty(shm_dir))
+
+    samples = [make_arrays(step, with_attention=True)["gradients/sample"] for step in (10, 20, 30)]
+    found = [load(out / f"step_{step}" / "statistics.json")["gradients"] for step in (10, 20, 30)]
+    assert found[0]["cosine_to_previous"] is None
+    for before, now, gradients in zip(samples, samples[1:], found[1:], strict=False):
+        assert gradients["cosine_to_previous"] == pytest.approx(cosine(before, now), abs=1e-6)
+        parts = zip(np.split(before, 2), np.split(now, 2), gradients["parameters"], strict=True)
+        for a, b, parameter in parts:
+            assert parameter["cosine_to_previous"] == pytest.approx(cosine(a, b), abs=1e-6)
+    curve = scalars(out, "Monitoring/Gradient_Cosine")
+    assert [step for step, _ in curve] == [20, 30]
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    return float(a.astype(float) @ b / np.linalg.norm(a.astype(float)) / np.linalg.norm(b))
+
+
 def causal_attention(query: np.ndarray, key: np.ndarray, scale: float) -> np.ndarray:
     """Compute attention by the textbook, in float64, a row at a time."""
     weights = np.zeros((query.shape[0], query.shape[1], key.shape[1]))

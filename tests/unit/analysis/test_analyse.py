@@ -25,15 +25,15 @@ run = functools.partial(
 ATTENTION_KEYS = {
     *("layer", "module", "type", "mean", "std", "min", "max", "shape", "entropy"),
     *("entropy_per_head", "normalized_entropy", "max_logit", "sink_mass", "diagonal_mass"),
-    *("previous_token_mass", "mean_distance", "head_similarity", "query_rows"),
+    *("previous_token_mass", "mean_distance", "head_similarity", "query_rows", "effective_rank"),
 }
 GRADIENT_KEYS = {
     *("norm_before_clip", "norm_after_clip", "clipped", "max_norm", "clip_rate"),
-    *("nonfinite", "parameters"),
+    *("nonfinite", "parameters", "cosine_to_previous"),
 }
 PARAMETER_KEYS = {
     *("name", "norm", "mean", "std", "abs_max", "zero_fraction", "nonfinite"),
-    *("weight_norm", "update_ratio"),
+    *("weight_norm", "update_ratio", "quantiles", "cosine_to_previous"),
 }
 
 
@@ -126,6 +126,9 @@ def test_gradients_have_the_keys_of_the_contract(
         "std": pytest.approx(math.sqrt(5) / 2),
         "abs_max": 1.5,
         "zero_fraction": 0.25,
+        # of -1, 0, 1, 2, three intervals: 0.01 lies 0.03 into the first
+        "quantiles": pytest.approx([-0.97, -0.25, 0.5, 1.25, 1.97]),
+        "cosine_to_previous": None,
         "nonfinite": False,
         "weight_norm": 3.0,
         "update_ratio": pytest.approx(0.1),

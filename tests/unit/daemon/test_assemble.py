@@ -54,6 +54,7 @@ def test_without_an_analysis_the_norms_of_the_record_stay() -> None:
         "max_norm": 1.0,
         "clip_rate": 0.5,
         "nonfinite": False,
+        "cosine_to_previous": None,
         "parameters": [],
     }
 

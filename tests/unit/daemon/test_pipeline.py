@@ -10,6 +10,7 @@ from written import load
 from tracksided.assemble import RankStep, assemble
 from tracksided.config import WorkerSettings
 from tracksided.errors import OutputError
+from tracksided.gradient_memory import GradientMemory
 from tracksided.ingest.aligner import Aligned
 from tracksided.ingest.stream import Delivery
 from tracksided.jobs import Job, JobDone, JobFailed
@@ -69,9 +70,9 @@ def aligned(step: int) -> Aligned[Delivery]:
     return Aligned(step, {0: delivery})
 
 
-def done(step: int) -> JobDone:
+def done(step: int, memory: GradientMemory | None = None) -> JobDone:
     rank = RankStep(make_hello(Path("/out")), make_step(step))
-    return JobDone(assemble([rank], None))
+    return JobDone(assemble([rank], None), memory)
 
 
 def test_steps_are_committed_in_order_whatever_finishes_first(
@@ -90,6 +91,39 @@ def test_steps_are_committed_in_order_whatever_finishes_first(
     assert [entry.step for entry in pipeline.commit(0.0)] == [1, 2, 3]
     assert outputs.committed == [(step, {0: ("n", step)}) for step in (1, 2, 3)]
     assert pipeline.is_empty
+
+
+def test_each_step_is_given_the_gradient_of_the_one_before(pipeline: Pipeline) -> None:
+    """From shared memory while that is not committed, from what was kept of it afterwards."""
+    pool = FakePool()
+    pipeline.add(aligned(1))
+    pipeline.add(aligned(2))
+    pipeline.dispatch(pool, 0.0)
+    memory = GradientMemory(2, (), (), (), (), ())
+    for step in (1, 2):
+        pipeline.receive(step, done(step, memory if step == 2 else None), 0.0)
+    pipeline.commit(0.0)
+    pipeline.add(aligned(3))
+    pipeline.dispatch(pool, 0.0)
+    pipeline.receive(3, done(3), 0.0)  # without gradients: the memory of step 2 stays
+    pipeline.commit(0.0)
+    pipeline.add(aligned(4))
+    pipeline.dispatch(pool, 0.0)
+
+    assert [job.previous for job in pool.jobs] == [None, pool.jobs[0].records, memory, memory]
+
+
+def test_records_stay_while_the_next_step_is_compared_with_them(pipeline: Pipeline) -> None:
+    pool = FakePool()
+    for step in (1, 2, 3):
+        pipeline.add(aligned(step))
+    pipeline.dispatch(pool, 0.0)
+    settled = []
+    for step in (1, 2, 3):
+        pipeline.receive(step, done(step), 0.0)
+        settled.append([entry.step for entry in pipeline.commit(0.0)])
+
+    assert settled == [[], [1], [2, 3]]
 
 
 def test_no_more_is_handed_out_than_workers_take(pipeline: Pipeline) -> None:

@@ -57,7 +57,12 @@ def make_pool() -> Iterator[MakePool]:
 
 def make_job(directory: Path) -> Job:
     return Job(
-        records=(), output_dir=directory, with_pictures=True, with_statistics=True, shed=None
+        records=(),
+        output_dir=directory,
+        with_pictures=True,
+        with_statistics=True,
+        shed=None,
+        previous=None,
     )
 
 

@@ -58,6 +58,7 @@ def by_hand(attention: AttentionMap) -> dict[str, object]:
         sum(w * abs(position - key) for key, w in enumerate(weights)) / sum(weights)
         for _, _, position, weights, _ in rows
     ]
+    heads = sorted({head for head, *_ in rows})
     return {
         "mean": statistics.fmean(flat),
         "std": statistics.pstdev(flat),
@@ -75,7 +76,17 @@ def by_hand(attention: AttentionMap) -> dict[str, object]:
         else None,
         "mean_distance": mean(distances) if has_positions else None,
         "head_similarity": head_similarity(attention),
+        "effective_rank": mean(
+            [effective_rank([w for h, _, _, w, _ in rows if h == head]) for head in heads]
+        ),
     }
+
+
+def effective_rank(rows: list[list[float]]) -> float:
+    """Compute the exponential of the entropy of the normalised singular values, one by one."""
+    singular = np.linalg.svd(np.array(rows), compute_uv=False).tolist()
+    shares = [value / sum(singular) for value in singular if value > 1e-6 * max(singular)]
+    return math.exp(-sum(share * math.log(share) for share in shares))
 
 
 def head_similarity(attention: AttentionMap) -> float | None:
@@ -150,6 +161,38 @@ def test_equal_heads_are_similar_and_disjoint_heads_are_not(make_map: Make) -> N
     assert compute("head_similarity", make_map(disjoint)) == 0
 
 
+def test_the_effective_rank_counts_directions(make_map: Make) -> None:
+    causal = np.tril(np.ones((4, 4)))
+    causal /= causal.sum(axis=1, keepdims=True)
+    sink = np.zeros((6, 6))
+    sink[:, 0] = 1
+    two = np.repeat(np.eye(2, 5), 4, axis=0)  # four rows look at key 0, four at key 1
+
+    found = [
+        compute("effective_rank", make_map(weights[None]))
+        for weights in (np.full((7, 9), 1 / 9), sink, np.eye(6), two, causal)
+    ]
+
+    assert found == pytest.approx([1, 1, 6, 2, effective_rank(causal.tolist())], rel=1e-5)
+
+
+def test_the_effective_rank_leaves_empty_rows_and_dead_heads_out(make_map: Make) -> None:
+    weights = np.zeros((2, 4, 4))
+    weights[0, [1, 3], [0, 2]] = 1  # of head 0, rows 1 and 3 live; of head 1, none
+
+    assert compute("effective_rank", make_map(weights)) == pytest.approx(2)
+
+
+def test_the_effective_rank_of_a_long_map_is_that_of_evenly_chosen_rows(make_map: Make) -> None:
+    rng = np.random.default_rng(0)
+    weights = rng.dirichlet(np.full(300, 0.01), 511).astype(np.float32)
+    half = weights[::2].tolist()  # 256 rows, the first and the last among them
+
+    found = compute("effective_rank", make_map(weights[None]))
+
+    assert found == pytest.approx(effective_rank(half), rel=1e-4)
+
+
 def test_the_largest_logit_leaves_heads_out_that_see_nothing(make_map: Make) -> None:
     visible = np.ones((3, 1, 2), dtype=np.bool_)
     visible[1] = False
@@ -176,6 +219,7 @@ def test_one_weight_is_enough(make_map: Make, name: str) -> None:
         "previous_token_mass": None,
         "mean_distance": 0,
         "head_similarity": None,
+        "effective_rank": 1,
     }
 
     assert compute(name, make_map(np.ones((1, 1, 1)))) == expected[name]

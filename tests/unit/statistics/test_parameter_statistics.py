@@ -1,8 +1,9 @@
 """Statistics of gradients and weights, against Python's own and closed forms."""
 
+import dataclasses
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tracksided.catalog import PARAMETER_STATISTICS
+from tracksided.gradient_memory import GradientMemory
 from tracksided.samples import GradientSample
+from tracksided.statistics.gradient_cosine import gradient_cosine
 from tracksided.statistics.histogram import histogram
 from tracksided.statistics.noise_scale import gradient_noise_scale
 
@@ -19,7 +22,7 @@ BY_NAME = {statistic.name: statistic for statistic in PARAMETER_STATISTICS}
 FLOATS = st.floats(-(2.0**100), 2.0**100, width=32)
 
 
-def compute(name: str, gradients: GradientSample) -> list[float | None]:
+def compute(name: str, gradients: GradientSample) -> Sequence[float | list[float] | None]:
     return BY_NAME[name].compute(gradients)
 
 
@@ -36,6 +39,88 @@ def test_sampled_statistics_equal_pythons(make_gradients: Make, rows: list[list[
         [statistics.pstdev(row) for row in rows], rel=1e-6, abs=largest * 1e-9
     )
     assert compute("zero_fraction", gradients) == [row.count(0) / len(row) for row in rows]
+
+
+@settings(max_examples=50)
+@given(row=st.lists(FLOATS, min_size=1, max_size=40))
+def test_quantiles_lie_on_straight_lines_between_elements(
+    make_gradients: Make, row: list[float]
+) -> None:
+    (found,) = compute("quantiles", make_gradients([row]))
+
+    ordered, largest = sorted(row), max(map(abs, row))
+    expected = []
+    for share in (0.01, 0.25, 0.5, 0.75, 0.99):
+        below, rest = divmod(share * (len(row) - 1), 1)
+        low, high = ordered[int(below)], ordered[min(int(below) + 1, len(row) - 1)]
+        expected.append(low + rest * (high - low))
+    assert found == pytest.approx(expected, rel=1e-9, abs=largest * 1e-9)
+
+
+def test_the_cosine_is_that_of_the_elements_of_both_steps(make_gradients: Make) -> None:
+    before = make_gradients([[1, 0], [1, 2, 3], [5]], names=("a", "b", "gone"))
+    now = make_gradients(
+        [[1, 1], [-2, -4, -6], [1]],
+        names=("a", "b", "new"),
+        previous=GradientMemory.of(100, before),
+    )
+
+    assert compute("cosine_to_previous", now) == pytest.approx([math.sqrt(0.5), -1, None])
+
+
+def test_the_whole_cosine_weighs_parameters_by_their_elements(make_gradients: Make) -> None:
+    rng = np.random.default_rng(0)
+    sizes = (1000, 50, 10)
+    before, now = ([rng.normal(1, 1, size) * size for size in sizes] for _ in range(2))
+    strides = (10, 5, 1)
+
+    def sampled(rows: list[np.ndarray], **fields: object) -> GradientSample:
+        elements = [row[::stride] for row, stride in zip(rows, strides, strict=True)]
+        return make_gradients(elements, num_elements=sizes, **fields)
+
+    found = gradient_cosine(sampled(now, previous=GradientMemory.of(1, sampled(before))))
+
+    a, b = np.concatenate(now), np.concatenate(before)
+    expected = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+    assert expected == pytest.approx(0.5, abs=0.05)
+    assert found == pytest.approx(expected, abs=0.1)  # 100 of 1000 elements: one standard error
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [([[1.0]], [[0.0]]), ([[0.0]], [[1.0]]), ([[1.0, 2.0]], [[1.0]]), ([[]], [[]]), ([], [[1.0]])],
+    ids=["zero now", "zero before", "another size", "no samples", "new"],
+)
+def test_the_cosine_is_unknown_where_there_is_nothing_to_compare(
+    make_gradients: Make, before: list[list[float]], now: list[list[float]]
+) -> None:
+    memory = GradientMemory.of(1, make_gradients(before))
+    gradients = make_gradients(now, previous=memory)
+
+    assert compute("cosine_to_previous", gradients) == [None]
+    assert gradient_cosine(gradients) is None
+
+
+def test_a_broken_gradient_has_a_broken_cosine(make_gradients: Make) -> None:
+    memory = GradientMemory.of(1, make_gradients([[1.0, 2.0]]))
+    gradients = make_gradients([[math.nan, 1.0]], previous=memory)
+
+    (found,) = compute("cosine_to_previous", gradients)
+    assert math.isnan(found)
+    assert math.isnan(gradient_cosine(gradients))
+
+
+def test_a_memory_has_a_bound_and_owns_what_it_keeps(make_gradients: Make) -> None:
+    rows = [np.arange(1024, dtype=np.float32)] * 600
+    gradients = make_gradients(rows)
+
+    memory = GradientMemory.of(1, gradients)
+
+    kept = sum(elements.nbytes for elements in memory.elements)
+    assert (1 << 19) < kept <= (1 << 20)
+    assert not any(map(np.shares_memory, memory.elements, gradients.sample))
+    same = dataclasses.replace(gradients, previous=memory)
+    assert compute("cosine_to_previous", same) == pytest.approx([1.0] * 600)
 
 
 def test_the_update_ratio_is_the_step_over_the_weights(make_gradients: Make) -> None:
@@ -65,7 +150,7 @@ def test_no_parameters_give_no_values(make_gradients: Make, name: str) -> None:
     assert compute(name, make_gradients([])) == []
 
 
-@pytest.mark.parametrize("name", ["mean", "std", "zero_fraction", "update_ratio"])
+@pytest.mark.parametrize("name", ["mean", "std", "zero_fraction", "update_ratio", "quantiles"])
 def test_a_parameter_without_samples_is_unknown(make_gradients: Make, name: str) -> None:
     assert compute(name, make_gradients([[], [1.0]]))[0] is None
 
