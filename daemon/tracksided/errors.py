@@ -6,6 +6,7 @@ TracksidedError
 +-- OutputError        an output directory or file cannot be written
 +-- StageError         a worker could not analyse a step
 +-- ObservationError   a line of history.jsonl or alerts.jsonl is not what we write
++-- ReportError        what a report shall be made of is missing or cannot be read
 +-- CheckpointError    a checkpoint directory or file cannot be used
     +-- CheckpointRefused     a file that is not a complete, sane checkpoint
     +-- CheckpointsMismatch   checkpoints that cannot be averaged with each other
@@ -34,6 +35,10 @@ class StageError(TracksidedError):
 
 class ObservationError(TracksidedError, ValueError):
     """A line of ``history.jsonl`` or ``alerts.jsonl`` is not what we write."""
+
+
+class ReportError(TracksidedError):
+    """A file or field that a report needs is missing or cannot be read; the message says which."""
 
 
 class CheckpointError(TracksidedError):

@@ -15,6 +15,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "daemon": ("tracksided.cli.daemon", "Serve all runs of this user on this node."),
     "demo": ("tracksided.cli.demo", "Train a small GPT and show everything trackside makes of it."),
     "doctor": ("tracksided.cli.doctor", "Look for what keeps telemetry from arriving."),
+    "report": ("tracksided.cli.report", "Show how a training went, from what is on disk."),
     "run": ("tracksided.cli.run", "Run a command with a daemon beside it."),
     "service": ("tracksided.cli.service", "Install the daemon as a systemd service."),
     "status": ("tracksided.cli.status", "Show the daemon, runs, ranks, lag and drops."),

@@ -28,8 +28,9 @@ from tracksided.sinks.refusal import output_error
 # The ending tells our files from those of other writers, which are never touched.
 _NAME = re.compile(r"events\.out\.tfevents\.(\d{10,})\..+\.\d+\.\d+\.trackside")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
-_LENGTH = struct.Struct("<Q")
+LENGTH = struct.Struct("<Q")
 _CRC = struct.Struct("<I")
+CRC_BYTES = _CRC.size
 _MASK_DELTA = 0xA282EAD8  # makes the CRC of bytes that hold CRCs meaningful
 _CRC_BITS = 32
 _MASK_SHIFT = 15
@@ -57,8 +58,15 @@ def born_at(path: Path) -> int:
 
 def frame(event: bytes) -> bytes:
     """Put one event into a record."""
-    length = _LENGTH.pack(len(event))
-    return b"".join((length, _masked_crc(length), event, _masked_crc(event)))
+    length = LENGTH.pack(len(event))
+    return b"".join((length, masked_crc(length), event, masked_crc(event)))
+
+
+def masked_crc(content: bytes) -> bytes:
+    """Return the checksum that stands behind a length or an event."""
+    crc = google_crc32c.value(content)
+    rotated = (crc >> _MASK_SHIFT) | (crc << (_CRC_BITS - _MASK_SHIFT))
+    return _CRC.pack((rotated + _MASK_DELTA) & 0xFFFFFFFF)
 
 
 class EventFile:
@@ -127,9 +135,3 @@ class EventFile:
             os.ftruncate(self._descriptor, self.end_offset)
         except OSError:
             self.is_sound = False
-
-
-def _masked_crc(content: bytes) -> bytes:
-    crc = google_crc32c.value(content)
-    rotated = (crc >> _MASK_SHIFT) | (crc << (_CRC_BITS - _MASK_SHIFT))
-    return _CRC.pack((rotated + _MASK_DELTA) & 0xFFFFFFFF)

@@ -1,0 +1,1 @@
+"""How a training went: readers of what trainers write, a summary, plots and a comparison."""

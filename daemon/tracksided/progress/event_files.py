@@ -1,0 +1,111 @@
+"""Reads a directory of TensorBoard event files, whoever wrote them."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tracksided.errors import ReportError
+from tracksided.progress import names
+from tracksided.progress.curve import EMPTY, Kind, Series, TrainingCurve
+from tracksided.progress.rows import Rows
+from tracksided.sinks.event_records import EventDamage, is_event_file, read_scalars
+
+_VALUE = "value"
+_WALL_TIME = "wall time"
+MAX_NAMED = 12  # tags listed in a message
+
+
+def event_files(directory: Path) -> tuple[Path, ...]:
+    """List the event files in a directory, in the order in which TensorBoard reads them."""
+    try:
+        return tuple(sorted(path for path in directory.iterdir() if _is_event_file(path)))
+    except OSError:
+        return ()
+
+
+def read_event_files(directory: Path, name: str) -> TrainingCurve:
+    """Read the scalars of one run.
+
+    A tag whose step goes back was written by a resumed training: its later values count. What
+    lies behind a damaged record cannot be found; a note says so.
+
+    Raises:
+        ReportError: a file cannot be read, or no tag is a training loss.
+    """
+    files = event_files(directory)
+    columns: dict[str, Rows] = defaultdict(Rows)
+    notes: list[str] = []
+    for path in files:
+        try:
+            _read(path, columns)
+        except EventDamage as error:
+            notes.append(f"{path.name} {error}; what follows is lost")
+        except OSError as error:
+            raise ReportError(f"cannot read {path}: {error.strerror}") from error
+    loss = names.find(columns, names.LOSS)
+    if loss is None:
+        raise ReportError(f"{directory} has no loss: {_listed(tuple(columns))}")
+    notes += dict.fromkeys(note for rows in columns.values() for note in rows.notes())
+    return TrainingCurve(
+        name=name,
+        source=directory,
+        kind=Kind.EVENTS,
+        loss=columns[loss].series(_VALUE),
+        learning_rate=_series(columns, names.LEARNING_RATE),
+        gradient_norm=_series(columns, names.GRADIENT_NORM),
+        epoch=_series(columns, names.EPOCH),
+        seconds_per_step=_seconds_per_step(columns, columns[loss]),
+        tokens=_series(columns, names.TOKENS),
+        evaluation=_evaluation(columns),
+        step=max(rows.last_step or 0 for rows in columns.values()),
+        started_at=float(columns[loss].series(_WALL_TIME).values[0]),
+        written_at=max(path.stat().st_mtime for path in files),
+        notes=tuple(notes),
+    )
+
+
+def _is_event_file(path: Path) -> bool:
+    return is_event_file(path.name) and path.is_file()
+
+
+def _read(path: Path, columns: dict[str, Rows]) -> None:
+    for event in read_scalars(path):
+        if event.is_restart:
+            for rows in columns.values():
+                rows.go_back(event.step)
+        for tag, value in event.values:
+            columns[tag].add(event.step, ((_VALUE, value), (_WALL_TIME, event.wall_time)))
+
+
+def _series(columns: dict[str, Rows], wanted: tuple[str, ...]) -> Series:
+    tag = names.find(columns, wanted)
+    return EMPTY if tag is None else columns[tag].series(_VALUE)
+
+
+def _seconds_per_step(columns: dict[str, Rows], loss: Rows) -> Series:
+    """Take the tag that says so, else the time between two values of the loss."""
+    said = _series(columns, names.SECONDS_PER_STEP)
+    if len(said):
+        return said
+    written = loss.series(_WALL_TIME)
+    seconds, steps = np.diff(written.values), np.diff(written.steps)
+    is_forward = seconds > 0
+    return Series(written.steps[1:][is_forward], (seconds / steps)[is_forward])
+
+
+def _evaluation(columns: dict[str, Rows]) -> dict[str, Series]:
+    found: dict[str, Series] = {}
+    for tag, rows in columns.items():
+        name = names.evaluation_name(tag)
+        if name is not None and tag.lower() not in names.LOSS:
+            found[name] = rows.series(_VALUE)
+    return found
+
+
+def _listed(tags: Sequence[str]) -> str:
+    if not tags:
+        return "its event files hold no scalars"
+    more = f" and {len(tags) - MAX_NAMED} more" if len(tags) > MAX_NAMED else ""
+    return f"none of its tags is one of a training loss; found {', '.join(tags[:MAX_NAMED])}{more}"

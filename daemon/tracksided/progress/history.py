@@ -1,0 +1,248 @@
+"""Reads a run of trackside: ``history.jsonl``, with ``run.json`` and the totals beside it."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tracksided.checkpoints.listing import list_candidates
+from tracksided.checkpoints.policy import Candidate
+from tracksided.errors import CheckpointError, ReportError
+from tracksided.progress import fields, names
+from tracksided.progress.curve import Kind, Series, Totals, TrainingCurve
+from tracksided.progress.rows import Rows
+from tracksided.sinks.history import FILE_NAME
+from tracksided.sinks.json_file import Json, read_json
+
+RUN_FILE = "run.json"
+TOTALS_FILE = "training_statistics.json"
+# Columns of a line that are numbers over steps; `nonfinite` names those that were NaN or infinite.
+CHECKPOINT_PATTERNS = ("*.pt", "*.pth", "*.ckpt", "*.safetensors", "*/")
+_COLUMNS = (
+    "loss",
+    "lr",
+    "norm_before_clip",
+    "norm_after_clip",
+    "clip_rate",
+    "max_norm",
+    "step_seconds",
+    "micro_batches",
+    "epoch",
+    "gradient_noise_scale",
+    "timestamp",
+)
+_LOGGED = "logged "  # prefix of columns that the script logged; no column of a line has a blank
+# A line holds these keys in this order, see `tracksided.assemble`. What lies between them is long
+# and not needed here: it is not even parsed.
+_NUMBERS_END = b', "ranks": ['
+_LOGGED_START = b', "logged": {'
+_LOGGED_END = b', "failures": {'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """All that a run's directory tells."""
+
+    curve: TrainingCurve
+    clip_rate: Series
+    noise_scale: Series
+    first: Mapping[str, Any]
+    """The first line that counts, whole; empty where there is none."""
+
+    last: Mapping[str, Any]
+    run: Mapping[str, Json]
+    """``run.json``; empty where it is missing."""
+
+    totals: Mapping[str, Json]
+    """``training_statistics.json``; empty while the run goes on."""
+
+
+def read_history(path: Path, name: str) -> History:
+    """Read one run; a line that is still being written is left for the next time.
+
+    Raises:
+        ReportError: the file cannot be read, or none of its lines is one of trackside's.
+    """
+    lines = _Lines()
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                if line.endswith(b"\n"):  # else it is torn, or not finished yet
+                    lines.add(line)
+        written_at = path.stat().st_mtime
+    except OSError as error:
+        raise ReportError(f"cannot read {path}: {error.strerror}") from error
+    if lines.count and lines.num_skipped == lines.count:
+        raise ReportError(f"none of the {lines.count} lines of {path} has a 'step'")
+    run = read_json(path.with_name(RUN_FILE)) or {}
+    totals = read_json(path.with_name(TOTALS_FILE)) or {}
+    if totals.get("run") != run.get("run"):
+        totals = {}  # of an earlier run in this directory
+    first, last = lines.documents()
+    return History(
+        curve=replace(_curve(lines, run, totals), name=name, source=path, written_at=written_at),
+        clip_rate=lines.rows.series("clip_rate"),
+        noise_scale=lines.rows.series("gradient_noise_scale"),
+        first=first,
+        last=last,
+        run=run,
+        totals=totals,
+    )
+
+
+class _Lines:
+    """Takes in lines; keeps their numbers, and whole the first and the last that count."""
+
+    def __init__(self) -> None:
+        self.rows = Rows()
+        self.count = 0
+        self.num_skipped = 0
+        self._first: tuple[int, bytes] | None = None
+        self._last: bytes | None = None
+
+    def add(self, line: bytes) -> None:
+        self.count += 1
+        entry = _entry(line)
+        if entry is None:
+            self.num_skipped += 1
+            return
+        step, _ = entry
+        self.rows.add(*entry)
+        if self._first is None or step <= self._first[0]:
+            self._first = (step, line)
+        self._last = line
+
+    def documents(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        if self._first is None or self._last is None:
+            return {}, {}
+        return json.loads(self._first[1]), json.loads(self._last)
+
+    def notes(self) -> tuple[str, ...]:
+        skipped = f"{self.num_skipped} of {self.count} lines of {FILE_NAME} are not readable"
+        return (*self.rows.notes(), *([skipped] if self.num_skipped else ()))
+
+
+def _entry(line: bytes) -> tuple[int, list[tuple[str, float]]] | None:
+    """Return step and numbers of a line, None where it is no line of ours."""
+    try:
+        numbers, logged = _parse(line)
+    except (ValueError, RecursionError):
+        return None
+    step = fields.step(numbers.get("step"))
+    return None if step is None else (step, [*_numbers(numbers), *_logged(logged)])
+
+
+def _parse(line: bytes) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Parse a line without its long parts.
+
+    A cut before a key of the outermost object leaves an object that lacks only its brace. If the
+    cut is elsewhere, or the keys stand in another order, that is no JSON: then the whole line is
+    parsed. Quotes within texts are escaped, so that no text looks like a key.
+    """
+    head, found, tail = line.partition(_NUMBERS_END)
+    _, found_logged, after = tail.rpartition(_LOGGED_START)
+    logged, found_end, _ = after.partition(_LOGGED_END)
+    if found and found_logged and found_end:
+        try:
+            return json.loads(head + b"}"), json.loads(b"{" + logged)
+        except ValueError:
+            pass  # parsed as a whole below
+    document = json.loads(line)
+    if not isinstance(document, dict):
+        raise ValueError("not an object")  # noqa: TRY004 - as json's own errors
+    logged_values = document.get("logged")
+    return document, logged_values if isinstance(logged_values, dict) else {}
+
+
+def _numbers(document: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    nonfinite = document.get("nonfinite") or ()
+    for column in _COLUMNS:
+        value = fields.number(document.get(column))
+        if value is not None:
+            yield column, value
+        elif column in nonfinite:
+            yield column, math.nan
+
+
+def _logged(document: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for key, value in document.items():
+        found = fields.number(value)
+        # What is logged is a number: null stands for NaN or infinity.
+        yield _LOGGED + key, math.nan if found is None else found
+
+
+def _curve(lines: _Lines, run: Mapping[str, Json], totals: Mapping[str, Json]) -> TrainingCurve:
+    rows = lines.rows
+    logged = {
+        column.removeprefix(_LOGGED): rows.series(column)
+        for column in rows.names
+        if column.startswith(_LOGGED)
+    }
+    evaluation = {
+        evaluation_name: series
+        for key, series in logged.items()
+        if (evaluation_name := names.evaluation_name(key)) is not None
+    }
+    tokens = names.find(logged, names.TOKENS)
+    config = run.get("config")
+    settings = dict(config) if isinstance(config, dict) else {}
+    norms = rows.series("norm_before_clip")
+    clip = rows.series("max_norm").finite
+    steps = fields.step(totals.get("steps"))
+    checkpoint = _newest_checkpoint(run.get("checkpoints"))
+    return TrainingCurve(
+        name="",
+        source=Path(),
+        kind=Kind.HISTORY,
+        loss=rows.series("loss"),
+        learning_rate=rows.series("lr"),
+        gradient_norm=norms if len(norms) else rows.series("norm_after_clip"),
+        epoch=rows.series("epoch"),
+        seconds_per_step=rows.series("step_seconds"),
+        tokens=logged[tokens] if tokens is not None else rows.series(""),
+        evaluation=evaluation,
+        step=rows.last_step if steps is None else steps,
+        max_steps=fields.count(settings.get("max_steps")),
+        num_epochs=fields.positive(settings.get("num_train_epochs")),
+        samples_per_step=_samples_per_step(run, settings),
+        max_gradient_norm=float(clip.values[-1]) if len(clip) else None,
+        totals=_totals(totals),
+        started_at=fields.positive(run.get("started_at")),
+        checkpoint=None if checkpoint is None else checkpoint.path.name,
+        checkpoint_at=None if checkpoint is None else checkpoint.mtime_ns / 1e9,
+        settings=settings,
+        notes=lines.notes(),
+    )
+
+
+def _newest_checkpoint(directories: Json) -> Candidate | None:
+    """Return the checkpoint that was written last into the directories that a run announced."""
+    found: list[Candidate] = []
+    for directory in directories if isinstance(directories, list) else ():
+        try:
+            found += list_candidates(Path(str(directory)), CHECKPOINT_PATTERNS, ())
+        except CheckpointError:
+            continue  # it lies on another machine, or is gone
+    return max(found, key=lambda candidate: candidate.mtime_ns, default=None)
+
+
+def _samples_per_step(run: Mapping[str, Json], settings: Mapping[str, Json]) -> float | None:
+    """Return the batch of all ranks, where the Trainer's own arguments are the settings."""
+    per_rank = fields.count(settings.get("train_batch_size"))
+    micro_batches = fields.count(settings.get("gradient_accumulation_steps"))
+    world_size = fields.count(run.get("world_size"))
+    is_trainer = "per_device_train_batch_size" in settings
+    if not is_trainer or per_rank is None or micro_batches is None or world_size is None:
+        return None
+    return float(per_rank * micro_batches * world_size)
+
+
+def _totals(totals: Mapping[str, Json]) -> Totals:
+    started, ended = (
+        fields.positive(totals.get("started_at")),
+        fields.positive(totals.get("ended_at")),
+    )
+    seconds = None if started is None or ended is None else ended - started
+    return Totals(training_seconds=fields.positive(seconds))

@@ -1,0 +1,138 @@
+"""Reads ``trainer_state.json`` of Hugging Face's Trainer."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tracksided.errors import ReportError
+from tracksided.progress import fields, names
+from tracksided.progress.curve import EMPTY, Kind, Series, Totals, TrainingCurve
+from tracksided.progress.rows import Rows
+from tracksided.progress.training_args import read_training_args
+from tracksided.sinks.json_file import Json, plain_object
+
+FILE_NAME = "trainer_state.json"
+_ROWS = "log_history"
+# Its settings, beside what it logs and where it is.
+_SETTINGS = ("train_batch_size", "logging_steps", "eval_steps", "save_steps")
+_RUNTIME = "train_runtime"
+
+
+def read_trainer_state(path: Path, name: str) -> TrainingCurve:
+    """Read one file, and ``training_args.bin`` beside it where there is one.
+
+    Rows of training and evaluation are mixed, values may be bare NaN, and copies inside
+    ``checkpoint-N/`` lack the last row with the totals.
+
+    Raises:
+        ReportError: it cannot be read, is no JSON, or lacks ``log_history`` or ``global_step``.
+    """
+    state = _load(path)
+    global_step = _required(state, "global_step", path)
+    step = fields.step(global_step)
+    if step is None:
+        raise ReportError(f"{path}: 'global_step' is {global_step!r:.40}, expected a step")
+    history = _required(state, _ROWS, path)
+    if not isinstance(history, list):
+        raise ReportError(f"{path}: {_ROWS!r} is a {type(history).__name__}, expected a list")
+    rows, skipped = _rows(history)
+    arguments, problem = read_training_args(path.parent)
+    notes = [*rows.notes()]
+    if skipped:
+        notes.append(f"{skipped} rows of {_ROWS} without a step are left out")
+    if problem is not None:
+        notes.append(problem)
+    return TrainingCurve(
+        name=name,
+        source=path,
+        kind=Kind.TRAINER_STATE,
+        loss=rows.series("loss"),
+        learning_rate=rows.series("learning_rate"),
+        gradient_norm=rows.series("grad_norm"),
+        epoch=rows.series("epoch"),
+        seconds_per_step=_seconds_per_step(rows.series(_RUNTIME)),
+        tokens=rows.series("num_input_tokens_seen"),
+        evaluation=_evaluation(rows),
+        step=step,
+        max_steps=fields.count(state.get("max_steps")),
+        num_epochs=fields.positive(state.get("num_train_epochs")),
+        max_gradient_norm=fields.positive(arguments.get("max_grad_norm")),
+        totals=_totals(state, history),
+        written_at=path.stat().st_mtime,
+        settings={**_settings(state), **arguments},
+        notes=tuple(notes),
+    )
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        state = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ReportError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ReportError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(state, dict):
+        raise ReportError(f"{path} holds a {type(state).__name__}, expected an object")
+    return state
+
+
+def _required(state: Mapping[str, Any], key: str, path: Path) -> Any:
+    if key not in state:
+        raise ReportError(f"{path} has no {key!r}: it is not the state of a Trainer")
+    return state[key]
+
+
+def _rows(history: list[Any]) -> tuple[Rows, int]:
+    """Collect the rows; return them and how many had no step."""
+    rows, skipped = Rows(), 0
+    for row in history:
+        step = fields.step(row.get("step")) if isinstance(row, dict) else None
+        if step is None:
+            skipped += 1
+            continue
+        numbers = ((key, fields.number(value)) for key, value in row.items())
+        rows.add(step, [(key, value) for key, value in numbers if value is not None])
+    return rows, skipped
+
+
+def _evaluation(rows: Rows) -> dict[str, Series]:
+    found: dict[str, Series] = {}
+    for column in rows.names:
+        name = names.evaluation_name(column)
+        if name is not None:
+            found[name] = rows.series(column)
+    return found
+
+
+def _seconds_per_step(runtime: Series) -> Series:
+    """Derive step times from the seconds since the start, where rows carry them.
+
+    A resumed training counts its seconds anew: no difference is taken across that.
+    """
+    known = runtime.finite
+    if len(known) <= 1:
+        return EMPTY
+    seconds, steps = np.diff(known.values), np.diff(known.steps)
+    is_forward = seconds > 0
+    return Series(known.steps[1:][is_forward], (seconds / steps)[is_forward])
+
+
+def _totals(state: Mapping[str, Any], history: list[Any]) -> Totals:
+    """Take the totals of the state, and those of the row that ends a training."""
+    last = history[-1] if history and isinstance(history[-1], dict) else {}
+    final = last if "train_loss" in last else {}
+    return Totals(
+        tokens=fields.positive(state.get("num_input_tokens_seen")),
+        floating_point_operations=fields.positive(state.get("total_flos")),
+        training_seconds=fields.positive(final.get(_RUNTIME)),
+        mean_loss=fields.number(final.get("train_loss")),
+        steps_per_second=fields.positive(final.get("train_steps_per_second")),
+        samples_per_second=fields.positive(final.get("train_samples_per_second")),
+    )
+
+
+def _settings(state: Mapping[str, Any]) -> dict[str, Json]:
+    return plain_object({key: state[key] for key in _SETTINGS if state.get(key) is not None})

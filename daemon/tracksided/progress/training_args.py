@@ -1,0 +1,78 @@
+"""Settings from the Trainer's ``training_args.bin``, without unpickling it."""
+
+import math
+from pathlib import Path
+
+from tracksided.checkpoints.formats.pickle_nodes import (
+    CallNode,
+    DictNode,
+    ListNode,
+    Node,
+    TupleNode,
+)
+from tracksided.checkpoints.formats.torch_zip import read_object
+from tracksided.checkpoints.naming import is_checkpoint_directory, step_in_directory_name
+from tracksided.checkpoints.source import SourceFile
+from tracksided.errors import CheckpointRefused
+from tracksided.sinks.json_file import Json
+
+ARGUMENTS_FILE = "training_args.bin"
+_SECRET = "token"  # noqa: S105 - a part of names whose values are never shown
+
+
+def read_training_args(directory: Path) -> tuple[dict[str, Json], str | None]:
+    """Return the arguments that are plain values or enumerations, and what went wrong.
+
+    They lie beside the Trainer's state or, where only its checkpoints were saved, in these.
+
+    The file is a pickle. It is read by a machine that builds inert nodes, imports nothing and
+    calls nothing; whatever is more than a number, a text or a list of such is left out.
+    """
+    path = _find(directory)
+    if path is None:
+        return {}, None
+    try:
+        source = SourceFile(path)
+        try:
+            root = read_object(source)
+        finally:
+            source.close()
+    except CheckpointRefused as error:
+        return {}, f"{path.name} tells no settings: {error}"
+    except KeyError as error:
+        return {}, f"{path.name} tells no settings: it lacks {error}"
+    state = root.state if isinstance(root, CallNode) else root
+    if not isinstance(state, DictNode):
+        return {}, f"{path.name} tells no settings: it holds no TrainingArguments"
+    settings: dict[str, Json] = {}
+    for key, node in state.pairs:
+        if isinstance(key, str) and not key.startswith("_") and _SECRET not in key:
+            is_plain, value = _plain(node)
+            if is_plain:
+                settings[key] = value
+    return settings, None
+
+
+def _find(directory: Path) -> Path | None:
+    checkpoints = (path for path in directory.iterdir() if is_checkpoint_directory(path.name))
+    newest = sorted(checkpoints, key=lambda path: step_in_directory_name(path.name) or 0)
+    places = (directory, *reversed(newest))
+    return next((p / ARGUMENTS_FILE for p in places if (p / ARGUMENTS_FILE).is_file()), None)
+
+
+def _plain(node: Node) -> tuple[bool, Json]:
+    """Return whether a node stands for a plain value, and that value."""
+    if isinstance(node, float) and not math.isfinite(node):
+        return True, str(node)
+    if node is None or isinstance(node, bool | int | float | str):
+        return True, node
+    if isinstance(node, ListNode | TupleNode):
+        items = [_plain(item) for item in node.items]
+        return all(is_plain for is_plain, _ in items), [value for _, value in items]
+    if isinstance(node, CallNode) and not node.has_state and not node.pairs and not node.items:
+        # An enumeration: its class, called with the value of its member.
+        arguments = node.arguments
+        if isinstance(arguments, TupleNode) and len(arguments.items) == 1:
+            is_plain, value = _plain(arguments.items[0])
+            return is_plain and isinstance(value, str), value
+    return False, None

@@ -1,0 +1,169 @@
+"""A run of trackside, read back."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from training_logs import write_run
+
+from trackside.wire.records import LoggedScalar
+from tracksided.errors import ReportError
+from tracksided.progress.history import _parse, read_history
+
+TEXT = st.text(max_size=12) | st.sampled_from(['"ranks": [', ', "ranks": [', '\\", "ranks": ['])
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def test_curve_has_what_the_daemon_wrote(tmp_path: Path) -> None:
+    path = write_run(
+        tmp_path,
+        [
+            {"step": 10, "loss": 3.0, "learning_rate": 1e-3, "step_seconds": 0.5, "epoch": 0},
+            {"step": 20, "loss": math.nan, "learning_rate": 5e-4, "norm_before_clip": math.inf},
+            {"step": 30, "loss": None, "norm_before_clip": 4.0, "max_norm": 1.5},
+        ],
+    )
+
+    history = read_history(path, "run")
+
+    curve = history.curve
+    assert curve.loss.steps.tolist() == [10, 20]  # None is unknown and left out
+    np.testing.assert_array_equal(curve.loss.values, [3.0, math.nan])
+    assert curve.learning_rate.values[1] == 5e-4
+    assert math.isnan(curve.gradient_norm.values[1])  # JSON cannot tell infinity from NaN
+    assert curve.gradient_norm.values[2] == 4.0
+    assert curve.max_gradient_norm == 1.5
+    assert curve.seconds_per_step.values[0] == 0.5
+    assert curve.epoch.steps[0] == 10
+    assert (curve.step, curve.max_steps) == (30, None)
+    assert (history.first["step"], history.last["step"]) == (10, 30)
+    assert history.run["run"] == "fake-run"
+    assert history.totals == {}
+
+
+def test_logged_values_of_an_evaluation_are_metrics(tmp_path: Path) -> None:
+    logged = (
+        LoggedScalar(step=10, name="Eval/loss", value=2.0),
+        LoggedScalar(step=10, name="val_accuracy", value=math.nan),
+        LoggedScalar(step=10, name="Trainer/loss", value=7.0),
+        LoggedScalar(step=10, name="Eval/runtime", value=7.0),
+    )
+    path = write_run(tmp_path, [{"step": 10, "scalars": logged}])
+
+    evaluation = read_history(path, "run").curve.evaluation
+
+    assert evaluation["eval_loss"].values.tolist() == [2.0]
+    assert math.isnan(evaluation["val_accuracy"].values[0])
+    assert set(evaluation) == {"eval_loss", "val_accuracy"}
+
+
+def test_line_that_is_still_written_waits(tmp_path: Path) -> None:
+    path = write_run(tmp_path, [{"step": 10}, {"step": 20}])
+    path.write_bytes(path.read_bytes()[:-7])
+
+    curve = read_history(path, "run").curve
+
+    assert curve.loss.steps.tolist() == [10]
+    assert curve.notes == ()
+
+
+def test_damaged_line_is_counted(tmp_path: Path) -> None:
+    path = write_run(tmp_path, [{"step": 10}, {"step": 20}, {"step": 30}])
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + b"\x00\xff\n" + lines[2])
+
+    curve = read_history(path, "run").curve
+
+    assert curve.loss.steps.tolist() == [10, 30]
+    assert curve.notes == ("1 of 3 lines of history.jsonl are not readable",)
+
+
+def test_training_that_went_back_counts_once(tmp_path: Path) -> None:
+    steps = [{"step": s, "loss": float(i)} for i, s in enumerate((10, 20, 30, 20, 30, 40))]
+    path = write_run(tmp_path, steps)
+
+    curve = read_history(path, "run").curve
+
+    assert curve.loss.steps.tolist() == [10, 20, 30, 40]
+    assert curve.loss.values.tolist() == [0.0, 3.0, 4.0, 5.0]
+    assert curve.notes == ("training went back from step 30 to step 20; the later try counts",)
+
+
+def test_samples_of_a_step_come_from_the_trainers_own_arguments(tmp_path: Path) -> None:
+    config = {
+        "per_device_train_batch_size": 4,
+        "train_batch_size": 8,
+        "gradient_accumulation_steps": 3,
+        "max_steps": 500,
+        "num_train_epochs": 2.0,
+    }
+    path = write_run(tmp_path / "trainer", [{"step": 10}], config=config, world_size=2)
+    other = write_run(tmp_path / "other", [{"step": 10}], config={"train_batch_size": 8})
+
+    curve = read_history(path, "run").curve
+
+    assert curve.samples_per_step == 8 * 3 * 2
+    assert (curve.max_steps, curve.num_epochs) == (500, 2.0)
+    assert read_history(other, "run").curve.samples_per_step is None
+
+
+def test_newest_checkpoint_is_named(tmp_path: Path) -> None:
+    checkpoints = tmp_path / "checkpoints"
+    checkpoints.mkdir()
+    for number in (1, 2):
+        (checkpoints / f"step_{number}.pt").write_bytes(b"x")
+    path = write_run(tmp_path / "run", [{"step": 10}], checkpoints=(str(checkpoints),))
+
+    curve = read_history(path, "run").curve
+
+    assert curve.checkpoint == "step_2.pt"
+    assert curve.checkpoint_at == pytest.approx((checkpoints / "step_2.pt").stat().st_mtime)
+
+
+def test_file_of_something_else_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    path.write_text('{"a": 1}\n[]\n')
+
+    with pytest.raises(ReportError, match=r"none of the 2 lines of .*history.jsonl has a 'step'"):
+        read_history(path, "run")
+
+
+@settings(max_examples=200)
+@given(head=VALUES, ranks=VALUES, logged=st.dictionaries(TEXT, VALUES), failures=VALUES)
+def test_quick_look_at_a_line_finds_what_parsing_it_finds(
+    head: Any, ranks: Any, logged: dict[str, Any], failures: Any
+) -> None:
+    document = {
+        "step": 1,
+        "head": head,
+        "ranks": [ranks],
+        "attention": failures,
+        "logged": logged,
+        "failures": {"a": failures},
+    }
+    line = json.dumps(document).encode() + b"\n"
+
+    numbers, found = _parse(line)
+
+    assert found == logged
+    assert (numbers["step"], numbers["head"]) == (1, head)
+
+
+@settings(max_examples=30)
+@given(st.lists(st.binary(max_size=30), max_size=8))
+def test_any_bytes_give_a_curve_or_an_error_of_ours(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "history.jsonl"
+    path.write_bytes(b'{"step": 1, "loss": 2.0}\n' + b"\n".join(lines) + b"\n")
+
+    assert len(read_history(path, "run").curve.loss) <= 1

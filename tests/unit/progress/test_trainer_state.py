@@ -1,0 +1,154 @@
+"""trainer_state.json of Hugging Face's Trainer."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from training_logs import eval_row, train_row, write_state
+
+from tracksided.errors import ReportError
+from tracksided.progress.trainer_state import read_trainer_state
+
+NUMBERS = st.floats() | st.integers() | st.none() | st.text(max_size=3) | st.booleans()
+LOG_ROWS = st.lists(
+    st.dictionaries(st.sampled_from(["step", "loss", "eval_loss", "grad_norm", "x"]), NUMBERS)
+    | NUMBERS,
+    max_size=20,
+)
+
+
+def test_rows_of_training_and_evaluation_are_told_apart(tmp_path: Path) -> None:
+    path = write_state(
+        tmp_path, [train_row(5, 3.0), train_row(20, 2.0), eval_row(20, 2.5), train_row(25, 1.0)]
+    )
+
+    curve = read_trainer_state(path, "run")
+
+    assert curve.loss.steps.tolist() == [5, 20, 25]
+    assert curve.loss.values.tolist() == [3.0, 2.0, 1.0]
+    assert {name: series.values.tolist() for name, series in curve.evaluation.items()} == {
+        "eval_loss": [2.5]
+    }
+    assert (curve.step, curve.max_steps, curve.num_epochs) == (60, 120, 3.0)
+    assert curve.epoch.values[-1] == 0.5
+
+
+def test_bare_nan_is_a_value_that_was_seen(tmp_path: Path) -> None:
+    path = write_state(tmp_path, [train_row(5, math.nan), train_row(10, math.inf)])
+    assert "NaN" in path.read_text()
+
+    values = read_trainer_state(path, "run").loss.values
+
+    assert math.isnan(values[0])
+    assert values[1] == math.inf
+
+
+def test_totals_come_from_the_row_that_ends_a_training(tmp_path: Path) -> None:
+    final = {
+        "step": 60,
+        "train_loss": 2.25,
+        "train_runtime": 30.0,
+        "train_samples_per_second": 8.0,
+        "train_steps_per_second": 2.0,
+        "total_flos": 1000.0,
+    }
+    whole = write_state(tmp_path / "whole", [train_row(5, 3.0), final])
+    copy = write_state(tmp_path / "checkpoint-60", [train_row(5, 3.0)])
+
+    totals = read_trainer_state(whole, "run").totals
+
+    assert (totals.mean_loss, totals.training_seconds) == (2.25, 30.0)
+    assert (totals.samples_per_second, totals.steps_per_second) == (8.0, 2.0)
+    assert totals.tokens is None
+    assert read_trainer_state(copy, "run").totals.training_seconds is None
+
+
+def test_step_time_is_the_difference_of_run_times(tmp_path: Path) -> None:
+    times = [(10, 5.0), (20, 7.0), (30, 1.0), (40, 5.0)]  # resumed at 20: seconds count anew
+    path = write_state(tmp_path, [train_row(step, 1.0, train_runtime=s) for step, s in times])
+
+    series = read_trainer_state(path, "run").seconds_per_step
+
+    assert series.steps.tolist() == [20, 40]
+    np.testing.assert_allclose(series.values, [0.2, 0.4])
+
+
+@pytest.mark.parametrize("key", ["global_step", "log_history"])
+def test_missing_field_is_named(tmp_path: Path, key: str) -> None:
+    path = write_state(tmp_path, [])
+    state = json.loads(path.read_text())
+    del state[key]
+    path.write_text(json.dumps(state))
+
+    with pytest.raises(ReportError, match=f"has no '{key}'"):
+        read_trainer_state(path, "run")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"global_step": 3', "is not valid JSON"),
+        (b"\xff\xfe", "is not valid JSON"),
+        (b"[]", "holds a list, expected an object"),
+        (b'{"global_step": "3", "log_history": []}', "'global_step' is '3', expected a step"),
+        (b'{"global_step": 3, "log_history": {}}', "'log_history' is a dict, expected a list"),
+    ],
+)
+def test_broken_file_is_named_with_what_was_found(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    path = tmp_path / "trainer_state.json"
+    path.write_bytes(content)
+
+    with pytest.raises(ReportError, match=message) as caught:
+        read_trainer_state(path, "run")
+
+    assert str(path) in str(caught.value)
+
+
+@settings(max_examples=60)
+@given(LOG_ROWS)
+def test_any_log_gives_ascending_steps_or_an_error_of_ours(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[object]
+) -> None:
+    path = write_state(tmp_path_factory.getbasetemp() / "any", rows)
+
+    curve = read_trainer_state(path, "run")
+
+    for series in (curve.loss, curve.gradient_norm, *curve.evaluation.values()):
+        assert (np.diff(series.steps) > 0).all()
+        assert len(series.steps) == len(series.values)
+
+
+def test_training_arguments_are_read_without_unpickling(tmp_path: Path) -> None:
+    path = write_state(tmp_path, [train_row(5, 1.0)])
+    mark = tmp_path / "executed"
+
+    class Touch:
+        def __reduce__(self) -> tuple[object, tuple[Path]]:
+            return Path.touch, (mark,)
+
+    arguments = {"learning_rate": 0.003, "max_grad_norm": 0.5, "hub_token": "x", "evil": Touch()}
+    torch.save(arguments, tmp_path / "training_args.bin")
+
+    curve = read_trainer_state(path, "run")
+
+    assert not mark.exists()
+    assert curve.settings["learning_rate"] == 0.003
+    assert curve.max_gradient_norm == 0.5
+    assert not {"hub_token", "evil"} & curve.settings.keys()
+
+
+def test_damaged_training_arguments_cost_the_settings_only(tmp_path: Path) -> None:
+    path = write_state(tmp_path, [train_row(5, 1.0)])
+    (tmp_path / "training_args.bin").write_bytes(b"PK\x03\x04 torn")
+
+    curve = read_trainer_state(path, "run")
+
+    assert len(curve.loss) == 1
+    assert curve.notes[0].startswith("training_args.bin tells no settings")
