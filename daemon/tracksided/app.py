@@ -21,6 +21,7 @@ from tracksided.reports import Scalar, Text
 from tracksided.runs import Run, State
 from tracksided.sinks.json_file import plain
 from tracksided.status_file import StatusFile
+from tracksided.web_process import WebProcess
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,8 @@ class Daemon:
         self._intake = Intake(directory)
         self._pool = WorkerPool(self._settings.workers)
         self._checkpoints = self._checkpoint_service()
+        self._averages = {"published": 0, "failed": 0}
+        self._web = WebProcess(self._settings.http, directory)
         self._directory = directory
         self._version = version("trackside")
         self._started_at = time.time()
@@ -100,6 +103,7 @@ class Daemon:
                 for directory in run.checkpoint_directories:
                     self._checkpoints.watch(directory, run=run.run_id)
         self._serve(now)
+        self._web.poll(now)
         self._write_status(now)
         if not self._is_idle():
             self._last_activity = now
@@ -201,6 +205,7 @@ class Daemon:
             logger.warning("%d runs have steps left; they stay in shared memory", left)
 
     def _close(self) -> None:
+        self._web.close()
         self._pool.close()
         self._checkpoints.close()
         self._intake.close()
@@ -238,11 +243,14 @@ class Daemon:
         self._checkpoints.close()
         self._pool = WorkerPool(self._settings.workers)
         self._checkpoints = self._checkpoint_service()
+        self._web.close()
+        self._web = WebProcess(self._settings.http, self._directory)
         self._reload_due = False
         logger.info("settings reloaded")
 
     def _note_average(self, event: AverageEvent) -> None:
-        """Write an averaging to the outputs of the run whose checkpoints they are."""
+        """Count an averaging; write it to the outputs of the run whose checkpoints they are."""
+        self._averages["failed" if event.error else "published"] += 1
         outputs = None if event.run is None else self._intake.outputs_of(event.run)
         if outputs is None:
             return
@@ -272,7 +280,9 @@ class Daemon:
                     "runs": [run.status() for run in self._intake.runs],
                     "refused": self._intake.refused,
                     "checkpoints": self._checkpoints.status(),
+                    "averages": dict(self._averages),
                     "workers": {"pids": list(self._pool.pids()), "deaths": self._pool.deaths},
+                    "http": self._web.status(),
                 },
                 now,
             )

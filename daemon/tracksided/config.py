@@ -11,6 +11,7 @@ from typing import Any
 
 from tracksided.alerts.catalog import AlertSettings
 from tracksided.errors import SettingsError
+from tracksided.listen_address import parse_listen_address
 
 SYSTEM_CONFIG = Path("/etc/trackside/daemon.toml")
 USER_CONFIG = Path(".config/trackside/daemon.toml")
@@ -49,6 +50,31 @@ class CheckpointSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HttpSettings:
+    """Section ``[http]``: the page, the metrics and the health check."""
+
+    listen: str = ""
+    """``HOST:PORT``; empty: no HTTP at all."""
+
+    allow_remote: bool = False
+    """Whether ``listen`` may be an address that other machines reach. There is no password."""
+
+    hosts: tuple[str, ...] = ()
+    """Further names by which browsers may ask for it, such as that of a proxy."""
+
+    def __post_init__(self) -> None:
+        """Refuse an address that cannot be used, or that is open to others by mistake."""
+        if not self.listen:
+            return
+        address = parse_listen_address(self.listen)
+        if not (address.is_loopback or self.allow_remote):
+            raise SettingsError(
+                f"http.listen is {self.listen!r}: other machines reach that address, and nobody "
+                f"is asked for a password; use 127.0.0.1, or set http.allow_remote = true"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """All settings of the daemon."""
 
@@ -64,6 +90,7 @@ class Settings:
     workers: WorkerSettings = field(default_factory=WorkerSettings)
     checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
     alerts: AlertSettings = field(default_factory=AlertSettings)
+    http: HttpSettings = field(default_factory=HttpSettings)
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""

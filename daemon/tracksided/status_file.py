@@ -15,6 +15,7 @@ FILE_NAME = "status.json"
 SCHEMA = 1
 SOON_S = 0.5  # between two writes while things change
 LATE_S = 10.0  # a sign of life while nothing does
+SILENT_S = 3 * LATE_S  # three signs of life missed: the daemon is stopped or starved
 
 
 class StatusFile:

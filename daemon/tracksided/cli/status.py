@@ -14,10 +14,9 @@ from rich.table import Table
 from trackside.wire import segment
 from trackside.wire.locks import daemon_pid
 from trackside.wire.segment import node_directory
-from tracksided.status_file import read_status
+from tracksided.status_file import SILENT_S, read_status
 
 EXIT_NO_DAEMON = 3  # as `systemctl status` has it
-STALE_S = 30.0  # three signs of life missed: the daemon is stopped or starved
 
 
 @click.command()
@@ -55,7 +54,7 @@ def _gather(directory: Path) -> dict[str, Any]:
             "pid": content["pid"],
             "version": content["version"],
             "started_at": content["started_at"],
-            "state": "serving" if age_s < STALE_S else "silent",
+            "state": "serving" if age_s < SILENT_S else "silent",
             "seconds_since_update": round(age_s, 1),
             "workers": content["workers"],
         },

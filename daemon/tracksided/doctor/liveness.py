@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from tracksided.doctor.facts import Facts
 from tracksided.doctor.finding import Finding, fail, ok, warn
+from tracksided.status_file import SILENT_S
 
-SILENT_S = 30.0  # three signs of life missed
 ITSELF = "trackside"
 
 

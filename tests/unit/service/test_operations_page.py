@@ -27,7 +27,8 @@ def test_the_settings_on_the_page_are_all_there_are_with_their_defaults():
             ("", Settings()),
             ("workers", Settings().workers),
             ("checkpoints", Settings().checkpoints),
+            ("http", Settings().http),
         )
         for field in type(section).__slots__
     }
-    assert keys_of(document) == known - {"workers", "checkpoints"}
+    assert keys_of(document) == known - {"workers", "checkpoints", "http"}

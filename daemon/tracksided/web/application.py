@@ -1,0 +1,77 @@
+"""The addresses that are served."""
+
+import asyncio
+from collections.abc import Iterable
+
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from tracksided.web.guard import Guard
+from tracksided.web.health import health
+from tracksided.web.metrics import metrics_runs, render_metrics
+from tracksided.web.node import Node
+from tracksided.web.pictures import read_picture
+from tracksided.web.stream import EventResponse, EventStream, Places
+
+
+def build_application(node: Node, *, names: Iterable[str], only_loopback: bool) -> ASGIApp:
+    """Build what uvicorn serves.
+
+    Args:
+        node: what is shown.
+        names: by which the server may be asked for, besides addresses.
+        only_loopback: whether it listens to this machine only.
+    """
+    endpoints = _Endpoints(node)
+    routes = [
+        Route("/metrics", endpoints.metrics),
+        Route("/health", endpoints.health),
+        Route("/events", endpoints.events),
+        Route("/runs/{key}/{folder}/{name}", endpoints.picture),
+    ]
+    return Guard(Starlette(routes=routes), names=names, only_loopback=only_loopback)
+
+
+class _Endpoints:
+    """Turns requests into answers; what is shown is made elsewhere."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._places = Places()
+
+    async def metrics(self, request: Request) -> Response:
+        del request
+        self._node.look()
+        served = self._node.served
+        runs = metrics_runs(served) if served is not None and self._node.is_up else ()
+        content = render_metrics(served, await self._node.readings(runs))
+        return Response(content, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def health(self, request: Request) -> Response:
+        del request
+        self._node.look()
+        is_well, answer = health(self._node.served, self._node.silent_s)
+        return JSONResponse(answer, 200 if is_well else 503)
+
+    async def events(self, request: Request) -> Response:
+        keys = request.query_params.get("runs", "").split(",")
+        stream = EventStream(self._node, keys, request.headers.get("last-event-id", ""))
+        return EventResponse(stream, self._places)
+
+    async def picture(self, request: Request) -> Response:
+        self._node.look()
+        directory = self._node.directory_of(request.path_params["key"])
+        found = None
+        if directory is not None:
+            parts = (request.path_params["folder"], request.path_params["name"])
+            found = await asyncio.to_thread(read_picture, directory, *parts)
+        if found is None:
+            return PlainTextResponse("there is no such picture\n", 404)
+        version = f'"{found.version}"'
+        if request.headers.get("if-none-match") == version:
+            return Response(status_code=304, headers={"ETag": version})
+        return Response(found.content, media_type="image/png", headers={"ETag": version})

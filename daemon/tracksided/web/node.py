@@ -1,0 +1,172 @@
+"""All that the HTTP process knows of its node: the daemon, its runs, and runs that are over."""
+
+import asyncio
+import json
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tracksided.sinks.json_file import plain
+from tracksided.status_file import FILE_NAME, SILENT_S, read_status
+from tracksided.web.readings import Readings, RunReader
+from tracksided.web.run_view import RunView
+from tracksided.web.served import Served, ServedRun, read_served
+
+MAX_KNOWN = 100  # runs in the list, those that are over included
+MAX_VIEWS = 16  # runs whose curves are held in memory: about 1 MB each
+ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class KnownRun:
+    """A run in the list."""
+
+    served: ServedRun
+    """As it was seen last."""
+
+    is_served: bool
+    """False once the daemon is done with it."""
+
+
+class Node:
+    """Looks at the files of one node-local directory. Belongs to one event loop."""
+
+    def __init__(self, directory: Path, wall_clock: Callable[[], float] = time.time) -> None:
+        self._directory = directory
+        self._wall_clock = wall_clock
+        self._version: tuple[int, int] | None = None
+        self._known: dict[str, KnownRun] = {}
+        self._readers: dict[str, RunReader] = {}
+        self._views: OrderedDict[str, RunView] = OrderedDict()
+        self._overview: tuple[object, str] | None = None
+        self.served: Served | None = None
+        """What the daemon says; None where it says nothing."""
+
+    def look(self) -> None:
+        """Read ``status.json`` if it is another one now."""
+        try:
+            found = (self._directory / FILE_NAME).stat()
+        except OSError:
+            self._version, self.served = None, None
+            return
+        version = (found.st_ino, found.st_mtime_ns)
+        if version == self._version:
+            return
+        status = read_status(self._directory)
+        self._version = version
+        self.served = None if status is None else read_served(status)
+        if self.served is not None:
+            self._remember(self.served)
+
+    @property
+    def silent_s(self) -> float | None:
+        """Seconds since the daemon's last sign of life, None where there was none."""
+        return None if self.served is None else self._wall_clock() - self.served.updated_at
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the daemon has given a sign of life lately."""
+        return self.silent_s is not None and self.silent_s < SILENT_S
+
+    def view(self, key: str) -> RunView | None:
+        """Return a run as it is watched, None where no such run is known."""
+        known = self._known.get(key)
+        if known is None:
+            return None
+        view = self._views.get(key)
+        if view is None:
+            view = self._views[key] = RunView(key, known.served.run, known.served.directory)
+            while len(self._views) > MAX_VIEWS:
+                self._views.popitem(last=False)
+        self._views.move_to_end(key)
+        return view
+
+    def directory_of(self, key: str) -> Path | None:
+        """Return where a run's outputs lie, None where no such run is known."""
+        known = self._known.get(key)
+        return None if known is None else known.served.directory
+
+    async def readings(self, runs: tuple[ServedRun, ...]) -> Mapping[str, Readings]:
+        """Read the newest numbers of these runs, all at once."""
+        keys = {run.key for run in runs}
+        self._readers = {key: reader for key, reader in self._readers.items() if key in keys}
+        for run in runs:
+            self._readers.setdefault(run.key, RunReader(run.run, run.directory))
+        readers = dict(self._readers)
+        found = await asyncio.gather(*(reader.readings() for reader in readers.values()))
+        return dict(zip(readers, found, strict=True))
+
+    def overview(self) -> str:
+        """Return, as JSON, what the page shows of the daemon and all runs, the newest run first.
+
+        It is made once for all browsers.
+        """
+        moment = (self._version, self.is_up)
+        if self._overview is None or self._overview[0] != moment:
+            self._overview = (moment, json.dumps(plain(self._overview_document())))
+        return self._overview[1]
+
+    def _overview_document(self) -> dict[str, Any]:
+        served = self.served
+        state = "serving" if self.is_up else "silent" if served is not None else "absent"
+        return {
+            "daemon": {
+                "state": state,
+                "host": os.uname().nodename,
+                "pid": None if served is None else served.pid,
+                "version": None if served is None else served.version,
+                "updated_at": None if served is None else served.updated_at,
+                "workers": 0 if served is None else served.num_workers,
+                "worker_deaths": 0 if served is None else served.worker_deaths,
+                "refused": [] if served is None else list(served.refused.values()),
+            },
+            "runs": [_run_overview(known) for known in reversed(self._known.values())],
+        }
+
+    def _remember(self, served: Served) -> None:
+        current = {run.key: run for run in served.runs}
+        for key, known in self._known.items():
+            if key not in current:
+                self._known[key] = KnownRun(known.served, is_served=False)
+        for key, run in current.items():
+            self._known[key] = KnownRun(run, is_served=True)
+        over = [key for key, known in self._known.items() if not known.is_served]
+        for key in over[: max(0, len(self._known) - MAX_KNOWN)]:
+            del self._known[key]
+            self._views.pop(key, None)
+
+
+def _run_overview(known: KnownRun) -> dict[str, Any]:
+    run = known.served
+    return {
+        "key": run.key,
+        "run": run.run,
+        "directory": str(run.directory),
+        "state": run.state if known.is_served else ENDED,
+        "alive": known.is_served and run.is_alive,
+        "world_size": run.world_size,
+        "last_step": run.last_step,
+        "committed_step": run.committed_step,
+        "waiting": run.waiting,
+        "late": run.late,
+        "shed": run.shed,
+        "failed": run.failed,
+        "problem": run.problem,
+        "ranks": [
+            {
+                "rank": rank.rank,
+                "pid": rank.pid,
+                "alive": known.is_served and rank.is_alive,
+                "last_step": rank.last_step,
+                "lag_bytes": rank.lag_bytes,
+                "drops": dict(rank.drops),
+                "damaged": rank.damaged,
+                "problem": rank.problem,
+            }
+            for rank in run.ranks
+        ],
+    }

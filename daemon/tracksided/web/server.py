@@ -1,0 +1,92 @@
+"""The HTTP process: ``python -m tracksided.web.server REQUEST``, where REQUEST is a JSON object.
+
+It reads files and answers requests, nothing else. It ends with its parent, the daemon.
+"""
+
+import asyncio
+import json
+import logging
+import resource
+import socket
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import uvicorn
+
+from tracksided.listen_address import ListenAddress
+from tracksided.priority import become_idle, die_with
+from tracksided.web.application import build_application
+from tracksided.web.node import Node
+from tracksided.web_process import EXIT_NOT_LISTENING
+
+logger = logging.getLogger(__name__)
+
+MEMORY_BYTES = 1 << 30
+MAX_DESCRIPTORS = 1024
+MAX_CONNECTIONS = 256  # beyond it requests are answered with 503
+MAX_HEAD_BYTES = 16 << 10  # of a request
+BACKLOG = 64
+NUM_READERS = 16  # threads that read files; some may hang on a network file system
+END_GRACE_S = 1
+
+
+def main(arguments: list[str]) -> int:
+    """Serve until the parent ends; return the exit code."""
+    request = json.loads(arguments[0])
+    become_idle()
+    die_with(request["parent"])
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_DESCRIPTORS, MAX_DESCRIPTORS))
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    # At lower levels each request that makes no sense is a line: a client could fill the log.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    address = ListenAddress(request["host"], request["port"])
+    try:
+        listener = _listen(address)
+    except OSError as error:
+        logger.error("cannot listen at %s: %s", address.url, error.strerror)  # noqa: TRY400 - no traceback for the user
+        return EXIT_NOT_LISTENING
+    names = (*request["hosts"], *_own_names()) if not address.is_loopback else request["hosts"]
+    application = build_application(
+        Node(Path(request["directory"])), names=names, only_loopback=address.is_loopback
+    )
+    server = uvicorn.Server(
+        uvicorn.Config(
+            application,
+            http="h11",
+            loop="asyncio",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=MAX_CONNECTIONS,
+            h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+            timeout_graceful_shutdown=END_GRACE_S,
+        )
+    )
+    asyncio.run(_serve(server, listener))
+    return 0
+
+
+async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(NUM_READERS, "reader"))
+    await server.serve(sockets=[listener])
+
+
+def _listen(address: ListenAddress) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    return socket.create_server((address.host, address.port), family=family, backlog=BACKLOG)
+
+
+def _own_names() -> tuple[str, str]:
+    name = socket.gethostname()
+    return name, name.partition(".")[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,219 @@
+import http.client
+import socket
+import time
+from contextlib import ExitStack, closing
+
+import pytest
+from daemon_process import wait_until
+from web_site import EventReader, WebSite, append, free_port, get, make_line, make_run
+
+from tracksided.web.served import run_key
+from tracksided.web.stream import MAX_CLIENTS
+
+pytestmark = pytest.mark.integration
+
+PNG = b"\x89PNG\r\n\x1a\n picture"
+
+
+@pytest.fixture
+def key(site: WebSite) -> str:
+    """One served run with three steps, seen through a running server; its key."""
+    directory = site.run_directory("run-a")
+    append(directory / "history.jsonl", *(make_line("a", step) for step in (1, 2, 3)))
+    folder = directory / "step_3"
+    folder.mkdir()
+    (folder / "decoder_layer0_self_attn.png").write_bytes(PNG)
+    site.write_status(make_run("a", directory))
+    site.start()
+    return run_key("a", directory)
+
+
+def test_a_fresh_status_is_healthy_and_a_stale_one_is_not(site: WebSite):
+    site.start()
+    absent = site.get("/health")
+    site.write_status()
+    fresh = site.get("/health")
+    site.write_status(updated_at=time.time() - 3600)
+
+    stale = site.get("/health")
+
+    assert [absent.status, fresh.status, stale.status] == [503, 200, 503]
+    assert fresh.json["status"] == "ok"
+    assert "3600 s ago" in stale.json["reason"]
+
+
+def test_metrics_show_the_newest_step(site: WebSite, key: str):
+    del key
+    answer = site.get("/metrics")
+
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    assert f'trackside_run_loss{{run="a"}} {4.0 / 3}' in answer.text.splitlines()
+
+    append(site.root / "run-a" / "history.jsonl", make_line("a", 4))
+    wait_until(lambda: 'trackside_run_loss{run="a"} 1.0' in site.get("/metrics").text)
+
+
+def test_a_stream_begins_with_all_that_there_is_and_goes_on(site: WebSite, key: str):
+    with closing(EventReader(site.port, key)) as events:
+        overview = events.next("overview").data
+        history = events.next("history").data
+        run = events.next("run").data
+        append(site.root / "run-a" / "history.jsonl", make_line("a", 4))
+        rows = events.next("rows").data
+
+    assert [entry["run"] for entry in overview["runs"]] == ["a"]
+    assert history["columns"]["step"] == [1, 2, 3]
+    assert run["key"] == key
+    assert [(row["step"], row["loss"]) for row in rows["rows"]] == [(4, 1.0)]
+
+
+def test_a_browser_that_comes_back_gets_what_it_missed_and_nothing_twice(site: WebSite, key: str):
+    with closing(EventReader(site.port, key)) as events:
+        last = events.next("history").id
+    append(site.root / "run-a" / "history.jsonl", make_line("a", 4), make_line("a", 5))
+
+    with closing(EventReader(site.port, key, last)) as events:
+        again = events.next("history", "rows")
+
+    assert again.name == "rows"
+    assert [row["step"] for row in again.data["rows"]] == [4, 5]
+
+
+def test_a_history_that_is_replaced_is_sent_anew(site: WebSite, key: str):
+    history = site.root / "run-a" / "history.jsonl"
+    with closing(EventReader(site.port, key)) as events:
+        events.next("history")
+        history.unlink()
+        append(history, make_line("a", 7))
+        columns = events.next("history").data["columns"]
+        while not columns["step"]:  # between the two files there was none
+            columns = events.next("history").data["columns"]
+
+    assert columns["step"] == [7]
+
+
+def test_the_newest_pictures_are_named_and_served(site: WebSite, key: str):
+    with closing(EventReader(site.port, key)) as events:
+        run = events.next("run").data
+        while run["folder"] is None:
+            run = events.next("run").data
+
+    answer = site.get(f"/runs/{key}/{run['folder']}/{run['pictures'][0]}")
+    again = site.get(
+        f"/runs/{key}/{run['folder']}/{run['pictures'][0]}", If_None_Match=answer.headers["etag"]
+    )
+
+    assert (answer.status, answer.headers["content-type"], answer.body) == (200, "image/png", PNG)
+    assert (again.status, again.body) == (304, b"")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/runs/{key}/step_3/statistics.json",
+        "/runs/{key}/../../etc/passwd",
+        "/runs/{key}/..%2f..%2fetc/passwd",
+        "/runs/{key}/step_3/..%2f..%2fhistory.jsonl",
+        "/runs/{key}/step_3/%2e%2e",
+        "/runs/000000000000/step_3/decoder_layer0_self_attn.png",
+        "/static/../server.py",
+        "/static/..%2fserver.py",
+        "/static/%2e%2e/server.py",
+        "/run-a/history.jsonl",
+    ],
+)
+def test_nothing_but_pictures_of_known_runs_is_served(site: WebSite, key: str, path: str):
+    assert site.get(path.format(key=key)).status == 404
+
+
+def test_a_run_that_is_over_stays_on_the_page_but_not_in_the_metrics(site: WebSite, key: str):
+    with closing(EventReader(site.port, key)) as events:
+        events.next("overview")
+        site.write_status()
+        overview = events.next("overview").data
+
+    assert [(entry["run"], entry["state"]) for entry in overview["runs"]] == [("a", "ended")]
+    assert 'run="a"' not in site.get("/metrics").text
+
+
+def test_there_is_an_end_to_open_pages(site: WebSite, key: str):
+    with ExitStack() as stack:
+        for _ in range(MAX_CLIENTS):
+            events = stack.enter_context(closing(EventReader(site.port, key)))
+            events.next("overview")
+        refused = stack.enter_context(closing(EventReader(site.port, key)))
+
+        assert refused.status == 503
+        assert site.get("/health").status == 200
+
+    def is_let_in() -> bool:
+        with closing(EventReader(site.port, key)) as events:
+            return events.status == 200
+
+    wait_until(is_let_in)
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"\x16\x03\x01 tls?\r\n\r\n",
+        b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"X: y\r\n" * 20_000 + b"\r\n",
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n" + b"x" * 1000,
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
+    ],
+)
+def test_hostile_bytes_do_no_harm(site: WebSite, request_bytes: bytes):
+    site.write_status()
+    site.start()
+
+    with socket.create_connection(("127.0.0.1", site.port), timeout=10) as client:
+        client.sendall(request_bytes)
+        assert client.recv(100).startswith(b"HTTP/1.1 ")
+
+    assert site.get("/health").status == 200
+    assert site.is_running
+
+
+def test_connections_that_say_nothing_do_not_keep_others_out(site: WebSite):
+    site.write_status()
+    site.start()
+
+    with ExitStack() as stack:
+        for _ in range(200):
+            stack.enter_context(socket.create_connection(("127.0.0.1", site.port), timeout=10))
+
+        assert site.get("/health").status == 200
+
+
+def test_an_address_that_is_taken_is_an_exit_code(site: WebSite):
+    with socket.create_server(("127.0.0.1", site.port)):
+        site.start()
+
+        assert site.exit_code() == 69
+
+
+def test_a_head_request_has_no_body(site: WebSite, key: str):
+    for path in ("/metrics", "/health", f"/events?runs={key}"):
+        answer = site.get(path, method="HEAD")
+
+        assert (answer.status, answer.body) == (200, b"")
+
+
+def test_ipv6_is_served(site: WebSite):
+    site.write_status()
+    site.port = free_port()
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("there is no IPv6 here")
+    site.start(host="::1")
+
+    connection = http.client.HTTPConnection("::1", site.port, timeout=30)
+    connection.request("GET", "/health")
+
+    assert connection.getresponse().status == 200
+    connection.close()
+    with pytest.raises(ConnectionRefusedError):
+        get(site.port, "/health")
