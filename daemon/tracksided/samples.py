@@ -55,6 +55,9 @@ class GradientSample:
     previous: GradientMemory | None = None
     """Of the sampled step before; None where that is not known."""
 
+    unclipped: tuple[FloatArray, ...] | None = None
+    """The elements of ``sample`` at the end of backward; None where torch's clipping tells more."""
+
     @property
     def is_whole(self) -> tuple[bool, ...]:
         """For each parameter, whether all of its elements are here."""
@@ -125,6 +128,9 @@ class _Arrays:
         if array is None:
             raise RecordCorrupt(f"array {name!r} is missing")
         return np.asarray(array, dtype=np.float32)
+
+    def has(self, name: str) -> bool:
+        return name in self._views
 
     def optional(self, name: str, shape: tuple[int | None, ...]) -> NDArray[Any] | None:
         """Return the array as bool, integer or float32, or None where it was not sent."""
@@ -205,6 +211,7 @@ def _gradients(arrays: _Arrays, meta: Gradients) -> GradientSample:
         abs_max=arrays.floats("gradients/abs_max", per_parameter),
         weight_norm=arrays.floats("gradients/weight_norm", per_parameter),
         sample=split("gradients/sample"),
+        unclipped=split("gradients/unclipped") if arrays.has("gradients/unclipped") else None,
         weight_before=split("gradients/weight_before"),
         weight_after=split("gradients/weight_after"),
     )

@@ -58,6 +58,11 @@ def _join(held: Sequence[GradientSample]) -> GradientSample:
         sample=_concatenate([[g.sample[i] for g, i in shards] for shards in parts]),
         weight_before=_concatenate([[g.weight_before[i] for g, i in shards] for shards in parts]),
         weight_after=_concatenate([[g.weight_after[i] for g, i in shards] for shards in parts]),
+        unclipped=_concatenate(
+            [[g.unclipped[i] for g, i in shards if g.unclipped is not None] for shards in parts]
+        )
+        if all(gradients.unclipped is not None for gradients in held)
+        else None,
     )
 
 

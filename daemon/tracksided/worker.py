@@ -19,6 +19,7 @@ from trackside.wire.records import Hello, Step, decode
 from trackside.wire.ring import RingReader
 from tracksided.analysis import analyse
 from tracksided.assemble import RankStep, assemble, folder_name
+from tracksided.clipping import infer_clipping
 from tracksided.errors import OutputError
 from tracksided.gradient_memory import GradientMemory
 from tracksided.jobs import Job, JobDone, JobFailed, OverviewDone, OverviewJob, RecordRef
@@ -119,7 +120,8 @@ class Worker:
 
 def _joined(samples: Sequence[Sample]) -> StepSamples:
     leader = samples[0]
-    return join_shards(StepSamples(leader.hello.run, leader.step.step, tuple(samples)))
+    ranks = StepSamples(leader.hello.run, leader.step.step, tuple(samples))
+    return infer_clipping(join_shards(ranks))
 
 
 def _rank_step(held: Sample, step: Step) -> RankStep:

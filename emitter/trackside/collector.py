@@ -1,6 +1,6 @@
 """What a sampled step is read with: armed before it, read before the optimizer changes anything."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -10,6 +10,8 @@ from trackside.capture.gradients import GradientTap
 from trackside.capture.local_norm import LocalNorm
 from trackside.capture.scalars import LossWatch, amp_scale, as_number, learning_rate
 from trackside.draft import StepDraft
+from trackside.guard import Guard
+from trackside.hooks import backward_hook
 
 
 class Collector:
@@ -23,24 +25,33 @@ class Collector:
         local_norm: LocalNorm | None,
         loss: LossWatch,
         clip: ClipWatch,
+        guard: Guard,
+        can_copy: Callable[[], bool],
     ) -> None:
         self._tap = tap
         self._gradients = gradients
         self._local_norm = local_norm
         self._loss = loss
         self._clip = clip
+        self._guard = guard
+        self._can_copy = can_copy
+        self._parameters: Callable[[], Sequence[torch.Tensor]] = tuple
 
     @property
     def needs_eager_code(self) -> bool:
         """Whether anything listens within forward or backward, where compiled code says nothing."""
         return self._tap is not None or self._local_norm is not None
 
-    def arm(self, parameters: Callable[[], Iterable[torch.Tensor]]) -> None:
+    def arm(self, parameters: Callable[[], Sequence[torch.Tensor]]) -> None:
         """Listen to the next forward and backward; ``parameters`` are those to be updated."""
         if self._tap is not None:
             self._tap.arm()
-        if self._local_norm is not None and self._gradients is not None:
-            self._local_norm.arm(parameters())
+        if self._gradients is not None:
+            self._parameters = parameters
+            backward_hook.remove_after(self._after_backward)
+            backward_hook.add_after(self._after_backward)
+            if self._local_norm is not None:
+                self._local_norm.arm(parameters())
 
     def disarm(self) -> None:
         """Listen no more, and forget what was not read."""
@@ -50,6 +61,7 @@ class Collector:
 
     def disarm_backward(self) -> None:
         """Listen to no backward; the tap keeps what it captured."""
+        backward_hook.remove_after(self._after_backward)
         if self._local_norm is not None:
             self._local_norm.disarm()
 
@@ -71,10 +83,17 @@ class Collector:
         if event is not None:
             draft.clip_norm, draft.max_norm = event.norm, event.max_norm
         if self._gradients is not None:
-            self._gradients.before_step(optimizer, getattr(optimizer, "grad_scale", None))
+            if self._clip.has_heard:
+                self._gradients.forget_unclipped()
+            self._gradients.before_step(optimizer, getattr(optimizer, "grad_scale", None), scale)
             notes += self._gradients.notes
         if self._local_norm is not None:
             norm = self._local_norm.take()
             if norm is not None:
                 draft.local_norm = as_number(norm if scale is None else norm / scale)
         return notes
+
+    def _after_backward(self) -> None:
+        # torch's own clipping says what it does; of any other only the gradients tell.
+        if self._gradients is not None and not self._clip.has_heard and self._can_copy():
+            self._guard.run("end of backward", self._gradients.after_backward, self._parameters())

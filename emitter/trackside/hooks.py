@@ -15,11 +15,12 @@ from torch.nn.utils import clip_grad
 
 Arguments = tuple[object, ...]
 Observer = Callable[[Arguments, Mapping[str, object]], None]
+After = Callable[[], None]
 _Function = Callable[..., object]
 
 
 class FunctionHook:
-    """Tells observers about calls of one function, before it runs. Observers must not raise.
+    """Tells observers about calls of one function, before or after it. They must not raise.
 
     The function is wrapped when the first observer comes and put back when the last one goes;
     where somebody else has wrapped it in between, the wrapper stays and does nothing. Calls from
@@ -30,6 +31,7 @@ class FunctionHook:
         """Name every module attribute that holds the function; the first is wrapped."""
         self._places = places
         self._observers: tuple[Observer, ...] = ()
+        self._after: tuple[After, ...] = ()
         self._original: _Function | None = None
         self._wrapper: _Function | None = None
 
@@ -44,6 +46,14 @@ class FunctionHook:
         self._observers = tuple(other for other in self._observers if other != observer)
         if not self._observers:
             self._restore()
+
+    def add_after(self, observer: After) -> None:
+        """Tell ``observer`` when a call has returned; only while there is another, told before."""
+        self._after += (observer,)
+
+    def remove_after(self, observer: After) -> None:
+        """Tell ``observer`` no more; one that was never added is fine."""
+        self._after = tuple(other for other in self._after if other != observer)
 
     def _install(self) -> None:
         module, name = self._places[0]
@@ -66,9 +76,12 @@ class FunctionHook:
                 observer(args, kwargs)
             depth += 1
             try:
-                return original(*args, **kwargs)
+                result = original(*args, **kwargs)
             finally:
                 depth -= 1
+            for tell in self._after:
+                tell()
+            return result
 
         return wrapper
 

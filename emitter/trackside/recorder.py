@@ -88,17 +88,19 @@ class Recorder:
         self._gradients = make_gradient_tap(self._root, config)
         self._loss = LossWatch()
         self._clip = ClipWatch()
+        self._note = Notes().say
+        self._outbox = Outbox(publisher, staging or Staging(), config.step_budget_bytes, self._note)
         self._collector = Collector(
             tap=self._tap,
             gradients=self._gradients,
             local_norm=LocalNorm(self.guard) if place.world_size > 1 else None,
             loss=self._loss,
             clip=self._clip,
+            guard=self.guard,
+            can_copy=self._outbox.can_copy,
         )
         self._clock = StepClock()
         self._stance = Stance()
-        self._note = Notes().say
-        self._outbox = Outbox(publisher, staging or Staging(), config.step_budget_bytes, self._note)
         self._every = config.every
         self._epoch: int | None = None
         self._epoch_requested = False

@@ -54,6 +54,11 @@ class ClipWatch:
         self._peak: torch.Tensor | None = None  # of the same steps
         self._unread: list[tuple[torch.Tensor, float]] = []  # steps that are not compared yet
 
+    @property
+    def has_heard(self) -> bool:
+        """Whether torch's clipping has been called in this session."""
+        return self._max_norm is not None or self._is_in_parts or bool(self.norms)
+
     def on_plain_clip(self, args: Sequence[object]) -> bool:
         """Take a call of the usual form, quickly; False where it needs `on_clip`."""
         if len(args) < len(_NAMES):

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from torch.distributed.tensor import Placement
 
 MAX_SAMPLED = 1024  # elements per parameter: the update ratio is then off by 2 % (median)
-NUM_COLUMNS = 3  # arrays with sampled elements: the gradient, the weights before and after
+NUM_COLUMNS = 4  # arrays with sampled elements: the gradient twice, the weights twice
+UNCLIPPED = "gradients/unclipped"
 _NARROW = frozenset({torch.float16, torch.bfloat16})
 _WRAPPERS = ("_orig_mod.", "module.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 
@@ -71,6 +72,8 @@ class GradientTap:
         self._notes: dict[str, None] = {}
         self._parameters: tuple[_Parameter, ...] = ()
         self._before: CapturedGradients | None = None
+        self._unclipped: torch.Tensor | None = None  # sampled elements at the end of backward
+        self._unclipped_of: tuple[int, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -78,9 +81,29 @@ class GradientTap:
         return tuple(self._notes)
 
     @torch.no_grad()
-    def before_step(self, optimizer: torch.optim.Optimizer, scale: torch.Tensor | None) -> None:
-        """Read gradients and weights; ``scale`` is what a fused optimizer will divide by."""
-        self._parameters = tuple(self._collect(optimizer))
+    def after_backward(self, parameters: Sequence[torch.Tensor]) -> None:
+        """Read gradients as backward left them: before anybody clips them, in whatever way."""
+        self._parameters = tuple(self._collect(parameters))
+        gradients = [parameter.gradient for parameter in self._parameters]
+        self._unclipped_of = tuple(gradient.numel() for gradient in gradients)
+        self._unclipped = _sample(gradients, self._fit()) if gradients else None
+        self._parameters = ()
+
+    @torch.no_grad()
+    def before_step(
+        self,
+        optimizer: torch.optim.Optimizer,
+        scale: torch.Tensor | None,
+        loss_scale: torch.Tensor | None = None,
+    ) -> None:
+        """Read gradients and weights.
+
+        Args:
+            optimizer: whose step begins.
+            scale: what a fused optimizer will divide its gradients by.
+            loss_scale: what the loss was multiplied by, and so the gradients of `after_backward`.
+        """
+        self._parameters = tuple(self._collect(trainable(optimizer)))
         self._before = None
         if not self._parameters:
             return
@@ -88,10 +111,11 @@ class GradientTap:
         weights = [parameter.weight for parameter in self._parameters]
         norms = _norms(gradients)
         largest = _largest(gradients)
-        most = self._max_sampled = self._fit(gradients + weights)
+        most = self._max_sampled = self._fit()
         sample = _sample(gradients, most)
         if scale is not None:
             norms, largest, sample = norms / scale, largest / scale, sample / scale
+        unclipped = self._take_unclipped(gradients, loss_scale)
         counts = [_num_sampled(gradient.numel(), most) for gradient in gradients]
         self._before = CapturedGradients(
             meta=Gradients(
@@ -107,6 +131,7 @@ class GradientTap:
                 "gradients/sample": sample,  # [sampled elements]
                 "gradients/sample_count": torch.tensor(counts),
                 "gradients/weight_before": _sample(weights, most),
+                **unclipped,
             },
             total_norm=torch.linalg.vector_norm(norms),
             shrunk=()
@@ -125,20 +150,28 @@ class GradientTap:
             before.tensors["gradients/weight_after"] = _sample(weights, self._max_sampled)
         return before
 
-    def forget(self) -> None:
-        """Drop what `before_step` read."""
-        self._parameters, self._before = (), None
+    def forget_unclipped(self) -> None:
+        """Drop what `after_backward` read."""
+        self._unclipped = None
 
-    def _fit(self, tensors: Sequence[torch.Tensor]) -> int:
+    def _take_unclipped(
+        self, gradients: Sequence[torch.Tensor], loss_scale: torch.Tensor | None
+    ) -> dict[str, torch.Tensor]:
+        """Return the elements of `after_backward`; none where the gradients are others now."""
+        unclipped, self._unclipped = self._unclipped, None
+        if unclipped is None or self._unclipped_of != tuple(map(torch.Tensor.numel, gradients)):
+            return {}
+        return {UNCLIPPED: unclipped if loss_scale is None else unclipped / loss_scale}
+
+    def _fit(self) -> int:
         """Return how many elements of each parameter fit the budget, at least 1."""
-        # Columns are gradients, weights before and after the step, each of one dtype.
-        widest = max(tensor.itemsize for tensor in tensors)
+        widest = max(max(p.gradient.itemsize, p.weight.itemsize) for p in self._parameters)
         column_bytes = self._sample_bytes // NUM_COLUMNS
         return min(max(column_bytes // (widest * len(self._parameters)), 1), MAX_SAMPLED)
 
-    def _collect(self, optimizer: torch.optim.Optimizer) -> list[_Parameter]:
+    def _collect(self, parameters: Sequence[torch.Tensor]) -> list[_Parameter]:
         found: list[_Parameter] = []
-        for position, parameter in enumerate(trainable(optimizer)):
+        for position, parameter in enumerate(parameters):
             if parameter.grad is None:
                 continue
             name = self._name(parameter, position)

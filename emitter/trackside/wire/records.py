@@ -164,6 +164,8 @@ class Gradients:
     gradients/sample_count   [P]     how many of the S belong to each parameter, in order
     gradients/weight_before  [S]     the same elements of the weights, before the step
     gradients/weight_after   [S]     and after it
+    gradients/unclipped      [S]     the gradient's elements as backward left them; only where
+                                     torch's clipping, which says what it does, was not called
     ======================== ======= =========================================================
 
     A rank sends what it holds. Of a sharded parameter that is one shard: squares of the norms add

@@ -146,7 +146,7 @@ def test_many_parameters_share_the_budget_of_a_step() -> None:
     model = nn.ParameterList(nn.Parameter(torch.arange(1000.0)) for _ in range(10))
     for parameter in model:
         parameter.grad = parameter.detach().clone()
-    tap = GradientTap(model, sample_bytes=10 * 3 * 4 * 100)
+    tap = GradientTap(model, sample_bytes=10 * 4 * 4 * 100)
 
     tap.before_step(torch.optim.SGD(model.parameters(), lr=0.0), None)
     captured = tap.after_step()
