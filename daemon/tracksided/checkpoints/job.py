@@ -139,7 +139,11 @@ def run_average(request: AverageRequest, progress: Progress | None = None) -> Pr
 
 def candidates_of(request: AverageRequest) -> tuple[Candidate, ...]:
     """List the candidates of one format: that of the first pattern which any matches."""
-    outputs = (request.directory / request.output_name, _directory_output_path(request))
+    # By name, not by provenance alone: that may be unreadable or gone.
+    output = PurePath(request.output_name)
+    suffixes = {output.suffix, *(suffix for entry in FILE_FORMATS for suffix in entry.suffixes)}
+    outputs = [request.directory / (output.stem + suffix) for suffix in suffixes]
+    outputs.append(_directory_output_path(request))
     for pattern in request.patterns:
         found = list_candidates(request.directory, (pattern,), outputs)
         if found:

@@ -6,13 +6,12 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from tracksided.checkpoints.naming import is_temporary, name_before_aside, temporary_name
-from tracksided.checkpoints.writeback import write_all
 from tracksided.durable import sync_directory
 from tracksided.errors import OutputError
 
@@ -22,9 +21,9 @@ _MODE_BITS = 0o777  # no set-user-id bits
 
 
 class Publication:
-    """A file under a temporary name, locked by its writer, until `commit` renames it.
+    """A file under a temporary name, locked by its writer, until `commit_together` renames it.
 
-    Leaving the context without `commit` removes it. A writer that is killed leaves an unlocked
+    Leaving the context without that removes it. A writer that is killed leaves an unlocked
     temporary file behind, which `sweep` removes.
     """
 
@@ -64,12 +63,10 @@ class Publication:
         """Wait until everything written is on disk."""
         os.fsync(self.descriptor)
 
-    def commit(self) -> None:
-        """Sync, and give the file its name."""
-        self.sync()
+    def take_name(self) -> None:
+        """Give the file its name; see `commit_together`."""
         self.temporary.replace(self.path)
         self._is_committed = True
-        sync_directory(self.path.parent)
 
     def __enter__(self) -> Self:
         return self
@@ -94,16 +91,16 @@ class Publication:
         os.close(self.descriptor)
 
 
-def publish_json(path: Path, content: Mapping[str, object], like: os.stat_result) -> None:
-    """Write a JSON file whole.
+def commit_together(publications: Sequence[Publication]) -> None:
+    """Sync files of one directory, then give them their names, one right after the other.
 
-    Raises:
-        OutputError: it cannot be written.
+    What can fail for want of space or for a broken disk fails before the first has its name.
     """
-    encoded = encode_json(content)
-    with Publication(path, len(encoded), like) as publication:
-        write_all(publication.descriptor, encoded, 0)
-        publication.commit()
+    for publication in publications:
+        publication.sync()
+    for publication in publications:
+        publication.take_name()
+    sync_directory(publications[0].path.parent)
 
 
 def encode_json(content: Mapping[str, object]) -> bytes:

@@ -1,6 +1,7 @@
 """Write the average of chosen checkpoints, read it back, and publish it with its provenance."""
 
 import datetime as dt
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from tracksided.checkpoints.formats.catalog import describe_as, format_named
 from tracksided.checkpoints.naming import DIRECTORY_PROVENANCE, provenance_name
 from tracksided.checkpoints.policy import BestBy
 from tracksided.checkpoints.provenance import Provenance, SourceRecord, is_own_output
-from tracksided.checkpoints.publish import Publication, encode_json, publish_json, sweep
+from tracksided.checkpoints.publish import Publication, commit_together, encode_json, sweep
 from tracksided.checkpoints.publish_directory import DirectoryPublication
 from tracksided.checkpoints.selection import Selection
 from tracksided.checkpoints.source import SourceDirectory, SourceFile
@@ -66,14 +67,7 @@ def publish_average(task: Task, progress: Progress | None) -> Provenance:
         digest = _read_back(publication.temporary, template.format, averaged)
         _require_unchanged(checkpoints, layout)
         provenance = _provenance(task, averaged, layout, digest)
-        if isinstance(publication, DirectoryPublication):
-            encoded = encode_json(provenance.to_json())
-            file = OutputFile(DIRECTORY_PROVENANCE, len(encoded), like)
-            write_all(publication.add(file), encoded, 0)
-        publication.commit()
-    if layout.directory_like is None:
-        json_path = task.output.with_name(provenance_name(task.output.name))
-        publish_json(json_path, provenance.to_json(), like)
+        _commit(publication, encode_json(provenance.to_json()), like)
     return provenance
 
 
@@ -86,6 +80,21 @@ def _open_publication(output: Path, layout: OutputLayout) -> Publication | Direc
             f"{output}: exists and is no average of trackside; move it, or choose another name"
         )
     return DirectoryPublication(output, layout.files, layout.directory_like)
+
+
+def _commit(
+    publication: Publication | DirectoryPublication, provenance: bytes, like: os.stat_result
+) -> None:
+    """Publish the average together with its provenance."""
+    if isinstance(publication, DirectoryPublication):
+        file = OutputFile(DIRECTORY_PROVENANCE, len(provenance), like)
+        write_all(publication.add(file), provenance, 0)
+        publication.commit()
+        return
+    path = publication.path.with_name(provenance_name(publication.path.name))
+    with Publication(path, len(provenance), like) as beside:
+        write_all(beside.descriptor, provenance, 0)
+        commit_together((publication, beside))
 
 
 def _write(

@@ -69,3 +69,36 @@ def test_a_full_disk_leaves_the_previous_average_and_no_debris(
     assert sorted(small_disk.rglob("*")) == before
     assert (small_disk / "averaged_model.pt").read_bytes() == OLD
     assert (small_disk / "averaged" / "weights").read_bytes() == OLD
+
+
+PAGE_BYTES = 4096
+
+
+def test_a_disk_that_is_full_up_to_any_page_keeps_one_whole_average(small_disk: Path) -> None:
+    for step in (1, 2, 3):
+        save_file_checkpoint(small_disk, step, {"w": torch.full((5000,), float(step))})
+    old = run_average(AverageRequest(directory=small_disk, count=2))
+    before = {path.name: path.read_bytes() for path in small_disk.glob("averaged*")}
+    filler = small_disk / "filler"
+    free = os.statvfs(small_disk).f_bavail
+
+    refused = 0
+    for num_pages in range(free):
+        filler.unlink(missing_ok=True)
+        filler.write_bytes(bytes((free - num_pages) * PAGE_BYTES))
+        try:
+            run_average(AverageRequest(directory=small_disk))
+        except OutputError as error:
+            assert "No space left on device" in str(error)  # noqa: PT017 - one of two outcomes
+            refused += 1
+            after = {path.name: path.read_bytes() for path in small_disk.glob("averaged*")}
+            assert after == before
+            assert not list(small_disk.glob(".*"))
+        else:
+            break
+
+    assert old is not None
+    assert refused > 20_000 // PAGE_BYTES  # the average alone has as many bytes
+    averaged = torch.load(small_disk / "averaged_model.pt", weights_only=True)
+    assert torch.equal(averaged["w"], torch.full((5000,), 2.0))
+    assert len(json.loads((small_disk / "averaged_model.json").read_text())["sources"]) == 3

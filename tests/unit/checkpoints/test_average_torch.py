@@ -4,16 +4,13 @@ import json
 import os
 import pickle  # noqa: TID251 - makes what is refused
 from argparse import Namespace
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from random_tensors import mean
 from torch import nn
 
 from tracksided.checkpoints import averaging
@@ -22,21 +19,10 @@ from tracksided.checkpoints.policy import StepRange
 from tracksided.errors import CheckpointError
 
 Save = Callable[..., list[dict[str, torch.Tensor]]]
-AVERAGED = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64)
-KEPT = (torch.bool, torch.uint8, torch.int32, torch.int64)
 
 
 def load(directory: Path, **options: Any) -> Any:
     return torch.load(directory / "averaged_model.pt", **{"weights_only": True, **options})
-
-
-def mean(tensors: list[torch.Tensor]) -> torch.Tensor:
-    """The mean by numpy in double precision, rounded once to the tensors' dtype."""
-    wide = torch.complex128 if tensors[0].is_complex() else torch.float64
-    total = tensors[0].to(wide).numpy()
-    for tensor in tensors[1:]:
-        total = total + tensor.to(wide).numpy()
-    return torch.from_numpy(np.asarray(total / len(tensors))).to(tensors[0].dtype)
 
 
 def test_the_newest_five_by_step_are_averaged(tmp_path: Path, save_steps: Save) -> None:
@@ -52,79 +38,6 @@ def test_the_newest_five_by_step_are_averaged(tmp_path: Path, save_steps: Save) 
     assert torch.equal(averaged["weight"], mean([state["weight"] for state in chosen]))
     assert torch.equal(averaged["bias"], mean([state["bias"] for state in chosen]))
     assert averaged["counter"] == 1200
-
-
-def random_tensor(seed: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    if dtype.is_floating_point or dtype.is_complex:
-        return torch.randn(shape, generator=generator, dtype=torch.float32).to(dtype)
-    return torch.randint(0, 2, shape, generator=generator).to(dtype)
-
-
-def as_stored(tensor: torch.Tensor, layout: str) -> torch.Tensor:
-    """The same values in another place of another storage."""
-    if layout == "transposed":
-        return tensor.t().contiguous().t() if tensor.dim() == 2 else tensor
-    if layout == "view":
-        padded = torch.cat([tensor.new_zeros(3), tensor.reshape(-1), tensor.new_zeros(2)])
-        return padded[3 : 3 + tensor.numel()].view(tensor.shape)
-    if layout == "strided" and tensor.dim():
-        wide = torch.stack([tensor, torch.zeros_like(tensor)], dim=-1)
-        return wide[..., 0]
-    if layout == "parameter" and tensor.is_floating_point():
-        return nn.Parameter(tensor)
-    return tensor
-
-
-SPECS = st.dictionaries(
-    st.text("abc.", min_size=1, max_size=5),
-    st.tuples(
-        st.lists(st.integers(0, 4), max_size=3).map(tuple),
-        st.sampled_from(AVERAGED + KEPT),
-        st.sampled_from(["plain", "transposed", "view", "strided", "parameter", "tied"]),
-    ),
-    min_size=1,
-    max_size=6,
-)
-
-
-@given(specs=SPECS, count=st.integers(2, 4), wrapper=st.sampled_from([None, "model", "state_dict"]))
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-def test_any_tree_of_tensors_averages_like_numpy(
-    tmp_path_factory: pytest.TempPathFactory, specs: Any, count: int, wrapper: str | None
-) -> None:
-    directory = tmp_path_factory.mktemp("tree")
-    states = []
-    for seed in range(count):
-        state: dict[str, torch.Tensor] = OrderedDict()
-        for index, (name, (shape, dtype, layout)) in enumerate(specs.items()):
-            state[name] = as_stored(random_tensor(100 * seed + index, shape, dtype), layout)
-            if layout == "tied":
-                state[name + "!tied"] = state[name]
-        states.append(state)
-        extra = {"marker": torch.full((1,), float(seed))}  # no two files are copies
-        content = {**state, **extra}
-        saved = content if wrapper is None else {wrapper: content, "optimizer": {"m": extra}}
-        torch.save(saved, directory / f"step_{seed}.pt")
-
-    run_average(AverageRequest(directory=directory))
-
-    averaged = load(directory)
-    averaged = averaged if wrapper is None else averaged[wrapper]
-    assert list(averaged) == [*states[0], "marker"]
-    for name, newest in states[-1].items():
-        found = averaged[name]
-        dtype = newest.dtype
-        rounded = mean([state[name].detach() for state in states]) if dtype in AVERAGED else newest
-        assert found.dtype == dtype
-        assert found.stride() == newest.stride()
-        assert isinstance(found, nn.Parameter) == isinstance(newest, nn.Parameter)
-        assert torch.equal(found, rounded)
-        if name.endswith("!tied"):
-            tied_to = averaged[name.removesuffix("!tied")]
-            assert tied_to.data_ptr() == found.data_ptr()
 
 
 def test_a_wrapper_keeps_its_settings_and_loses_the_optimizer(tmp_path: Path) -> None:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from random_tensors import AVERAGED, KEPT, mean, random_tensor
 from safetensors.torch import load_file, save_file
 from torch.distributed import checkpoint
 
@@ -21,16 +21,7 @@ from tracksided.checkpoints.provenance import Provenance
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.distributed is disabled.*:UserWarning")
 
 StateDict = dict[str, torch.Tensor]
-AVERAGED = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64)
-KEPT = (torch.bool, torch.uint8, torch.int32, torch.int64)
 PERCENTS = range(100)
-
-
-def random_tensor(seed: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    if dtype.is_floating_point or dtype.is_complex:
-        return torch.randn(shape, generator=generator, dtype=torch.float32).to(dtype)
-    return torch.randint(0, 2, shape, generator=generator).to(dtype)
 
 
 def as_stored(tensor: torch.Tensor, layout: str) -> torch.Tensor:
@@ -96,15 +87,6 @@ def load(directory: Path, like: StateDict) -> StateDict:
     for path in directory.glob("*.safetensors"):
         found |= load_file(path)
     return found
-
-
-def mean(tensors: list[torch.Tensor]) -> torch.Tensor:
-    """The mean by numpy in double precision, rounded once to the tensors' dtype."""
-    wide = torch.complex128 if tensors[0].is_complex() else torch.float64
-    total = tensors[0].to(wide).numpy()
-    for tensor in tensors[1:]:
-        total = total + tensor.to(wide).numpy()
-    return torch.from_numpy(np.asarray(total / len(tensors))).to(tensors[0].dtype)
 
 
 def run(out: Path) -> Provenance | None:

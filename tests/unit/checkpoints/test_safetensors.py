@@ -1,10 +1,13 @@
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -62,6 +65,59 @@ def test_the_average_keeps_keys_dtypes_and_metadata(tmp_path: Path) -> None:
     assert averaged["none"].shape == (0, 5)
     with safe_open(tmp_path / "averaged_model.safetensors", "pt") as file:
         assert file.metadata() == {"format": "pt"}
+
+
+def test_an_average_without_its_provenance_is_still_no_source(tmp_path: Path) -> None:
+    save(tmp_path, 1, 2)
+    run_average(request(tmp_path))
+    (tmp_path / "averaged_model.json").unlink()
+
+    provenance = run_average(request(tmp_path))
+
+    assert provenance is not None
+    assert [source.step for source in provenance.sources] == [1, 2]
+
+
+AVERAGED = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64)
+KEPT = (torch.bool, torch.uint8, torch.int16, torch.int32, torch.int64, torch.uint64)
+TREES = st.dictionaries(
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6).filter(
+        lambda name: name not in {"__metadata__", "marker"}
+    ),
+    st.tuples(st.lists(st.integers(0, 4), max_size=4).map(tuple), st.sampled_from(AVERAGED + KEPT)),
+    max_size=6,
+)
+
+
+@given(tree=TREES, count=st.integers(2, 4))
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_any_tree_of_tensors_averages_like_numpy(
+    tmp_path_factory: pytest.TempPathFactory, tree: dict[str, Any], count: int
+) -> None:
+    directory = tmp_path_factory.mktemp("tree")
+    states = []
+    for seed in range(count):
+        generator = torch.Generator().manual_seed(seed)
+        state = {"marker": torch.tensor(float(seed))}  # no two files are copies
+        for name, (shape, dtype) in tree.items():
+            state[name] = (100 * torch.randn(shape, generator=generator)).abs().to(dtype)
+        save_file(state, directory / f"step_{seed}.safetensors")
+        states.append(state)
+
+    run_average(request(directory))
+
+    averaged = load_file(directory / "averaged_model.safetensors")
+    assert averaged.keys() == states[-1].keys()
+    for name, newest in states[-1].items():
+        expected = newest
+        if newest.dtype in AVERAGED:
+            wide = torch.complex128 if newest.is_complex() else torch.float64
+            mean = np.mean([state[name].to(wide).numpy() for state in states], axis=0)
+            expected = torch.from_numpy(np.asarray(mean)).to(newest.dtype)
+        assert averaged[name].dtype == newest.dtype
+        assert torch.equal(averaged[name], expected)
 
 
 def test_every_truncation_is_refused(tmp_path: Path) -> None:
