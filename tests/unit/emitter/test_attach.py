@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -195,3 +196,40 @@ def test_a_mistyped_variable_is_a_warning_and_training_goes_on(
     (line,) = [record.getMessage() for record in caplog.records if "EVRY" in record.getMessage()]
     assert line.endswith("TRACKSIDE_EVRY is not known; did you mean TRACKSIDE_EVERY?")
     assert session.run is not None
+
+
+def test_a_model_that_is_built_on_meta_and_filled_later_is_read_by_name(
+    quiet_attach: Attach, receive: Receive
+) -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 1))
+    quiet_attach(model, every=1)
+    model.to_empty(device="cpu")
+    for parameter in model.parameters():
+        nn.init.constant_(parameter, 0.5)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    model(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+
+    (sample,) = receive().samples
+    assert sample.gradients.names == ("0.weight", "0.bias", "1.weight", "1.bias")
+    assert sample.gradients.weight_norm[0] == pytest.approx(math.sqrt(12 * 0.25))
+
+
+def test_a_model_that_is_moved_after_attach_is_read_where_it_is(
+    quiet_attach: Attach, receive: Receive
+) -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    quiet_attach(model, optimizer, every=1)
+    model.to(torch.float64)
+
+    loss = model(torch.ones(2, 4, dtype=torch.float64)).sum()
+    loss.backward()
+    optimizer.step()
+
+    (sample,) = receive().samples
+    assert sample.step.loss == pytest.approx(loss.item(), rel=1e-7)
+    assert sample.gradients.names == ("0.weight", "0.bias", "1.weight", "1.bias")
+    assert sample.gradients.sample[3].tolist() == [2.0]  # of the last bias: once per input
