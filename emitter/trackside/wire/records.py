@@ -7,11 +7,9 @@ sends another shape gets `RecordCorrupt`, never an exception of Python's own.
 """
 
 import math
-import sys
-import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Literal, TypeVar
 
@@ -20,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trackside.errors import RecordCorrupt
+from trackside.wire.plain import from_plain, to_plain
 
 Stack = Literal["encoder", "decoder"]
 AttentionType = Literal["self_attention", "cross_attention"]
@@ -279,7 +278,7 @@ _Record = TypeVar("_Record", Hello, Step, Close)
 def encode(metadata: Metadata) -> bytes:
     """Pack metadata to msgpack; raises `RecordCorrupt` for a value msgpack cannot hold."""
     try:
-        packed: bytes = msgpack.packb(_to_plain(metadata), use_bin_type=True)
+        packed: bytes = msgpack.packb(to_plain(metadata), use_bin_type=True)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise RecordCorrupt(f"{type(metadata).__name__} cannot be packed: {error}") from error
     return packed
@@ -302,7 +301,7 @@ def decode(expected: type[_Record], packed: bytes | memoryview) -> _Record:
         )
     except Exception as error:
         raise RecordCorrupt(f"{expected.__name__} is not valid msgpack: {error!r}") from error
-    record = _from_plain(expected, plain, expected.__name__)
+    record = from_plain(expected, plain, expected.__name__)
     if isinstance(record, Step):
         _check_arrays(record)
     return typing.cast("_Record", record)
@@ -334,83 +333,6 @@ def array_views(specs: Sequence[ArraySpec], payload: memoryview) -> dict[str, ND
 def widen_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
     """Turn bfloat16 bits into float32, exactly: bfloat16 is the upper half of a float32."""
     return (bits.astype(np.uint32) << 16).view(np.float32)
-
-
-def _to_plain(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _to_plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, list | tuple):
-        return [_to_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _to_plain(item) for key, item in value.items()}
-    return value
-
-
-def _from_plain(expected: Any, value: Any, where: str) -> Any:
-    """Check ``value`` against the annotation ``expected`` and build it."""
-    origin = typing.get_origin(expected)
-    if expected is Any:
-        return value
-    if origin in {types.UnionType, typing.Union}:
-        if value is None and type(None) in typing.get_args(expected):
-            return None
-        (inner,) = [arm for arm in typing.get_args(expected) if arm is not type(None)]
-        return _from_plain(inner, value, where)
-    builder = _BUILDERS.get(origin)
-    if builder is not None:
-        return builder(expected, value, where)
-    if is_dataclass(expected):
-        return _build_dataclass(typing.cast("type[Any]", expected), value, where)
-    return _check_scalar(expected, value, where)
-
-
-def _build_tuple(expected: Any, value: Any, where: str) -> tuple[Any, ...]:
-    item, _ = typing.get_args(expected)
-    if not isinstance(value, list):
-        raise RecordCorrupt(f"{where} is a {type(value).__name__}, expected a list")
-    return tuple(_from_plain(item, entry, f"{where}[{i}]") for i, entry in enumerate(value))
-
-
-def _build_dict(expected: Any, value: Any, where: str) -> dict[str, Any]:
-    _, item = typing.get_args(expected)
-    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise RecordCorrupt(f"{where} is not a map with text keys")
-    return {key: _from_plain(item, entry, f"{where}[{key!r}]") for key, entry in value.items()}
-
-
-def _build_literal(expected: Any, value: Any, where: str) -> Any:
-    allowed = typing.get_args(expected)
-    if value not in allowed:
-        raise RecordCorrupt(f"{where} is {value!r}, expected one of {', '.join(allowed)}")
-    return value
-
-
-_BUILDERS: Mapping[Any, Callable[[Any, Any, str], Any]] = {
-    tuple: _build_tuple,
-    dict: _build_dict,
-    Literal: _build_literal,
-}
-
-
-def _build_dataclass(expected: type[Any], value: Any, where: str) -> Any:
-    if not isinstance(value, dict):
-        raise RecordCorrupt(f"{where} is a {type(value).__name__}, expected a map")
-    hints = typing.get_type_hints(expected, vars(sys.modules[expected.__module__]))
-    if value.keys() != hints.keys():
-        missing = sorted(hints.keys() - value.keys())
-        unknown = sorted(map(str, value.keys() - hints.keys()))
-        raise RecordCorrupt(f"{where}: missing fields {missing}, unknown fields {unknown}")
-    return expected(
-        **{name: _from_plain(hint, value[name], f"{where}.{name}") for name, hint in hints.items()}
-    )
-
-
-def _check_scalar(expected: Any, value: Any, where: str) -> Any:
-    if expected is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not expected:
-        raise RecordCorrupt(f"{where} is {value!r:.80}, expected {expected.__name__}")
-    return value
 
 
 def _check_arrays(step: Step) -> None:
