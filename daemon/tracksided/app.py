@@ -16,6 +16,8 @@ from tracksided.config import Settings
 from tracksided.errors import OutputError, SettingsError
 from tracksided.intake import Intake
 from tracksided.lifecycle import DaemonLock, ServiceNotifier, Signals, raise_descriptor_limit
+from tracksided.monitors.monitor import Watched, together
+from tracksided.monitors.service import MonitorService
 from tracksided.pool import WorkerPool
 from tracksided.reports import Scalar, Text
 from tracksided.runs import Run, State
@@ -66,6 +68,7 @@ class Daemon:
         self._checkpoints = self._checkpoint_service()
         self._averages = {"published": 0, "failed": 0}
         self._web = WebProcess(self._settings.http, directory)
+        self._monitors = MonitorService(self._settings.monitors)
         self._directory = directory
         self._version = version("trackside")
         self._started_at = time.time()
@@ -102,6 +105,7 @@ class Daemon:
             for run in self._intake.look(self._settings, now):
                 for directory in run.checkpoint_directories:
                     self._checkpoints.watch(directory, run=run.run_id)
+        self._look_at_machine(now)
         self._serve(now)
         self._web.poll(now)
         self._write_status(now)
@@ -128,6 +132,17 @@ class Daemon:
             logger.warning("the doorbell in %s was removed; it is made anew", self._directory)
             self._listener.close()
             self._listener = Listener(self._directory)
+
+    def _look_at_machine(self, now: float) -> None:
+        """Hand the newest reading to the runs; ask for another when it is time."""
+        self._monitors.poll(now)
+        runs = self._intake.runs
+        if runs and self._monitors.is_due(now):
+            own = Watched(paths=(str(self._directory),))
+            self._monitors.ask(together([own, *(run.watched() for run in runs)]), now)
+        reading = self._monitors.latest(now)
+        for run in runs:
+            run.note_machine(reading)
 
     def _serve(self, now: float) -> None:
         """Move every run and the checkpoints forward."""
@@ -208,6 +223,7 @@ class Daemon:
         self._web.close()
         self._pool.close()
         self._checkpoints.close()
+        self._monitors.close()
         self._intake.close()
         self._listener.close()
         if self._lock.is_in_place:  # else what lies there is another daemon's
@@ -245,6 +261,8 @@ class Daemon:
         self._checkpoints = self._checkpoint_service()
         self._web.close()
         self._web = WebProcess(self._settings.http, self._directory)
+        self._monitors.close()
+        self._monitors = MonitorService(self._settings.monitors)
         self._reload_due = False
         logger.info("settings reloaded")
 
@@ -281,6 +299,7 @@ class Daemon:
                     "refused": self._intake.refused,
                     "checkpoints": self._checkpoints.status(),
                     "averages": dict(self._averages),
+                    "monitors": {"pid": self._monitors.pid, "problem": self._monitors.problem},
                     "workers": {"pids": list(self._pool.pids()), "deaths": self._pool.deaths},
                     "http": self._web.status(),
                 },

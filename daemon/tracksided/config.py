@@ -12,6 +12,7 @@ from typing import Any
 from tracksided.alerts.catalog import AlertSettings
 from tracksided.errors import SettingsError
 from tracksided.listen_address import parse_listen_address
+from tracksided.monitors.settings import MonitorSettings
 
 SYSTEM_CONFIG = Path("/etc/trackside/daemon.toml")
 USER_CONFIG = Path(".config/trackside/daemon.toml")
@@ -91,6 +92,7 @@ class Settings:
     checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
     alerts: AlertSettings = field(default_factory=AlertSettings)
     http: HttpSettings = field(default_factory=HttpSettings)
+    monitors: MonitorSettings = field(default_factory=MonitorSettings)
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
@@ -102,6 +104,7 @@ class Settings:
             "checkpoints.last": self.checkpoints.last,
             "checkpoints.min_checkpoints": self.checkpoints.min_checkpoints,
             "checkpoints.poll_seconds": self.checkpoints.poll_seconds,
+            "monitors.every_seconds": self.monitors.every_seconds,
         }
         for name, value in positive.items():
             if value <= 0:

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from trackside.wire.records import Close
+from trackside.wire.segment import writer_pid
 from tracksided.assemble import SCHEMA
 from tracksided.config import Settings
 from tracksided.errors import OutputError
 from tracksided.ingest.generation import Generation, output_directory
+from tracksided.monitors.monitor import Watched
+from tracksided.monitors.reading import HostReading, of_ranks
 from tracksided.outputs import RunOutputs
 from tracksided.overviews import Overviews
 from tracksided.pipeline import Pipeline, Retry
@@ -55,6 +58,8 @@ class Run:
         self.directory = output_directory(generation.hello)
         self._settings = settings
         self._open_outputs = open_outputs
+        self._reading: HostReading | None = None
+        self._pids: dict[int, int] = {}  # of all trainers that were seen running, to their rank
         self._retry = Retry()
         self._outputs: RunOutputs | None = None
         self._pipeline: Pipeline | None = None
@@ -149,6 +154,20 @@ class Run:
             f"{type(error).__name__}: {error}; the run is left to the next daemon: restart this one"
         )
         logger.error("run %s is not served any more", self.run_id, exc_info=error)
+
+    def watched(self) -> Watched:
+        """Return what the monitors shall look at for this run."""
+        found = (
+            (writer_pid(each.reader.path), each.hello.rank) for each in self.generation.streams
+        )
+        ranks = {pid: rank for pid, rank in found if pid is not None}
+        self._pids |= ranks
+        places = dict.fromkeys((self.directory, *self.checkpoint_directories))
+        return Watched(ranks=ranks, paths=tuple(map(str, places)))
+
+    def note_machine(self, reading: HostReading | None) -> None:
+        """Take the newest reading of the machine, for the steps that are committed from now on."""
+        self._reading = reading
 
     def close(self, *, remove_segments: bool) -> None:
         """Let go of the segments."""
@@ -258,7 +277,8 @@ class Run:
 
     def _complete(self, report: StepReport) -> StepReport:
         assert self._watch is not None  # noqa: S101 - made by _open
-        report = self._watch.complete(report, None)
+        narrowed = None if self._reading is None else of_ranks(self._reading, self._pids)
+        report = self._watch.complete(report, narrowed)
         for alert in report.alerts:
             logger.warning("run %s: %s: %s", self.run_id, alert.rule, alert.message)
         return report

@@ -86,14 +86,18 @@ class TalkingChild:
         self._hang_up()
         return f"was killed by signal {-code}" if code < 0 else f"exited {code}"
 
-    def abandon(self) -> subprocess.Popen[bytes]:
-        """Kill the process without waiting; return it, to see when it is really gone.
+    def abandon(self) -> None:
+        """Kill the process without waiting until it is gone.
 
         A process that waits for a driver or a file server cannot be killed before that answers.
         """
         self.process.kill()
         self._hang_up()
-        return self.process
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the process has ended."""
+        return self.process.poll() is not None
 
     def _hang_up(self) -> None:
         self._shutdown()

@@ -11,6 +11,7 @@ from tracksided.alerts.desk import AlertDesk, Look
 from tracksided.alerts.document import alert_document
 from tracksided.alerts.finding import Finding, StepRule
 from tracksided.errors import ObservationError
+from tracksided.monitors.document import host_object, host_scalars
 from tracksided.monitors.reading import HostReading
 from tracksided.observations import MEMORY_STEPS, Observation, observe
 from tracksided.reports import Alert, StepReport, Text
@@ -53,11 +54,16 @@ class RunWatch:
         self._broken_rules: set[str] = set()
         self._resume(tuple(alert for alert in alerts if alert.run == run), lines)
 
-    def complete(self, report: StepReport, reading: HostReading | None) -> StepReport:  # noqa: ARG002 - the machine is added here
+    def complete(self, report: StepReport, reading: HostReading | None) -> StepReport:
         """Return the report with all that this process knows, and the alerts that it raises.
 
         Call it once for each step, in the order in which they are committed.
+
+        Args:
+            report: as the records and their analysis have it.
+            reading: of the machine, with this run's processes; None where there is none.
         """
+        report = add_machine(report, reading)
         if not self._is_on:
             return report
         failures: dict[str, str] = {}
@@ -128,6 +134,17 @@ class RunWatch:
                 self._broken_rules.add(rule.name)
                 logger.exception("alert rule %s fails at step %d", rule.name, now.step)
             return None
+
+
+def add_machine(report: StepReport, reading: HostReading | None) -> StepReport:
+    """Return the report with what the machine was doing."""
+    if reading is None:
+        return replace(report, history={**report.history, "host": None})
+    return replace(
+        report,
+        scalars=(*report.scalars, *host_scalars(reading, report.step)),
+        history={**report.history, "host": host_object(reading)},
+    )
 
 
 def alert_text(alert: Alert, step: int) -> Text:

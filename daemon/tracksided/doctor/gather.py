@@ -11,13 +11,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
-import pynvml
 
 from trackside.wire import segment
 from trackside.wire.doorbell import SOCKET_NAME
 from trackside.wire.locks import daemon_pid
 from tracksided.doctor.facts import DaemonFacts, DirectoryFacts, Facts, OutputFacts, SpaceFacts
 from tracksided.doctor.logind import lingers, removes_ipc
+from tracksided.monitors.gpus import count_gpus
 from tracksided.sinks.json_file import Json
 from tracksided.status_file import read_status
 
@@ -41,7 +41,7 @@ def gather(directory: Path, outputs: Sequence[Path], working_dir: Path) -> Facts
     named = dict.fromkeys(outputs)
     served = {Path(str(run["directory"])): _text(run.get("problem")) for run in runs}
     places: Mapping[Path, str | None] = {**named, **served} or {working_dir / DEFAULT_OUTPUTS: None}
-    num_gpus, nvml_error = _count_gpus()
+    num_gpus, nvml_error = count_gpus()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     user = _user_name()
     return Facts(
@@ -135,19 +135,6 @@ def _file_system(path: Path) -> str | None:
     resolved = path.resolve()
     mounts = {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}
     return next((mounts[p] for p in (resolved, *resolved.parents) if p in mounts), None)
-
-
-def _count_gpus() -> tuple[int | None, str | None]:
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        return None, str(error)
-    try:
-        return int(pynvml.nvmlDeviceGetCount()), None
-    except pynvml.NVMLError as error:
-        return None, str(error)
-    finally:
-        pynvml.nvmlShutdown()
 
 
 def _version(distribution: str) -> str | None:

@@ -77,6 +77,9 @@ class ProcessReading:
     gpu_memory_bytes: int | None = None
     """On all GPUs together."""
 
+    gpu_indices: tuple[int, ...] | None = None
+    """The GPUs on which it holds memory."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostReading:

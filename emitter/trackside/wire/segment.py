@@ -225,6 +225,19 @@ def is_writer_alive(ring_path: Path) -> bool:
         return True
 
 
+def writer_pid(ring_path: Path) -> int | None:
+    """Return the process that writes a segment, under the id that it has for this process.
+
+    The id that a writer gives itself means nothing in another PID namespace; this one comes from
+    the kernel. None where the writer is gone, or cannot be seen from here.
+    """
+    path = ring_path.with_suffix(ALIVE_SUFFIX)
+    try:
+        return os.getpid() if _is_held_here(path) else lock_holder(path) or None
+    except OSError:
+        return None
+
+
 def remove(ring_path: Path) -> None:
     """Unlink a segment and its lock file; what is missing already is fine."""
     ring_path.unlink(missing_ok=True)
