@@ -110,6 +110,9 @@ class TrainingCurve:
     """When it was written."""
 
     settings: Mapping[str, Json] = field(default_factory=dict)
+    statistics: Mapping[str, float] = field(default_factory=dict)
+    """Other numbers, as they stood last, by a name in words."""
+
     notes: tuple[str, ...] = ()
     """What the reader had to say: lines left out, steps that went back."""
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from tracksided.checkpoints.listing import list_candidates
 from tracksided.checkpoints.policy import Candidate
-from tracksided.errors import CheckpointError, ReportError
+from tracksided.errors import CheckpointError, ObservationError, ReportError
+from tracksided.observations import AttentionObservation, observe
 from tracksided.progress import fields, names
 from tracksided.progress.curve import Kind, Series, Totals, TrainingCurve
 from tracksided.progress.rows import Rows
@@ -187,7 +188,7 @@ def _curve(lines: _Lines, run: Mapping[str, Json], totals: Mapping[str, Json]) -
     }
     tokens = names.find(logged, names.TOKENS)
     config = run.get("config")
-    settings = dict(config) if isinstance(config, dict) else {}
+    settings = config if isinstance(config, dict) else {}
     norms = rows.series("norm_before_clip")
     clip = rows.series("max_norm").finite
     steps = fields.step(totals.get("steps"))
@@ -212,7 +213,8 @@ def _curve(lines: _Lines, run: Mapping[str, Json], totals: Mapping[str, Json]) -
         started_at=fields.positive(run.get("started_at")),
         checkpoint=None if checkpoint is None else checkpoint.path.name,
         checkpoint_at=None if checkpoint is None else checkpoint.mtime_ns / 1e9,
-        settings=settings,
+        settings={**_own_settings(run), **settings},
+        statistics=_statistics(lines, totals),
         notes=lines.notes(),
     )
 
@@ -226,6 +228,35 @@ def _newest_checkpoint(directories: Json) -> Candidate | None:
         except CheckpointError:
             continue  # it lies on another machine, or is gone
     return max(found, key=lambda candidate: candidate.mtime_ns, default=None)
+
+
+def _own_settings(run: Mapping[str, Json]) -> dict[str, Json]:
+    """Return what ``run.json`` says of the run, besides the user's own settings."""
+    versions = run.get("versions")
+    of_versions = versions if isinstance(versions, dict) else {}
+    found = {key: run[key] for key in ("world_size", "every") if key in run}
+    return {**found, **{f"version of {name}": text for name, text in of_versions.items()}}
+
+
+def _statistics(lines: _Lines, totals: Mapping[str, Json]) -> dict[str, float]:
+    _, last = lines.documents()
+    found: dict[str, float | None] = {
+        "clip rate": fields.number(last.get("clip_rate")),
+        "gradient noise scale": fields.number(last.get("gradient_noise_scale")),
+        "dropped samples": fields.number(last.get("dropped")),
+        "sampled steps": fields.number(totals.get("processed")),
+    }
+    for entry in attention_entries(last):
+        found[f"entropy of {entry.title}"] = entry.entropy
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def attention_entries(line: Mapping[str, Any]) -> tuple[AttentionObservation, ...]:
+    """Return what a line says of attention; nothing where it is not one of ours."""
+    try:
+        return observe(line).attention
+    except ObservationError:
+        return ()
 
 
 def _samples_per_step(run: Mapping[str, Json], settings: Mapping[str, Json]) -> float | None:

@@ -99,6 +99,13 @@ def newest_in(outputs: Path, *, latest: bool) -> Source:
     return max(found, key=lambda source: source.written_at)
 
 
+def place_for(source: Source) -> Path:
+    """Return the directory of the run to which a source belongs: a checkpoint stays as it is."""
+    directory = source.path if source.kind is Kind.EVENTS else source.path.parent
+    is_part = is_checkpoint_directory(directory.name) or directory.name in EVENT_DIRECTORIES
+    return directory.parent if is_part else directory
+
+
 def _source_of_file(path: Path) -> Source:
     kinds = {trainer_state.FILE_NAME: Kind.TRAINER_STATE, HISTORY_FILE: Kind.HISTORY}
     kind = kinds.get(path.name)

@@ -79,6 +79,11 @@ def shorten(text: str, style: Style, limit_px: int) -> str:
     return shown
 
 
+def drawable(text: str) -> str:
+    """Return a text with question marks for what the font lacks."""
+    return "".join(c if c.isprintable() and ord(c) in _known_characters() else "?" for c in text)
+
+
 def paste(canvas: Indices, drawn: Indices, *, top: int, left: int) -> None:
     """Put text on a canvas; what lies outside is cut, and white does not cover."""
     row, column = max(-top, 0), max(-left, 0)
@@ -97,8 +102,7 @@ class _Letter:
 
 @lru_cache(maxsize=MAX_KEPT_LETTERS)
 def _letter(character: str, style: Style) -> _Letter:
-    if not character.isprintable() or ord(character) not in _known_characters():
-        character = "?"
+    character = drawable(character)
     font = FontProperties(
         family=FONT, size=style.points, weight="bold" if style.is_bold else "normal"
     )
