@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Iterable
+from pathlib import Path
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from tracksided.web.guard import Guard
@@ -16,6 +18,8 @@ from tracksided.web.metrics import metrics_runs, render_metrics
 from tracksided.web.node import Node
 from tracksided.web.pictures import read_picture
 from tracksided.web.stream import EventResponse, EventStream, Places
+
+STATIC = Path(__file__).parent / "static"
 
 
 def build_application(node: Node, *, names: Iterable[str], only_loopback: bool) -> ASGIApp:
@@ -28,10 +32,12 @@ def build_application(node: Node, *, names: Iterable[str], only_loopback: bool) 
     """
     endpoints = _Endpoints(node)
     routes = [
+        Route("/", endpoints.page),
         Route("/metrics", endpoints.metrics),
         Route("/health", endpoints.health),
         Route("/events", endpoints.events),
         Route("/runs/{key}/{folder}/{name}", endpoints.picture),
+        Mount("/static", StaticFiles(directory=STATIC)),
     ]
     return Guard(Starlette(routes=routes), names=names, only_loopback=only_loopback)
 
@@ -42,6 +48,10 @@ class _Endpoints:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._places = Places()
+
+    async def page(self, request: Request) -> Response:
+        del request
+        return FileResponse(STATIC / "index.html")
 
     async def metrics(self, request: Request) -> Response:
         del request
@@ -59,7 +69,9 @@ class _Endpoints:
 
     async def events(self, request: Request) -> Response:
         keys = request.query_params.get("runs", "").split(",")
-        stream = EventStream(self._node, keys, request.headers.get("last-event-id", ""))
+        # The header is a browser's that comes back by itself, `after` that of a page that does.
+        after = request.headers.get("last-event-id") or request.query_params.get("after", "")
+        stream = EventStream(self._node, keys, after)
         return EventResponse(stream, self._places)
 
     async def picture(self, request: Request) -> Response:

@@ -16,7 +16,7 @@ from tracksided.web.json_lines import Lines, LineTail, read_object
 from tracksided.web.patience import Patient
 from tracksided.web.pictures import is_step_folder, picture_names
 
-KEPT_FOLDERS = 8  # an overloaded daemon leaves pictures out; those of an older step still show
+MAX_UNSEEN = 64  # an overloaded daemon leaves pictures out; those of an older step still show
 KEPT_AVERAGES = 50
 
 
@@ -49,7 +49,9 @@ class RunView:
 
         self.alerts = AlertLog(run, directory)
         self._history = LineTail(directory, FILE_NAME)
-        self._folders: deque[str] = deque(maxlen=KEPT_FOLDERS)
+        self._unseen: deque[str] = deque(maxlen=MAX_UNSEEN)
+        """Step folders in which no pictures were looked for yet, the newest last."""
+
         self._patient = Patient(self._read, self._apply)
 
     @property
@@ -81,9 +83,7 @@ class RunView:
         )
 
     def _newest_pictures(self) -> tuple[str | None, tuple[str, ...]]:
-        for folder in reversed(tuple(self._folders)):
-            if folder == self.folder:
-                break  # nothing newer has any
+        for folder in reversed(tuple(self._unseen)):
             names = picture_names(self.directory, folder)
             if names:
                 return folder, tuple(names)
@@ -93,8 +93,7 @@ class RunView:
         if reading.history.is_new_file:
             self.curves = Curves()
             self.serial = secrets.token_hex(4)
-            self._folders.clear()
-        before = self._folders[-1] if self._folders else None
+        self._unseen.clear()
         for line in reading.history.objects:
             if line.get("run", self.run) == self.run:
                 self.curves.add(line)
@@ -103,10 +102,9 @@ class RunView:
         if reading.run_file is not None and reading.run_file.get("run") == self.run:
             self.record = reading.run_file
         self.folder, self.pictures = reading.folder, reading.pictures
-        is_newer = bool(self._folders) and self._folders[-1] != before
-        return reading.history.has_more or reading.alerts.has_more or is_newer
+        return reading.history.has_more or reading.alerts.has_more or bool(self._unseen)
 
     def _note_folder(self, line: Mapping[str, Any]) -> None:
         folder = text(line, "folder")
         if folder is not None and is_step_folder(folder):
-            self._folders.append(folder)
+            self._unseen.append(folder)

@@ -118,6 +118,8 @@ def test_the_newest_pictures_are_named_and_served(site: WebSite, key: str):
         "/runs/000000000000/step_3/decoder_layer0_self_attn.png",
         "/static/../server.py",
         "/static/..%2fserver.py",
+        "/static/",
+        "/static/js",
         "/static/%2e%2e/server.py",
         "/run-a/history.jsonl",
     ],
@@ -195,7 +197,7 @@ def test_an_address_that_is_taken_is_an_exit_code(site: WebSite):
 
 
 def test_a_head_request_has_no_body(site: WebSite, key: str):
-    for path in ("/metrics", "/health", f"/events?runs={key}"):
+    for path in ("/", "/metrics", "/health", f"/events?runs={key}"):
         answer = site.get(path, method="HEAD")
 
         assert (answer.status, answer.body) == (200, b"")

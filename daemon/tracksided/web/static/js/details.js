@@ -1,0 +1,134 @@
+// Texts, tiles and tables of the open run.
+
+import { byId, el, fillTable, say, swatch } from "./dom.js";
+import { ago, bytes, clock, number, seconds, UNKNOWN, whole } from "./format.js";
+import { stateOf } from "./runs.js";
+
+/** Show the open run. */
+export function showDetails(run, numbers, document_) {
+  say(byId("detail-title"), run.run);
+  say(byId("detail-path"), `${stateOf(run, document_)} \u00b7 ${run.directory}`);
+  const problem = run.problem ?? document_?.problem ?? "";
+  byId("detail-problem").hidden = !problem;
+  say(byId("detail-problem"), problem);
+  showTiles(run, numbers);
+  showRanks(run);
+  showAverages(document_?.averages ?? []);
+}
+
+const TILE_HELP = {
+  Dropped: "Samples that the trainer could not publish, because shared memory was full or for another cause",
+  "Cut short": "Steps that lost pictures or statistics, because the daemon was overloaded or an analysis failed",
+};
+
+function showTiles(run, numbers) {
+  const dropped = run.ranks.flatMap((rank) => Object.values(rank.drops)).reduce((sum, count) => sum + count, 0);
+  const alive = run.ranks.filter((rank) => rank.alive).length;
+  const last = (name) => numbers?.last(name) ?? null;
+  const ended = run.state === "ended";
+  const tiles = [
+    [run.waiting ? `Step (${run.waiting} wait)` : "Step", whole(run.committed_step || run.last_step), false],
+    ["Loss", number(last("loss")), false],
+    ["Gradient norm", number(last("norm_before_clip")), false],
+    ["Learning rate", number(last("lr")), false],
+    ["Step time", seconds(last("step_seconds")), false],
+    ["Ranks alive", ended ? UNKNOWN : `${alive} of ${run.ranks.length}`, !ended && alive < run.ranks.length],
+    ["Dropped", whole(dropped), dropped > 0],
+    ["Cut short", whole(run.shed + run.failed), run.failed > 0],
+  ];
+  const drawn = JSON.stringify(tiles);
+  const list = byId("tiles");
+  if (list.dataset.drawn === drawn) return;
+  list.dataset.drawn = drawn;
+  list.replaceChildren(...tiles.map(([name, value, isBad]) =>
+    el("div", { class: "tile", "data-bad": isBad, title: TILE_HELP[name] ?? null }, el("dt", {}, name), el("dd", {}, value))));
+}
+
+/** Show the alerts of all drawn runs, the newest first. @param runs {name, place, document}. */
+export function showAlerts(runs) {
+  const alerts = runs
+    .flatMap(({ name, place, document }) => (document?.alerts ?? []).map((alert) => ({ ...alert, name, place })))
+    .sort((left, right) => (right.timestamp ?? 0) - (left.timestamp ?? 0));
+  const count = runs.reduce((sum, { document }) => sum + (document?.num_alerts ?? 0), 0);
+  byId("alerts").hidden = !alerts.length;
+  say(byId("alerts-title"), count > alerts.length ? `Alerts (newest ${alerts.length} of ${count})` : `Alerts (${count})`);
+  const list = byId("alert-list");
+  const drawn = JSON.stringify(alerts);
+  if (list.dataset.drawn === drawn) return;
+  list.dataset.drawn = drawn;
+  list.replaceChildren(...alerts.map((alert) => makeAlert(alert, runs.length > 1)));
+}
+
+function makeAlert(alert, hasName) {
+  const where = [
+    hasName ? alert.name : null,
+    alert.step === null || alert.step === undefined ? null : `step ${whole(alert.step)}`,
+    alert.rank === null || alert.rank === undefined ? null : `rank ${alert.rank}`,
+    alert.timestamp ? `${clock(alert.timestamp)}` : null,
+  ].filter(Boolean).join(" \u00b7 ");
+  const mark = alert.severity === "critical" ? "\u25cf" : "\u25b2";
+  return el("li", { "data-severity": alert.severity },
+    el("p", {}, el("strong", {}, `${mark} ${alert.severity}: ${String(alert.rule).replaceAll("_", " ")}`), ` ${alert.message ?? ""}`),
+    alert.advice ? el("p", {}, alert.advice) : null,
+    el("p", { class: "facts" }, hasName ? swatch(alert.place) : null, where));
+}
+
+function showRanks(run) {
+  const ended = run.state === "ended";
+  const rows = run.ranks.map((rank) => {
+    const drops = Object.entries(rank.drops).map(([cause, count]) => `${cause.replaceAll("_", " ")} ${count}`).join(", ");
+    const state = ended ? UNKNOWN : rank.alive ? ["\u2713 alive", "good"] : ["\u2717 gone", "bad"];
+    return [
+      String(rank.rank), state, String(rank.pid), [whole(rank.last_step), "number"], [bytes(rank.lag_bytes), "number"],
+      drops ? [drops, "bad"] : "none", rank.damaged ? [whole(rank.damaged), "bad"] : "none", rank.problem ?? "",
+    ];
+  });
+  refill("rank-table", "Ranks of this run on this machine",
+    ["Rank", "Trainer", "Process", ["Last step", "number"], ["Not yet on disk", "number"], "Drops", "Damaged", "Problem"], rows);
+}
+
+function showAverages(averages) {
+  byId("averages").hidden = !averages.length;
+  const rows = [...averages].reverse().map((average) => [
+    average.error ? ["\u2717 failed", "bad"] : ["\u2713 published", "good"],
+    String(average.output ?? UNKNOWN),
+    [whole(average.step), "number"],
+    [String(average.sources?.length ?? 0), "number"],
+    [seconds(average.seconds), "number"],
+    average.error ?? (average.sources ?? []).join(", "),
+  ]);
+  refill("average-table", "Averaged checkpoints, the newest first",
+    ["Result", "File", ["Step", "number"], ["Sources", "number"], ["Took", "number"], "Of"], rows);
+}
+
+function refill(id, caption, head, rows) {
+  const table = byId(id);
+  const drawn = JSON.stringify(rows);
+  if (table.dataset.drawn === drawn) return;
+  table.dataset.drawn = drawn;
+  fillTable(table, caption, head, rows);
+}
+
+/** Say in the header and above the page how the daemon is. */
+export function showDaemon(overview, connection) {
+  const daemon = overview?.daemon;
+  const state = connection !== "live" ? connection : daemon?.state === "serving" ? "live" : "silent";
+  const names = { live: "Live", silent: "Daemon silent", lost: "Not connected", connecting: "Connecting" };
+  const pill = byId("connection");
+  pill.dataset.state = state;
+  say(pill, names[state]);
+  say(byId("host"), daemon?.host ?? "");
+  document.title = `${state === "live" ? "" : `(${names[state].toLowerCase()}) `}trackside${daemon ? ` on ${daemon.host}` : ""}`;
+  const banner = byId("banner");
+  const text = {
+    live: "",
+    connecting: "",
+    silent: daemon?.updated_at
+      ? `The daemon (pid ${daemon.pid}) gave its last sign of life ${ago(daemon.updated_at)}: it is stopped or starved. The training goes on. \`trackside doctor\` names the mend.`
+      : "The daemon has written no status: it is starting, or has ended.",
+    lost: "The daemon does not answer: it has ended, or the tunnel to it is closed. The training goes on, and what it publishes waits in shared memory. Start a daemon with `trackside daemon`; this page comes back by itself.",
+  }[state];
+  banner.hidden = !text;
+  say(banner, text);
+  say(byId("footer"), daemon?.version ? `trackside ${daemon.version} \u00b7 daemon pid ${daemon.pid} \u00b7 ${daemon.workers} workers${daemon.worker_deaths ? `, ${daemon.worker_deaths} died` : ""}${daemon.refused.length ? ` \u00b7 ${daemon.refused.length} segments refused` : ""}` : "");
+}

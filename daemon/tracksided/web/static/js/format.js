@@ -1,0 +1,55 @@
+// Numbers and times for people.
+
+export const UNKNOWN = "\u2013";
+
+/** Four significant digits; exponents only where zeros would hide the number. */
+export function number(value) {
+  if (value === null || value === undefined) return UNKNOWN;
+  const size = Math.abs(value);
+  if (size !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(2);
+  return String(Number(value.toPrecision(4)));
+}
+
+export const whole = (value) =>
+  value === null || value === undefined ? UNKNOWN : Math.round(value).toLocaleString("en-US");
+
+export function bytes(value) {
+  if (value < 1024) return `${value} B`;
+  if (value < 1048576) return `${(value / 1024).toFixed(1)} KiB`;
+  return `${(value / 1048576).toFixed(1)} MiB`;
+}
+
+export function seconds(value) {
+  if (value === null || value === undefined) return UNKNOWN;
+  if (value < 1) return `${number(value * 1000)} ms`;
+  return value < 120 ? `${number(value)} s` : `${number(value / 60)} min`;
+}
+
+/** "12 s ago", from seconds since the epoch. */
+export function ago(timestamp) {
+  if (!timestamp) return "";
+  const passed = Math.max(0, Date.now() / 1000 - timestamp);
+  if (passed < 90) return `${Math.round(passed)} s ago`;
+  if (passed < 5400) return `${Math.round(passed / 60)} min ago`;
+  if (passed < 129600) return `${Math.round(passed / 3600)} h ago`;
+  return `${Math.round(passed / 86400)} days ago`;
+}
+
+export const clock = (timestamp) => new Date(timestamp * 1000).toLocaleTimeString();
+
+const PARTS = {
+  self_attn: "self attention",
+  cross_attn: "cross attention",
+  self_attn_heads: "self attention, by head",
+  cross_attn_heads: "cross attention, by head",
+};
+
+/** "decoder_layer0_self_attn.png" to "Decoder layer 0, self attention". */
+export function pictureTitle(name) {
+  const stem = name.replace(/\.png$/, "");
+  const found = /^(encoder|decoder)_layer(\d+)_(.+)$/.exec(stem);
+  const text = found
+    ? `${found[1]} layer ${found[2]}, ${PARTS[found[3]] ?? found[3].replaceAll("_", " ")}`
+    : stem.replaceAll("_", " ");
+  return text[0].toUpperCase() + text.slice(1);
+}
