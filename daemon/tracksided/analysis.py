@@ -75,6 +75,7 @@ def analyse(
         maps=maps,
         gradients=leader.gradients,
         gradient_statistics=gradients,
+        tokens=leader.step.tokens,
     )
     pictures: list[Picture] = []
     for renderer in renderers:

@@ -58,6 +58,9 @@ class StepData:
     gradient_statistics: Mapping[str, Any] | None
     """The ``gradients`` object of ``statistics.json``."""
 
+    tokens: tuple[str, ...] = ()
+    """What stands at each position of the sample; empty where the script did not say."""
+
 
 @dataclass(frozen=True, slots=True)
 class RecordedStep:

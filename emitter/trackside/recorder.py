@@ -12,8 +12,8 @@ start of step s    `_begin`: everything is taken, compiled code runs compiled ag
 end of step s      `_finish`: weights again, then to the host and into the ring
 ================== ==============================================================================
 
-A step that is not sampled costs integer tests. Where the user logs the loss after the step, the
-record waits for it until the next forward or backward.
+A step that is not sampled costs integer tests. Where the loss is logged after its step, the record
+waits for it until the next forward or backward.
 """
 
 import contextlib
@@ -101,6 +101,7 @@ class Recorder:
         )
         self._clock = StepClock()
         self._stance = Stance()
+        self.logbook = self._outbox.logbook
         self._every = config.every
         self._epoch: int | None = None
         self._epoch_requested = False
@@ -153,7 +154,7 @@ class Recorder:
 
     def log_text(self, tag: str, text: str) -> None:
         """Take in a text; see `Session.text`."""
-        self._outbox.logbook.add_text(LoggedText(step=self._log_step(None), tag=tag, text=text))
+        self.logbook.add_text(LoggedText(step=self._log_step(None), tag=tag, text=text))
 
     def follow(self, step: int) -> None:
         """Take over somebody's count of completed steps, exactly."""
@@ -308,6 +309,7 @@ class Recorder:
             epoch_requested=self._epoch_requested,
             micro_batches=self._loss.micro_batches or None,
             is_local_norm_total=self._place.world_size == 1,
+            tokens=self.logbook.take_tokens(),
         )
         self._note(*self._collector.read(draft, optimizer))
         self._is_scaled = self._is_scaled or draft.amp_scale is not None
@@ -367,12 +369,10 @@ class Recorder:
         if number is None:
             self._note(f"log({name}=...) takes single numbers; {type(value)} is left out")
         else:
-            self._outbox.logbook.add(LoggedNumber(step, name, number))
+            self.logbook.add(LoggedNumber(step, name, number))
 
     def _log_step(self, step: int | None) -> int:
-        if step is not None:
-            return int(step)
-        return self.step + (1 if self._loss.micro_batches else 0)
+        return self.step + bool(self._loss.micro_batches) if step is None else int(step)
 
     def _set_step(self, step: int) -> None:
         self.step = step

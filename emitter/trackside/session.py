@@ -5,7 +5,7 @@ import contextlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from numbers import Real
 from pathlib import Path
@@ -181,6 +181,11 @@ class Session:
         """Optimizer steps completed; 0 where nothing is done."""
         return self._parts.recorder.step if self._parts is not None else 0
 
+    @property
+    def is_due(self) -> bool:
+        """Whether ``every`` asks for the step that is under way; False where nothing is done."""
+        return self._parts is not None and self._parts.config.is_due(self.step + 1)
+
     def log(self, step: int | None = None, epoch: float | None = None, **scalars: object) -> None:
         """Log values by name: numbers or tensors with one element, which are never waited for.
 
@@ -214,6 +219,22 @@ class Session:
         if self._parts is not None:
             recorder = self._parts.recorder
             recorder.guard.run("text", recorder.log_text, str(tag), str(text))
+
+    def tokens(self, tokens: Iterable[object]) -> None:
+        """Name what stands at each position of the sample that the next sampled step shows.
+
+        Axes of that length are then labelled with it. Call it before the optimizer's step::
+
+            if session.is_due:
+                session.tokens(tokenizer.convert_ids_to_tokens(batch["input_ids"][0]))
+
+        Args:
+            tokens: one text or number per position, of the sample that `attach(sample=...)`
+                chooses; more than 16384 are not shown.
+        """
+        if self._parts is not None:
+            recorder = self._parts.recorder
+            recorder.guard.run("tokens", recorder.logbook.give_tokens, tokens)
 
     def dataset(self, **facts: object) -> None:
         """Log what is known of the data set, such as ``samples=50_000, source="wikitext"``.

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from tracksided.renderers.lettering import Style, shorten, width_px
 from tracksided.renderers.pooling import block_size
 
-TICK_STYLE = Style(11)
-TOKEN_STYLE = Style(9)  # so that a sentence of 35 tokens has them all
-MAX_TOKEN_PX = 96
+TICK_STYLE = Style(13)
+# Of tokens: the first that fits; the last lets a sentence of 30 have them all.
+TOKEN_STYLES = (TICK_STYLE, Style(11), Style(9))
+MAX_TOKEN_PX = 104
 TICK_SPACE_PX = 16  # between two labels
 MAX_TICKS = 8
 NICE_STEPS = (1, 2, 5)  # times powers of ten
@@ -63,12 +64,16 @@ def make_axis(
     num_cells = block_size(len(positions), block)
     cell_px = max(1, max_px // num_cells)
     length_px = num_cells * cell_px
+    style = TICK_STYLE
     if tokens:
-        max_ticks = max(1, length_px // TOKEN_STYLE.height_px)
+        fitting = (style for style in TOKEN_STYLES if style.height_px * block <= cell_px)
+        style = next(fitting, TOKEN_STYLES[-1])
+        max_ticks = max(1, length_px // style.height_px)
         labelled: Sequence[int] = positions[:: block_size(len(positions), max_ticks)].tolist()
-        labels = _token_labels(tokens, labelled, is_thinned=len(labelled) < len(positions))
+        is_thinned = len(labelled) < len(positions)
+        labels = [_token_label(tokens, p, style, is_thinned=is_thinned) for p in labelled]
     else:
-        label_px = TICK_STYLE.height_px if is_upright else width_px(str(positions[-1]), TICK_STYLE)
+        label_px = style.height_px if is_upright else width_px(str(positions[-1]), style)
         max_ticks = min(MAX_TICKS, max(1, length_px // (label_px + TICK_SPACE_PX)))
         labelled = _labelled_positions(positions, max_ticks)
         labels = [str(position) for position in labelled]
@@ -77,24 +82,16 @@ def make_axis(
     places = np.floor((indices + 0.5) * (cell_px / block)).astype(int)
     places = np.minimum(places, length_px - 1)
     ticks = tuple((int(px), label) for px, label in zip(places, labels, strict=True))
-    if tokens:
-        return Axis(block, num_cells, cell_px, ticks, TOKEN_STYLE, is_turned=not is_upright)
-    return Axis(block, num_cells, cell_px, ticks)
+    return Axis(block, num_cells, cell_px, ticks, style, is_turned=bool(tokens) and not is_upright)
 
 
-def _token_labels(
-    tokens: Sequence[str], positions: Sequence[int], *, is_thinned: bool
-) -> list[str]:
-    """Name tokens; where some are left out, also say which they are."""
-    labels = []
-    for position in positions:
-        # Line feeds and the like are shown as Python writes them.
-        token = "".join(
-            letter if letter.isprintable() else repr(letter)[1:-1] for letter in tokens[position]
-        )
-        label = f"{position} {token}" if is_thinned else token
-        labels.append(shorten(label, TOKEN_STYLE, MAX_TOKEN_PX))
-    return labels
+def _token_label(tokens: Sequence[str], position: int, style: Style, *, is_thinned: bool) -> str:
+    """Name a token; where others are left out, also say which it is."""
+    # Line feeds and the like are shown as Python writes them.
+    token = "".join(
+        letter if letter.isprintable() else repr(letter)[1:-1] for letter in tokens[position]
+    )
+    return shorten(f"{position} {token}" if is_thinned else token, style, MAX_TOKEN_PX)
 
 
 def _labelled_positions(positions: NDArray[np.int64], max_ticks: int) -> Sequence[int]:

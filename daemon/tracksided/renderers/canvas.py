@@ -10,17 +10,22 @@ from functools import lru_cache
 
 import numpy as np
 
-from tracksided.renderers.axes import TICK_STYLE, Axis
+from tracksided.renderers.axes import Axis
 from tracksided.renderers.lettering import Style, fit, line, paste, width_px
 from tracksided.renderers.palette import BLACK, NUM_COLOURS, WEIGHT, WHITE, Indices, Scale
 
 MAX_KEPT_CANVASES = 16  # half a megabyte each, grids of many heads up to eight
-TITLE_STYLE = Style(13, is_bold=True)
-TEXT_STYLE = Style(11)
+# TensorBoard's cards show a picture 340 pixels wide: half the size of a single map, where this
+# text can still be read. Wider pictures have larger text.
+TITLE_POINTS = 16
+TEXT_POINTS = 14
+CAPTION_STYLE = Style(13)
+USUAL_WIDTH_PX = 640  # of the panels together, up to which text has these sizes
 
 MARGIN_PX = 12
 GAP_PX = 6  # between things that belong together
-PANEL_GAP_PX = 22  # between panels: half a tick label of each fits
+PANEL_GAP_PX = 22  # between panels
+OVERHANG_PX = PANEL_GAP_PX // 2 - 2  # of tick labels beyond their panel
 TICK_PX = 4
 BAR_PX = 18
 MIN_BAR_PX = 200  # room for its label, also beside flat panels
@@ -68,6 +73,9 @@ class Canvas:
     corners: tuple[tuple[int, int], ...]
     """Row and column of the upper left pixel of each panel's cells."""
 
+    title_style: Style
+    text_style: Style
+
     def draw(
         self, titles: Sequence[str], captions: Sequence[str], maps: Sequence[Indices]
     ) -> Indices:
@@ -82,7 +90,7 @@ class Canvas:
         limit_px = image.shape[1] - 2 * MARGIN_PX
         top = MARGIN_PX
         for index, title in enumerate(titles):
-            style = TEXT_STYLE if index else TITLE_STYLE
+            style = self.text_style if index else self.title_style
             paste(image, fit(title, style, limit_px), top=top, left=MARGIN_PX)
             top += style.height_px
         for panel, (row, column), cells in zip(self.layout.panels, self.corners, maps, strict=True):
@@ -95,7 +103,7 @@ class Canvas:
             for panel, (row, column), caption in zip(
                 self.layout.panels, self.corners, captions, strict=True
             ):
-                drawn = fit(caption, TEXT_STYLE, panel.keys.length_px + PANEL_GAP_PX)
+                drawn = fit(caption, CAPTION_STYLE, panel.keys.length_px + PANEL_GAP_PX)
                 left = column + (panel.keys.length_px - drawn.shape[1]) // 2
                 paste(image, drawn, top=row - 1 - drawn.shape[0], left=left)
         return image
@@ -110,12 +118,15 @@ def build_canvas(layout: Layout) -> Canvas:
     is_shared = all(panel == panels[0] for panel in panels)
     numbers_left = TICK_PX + GAP_PX + max(_widest(panel.queries) for panel in panels)
     numbers_below = TICK_PX + max(_depth(panel.keys) for panel in panels)
-    caption_px = TEXT_STYLE.height_px if layout.has_captions else 0
-    titles_px = TITLE_STYLE.height_px + (layout.num_titles - 1) * TEXT_STYLE.height_px
     pitch_x = panel_width + PANEL_GAP_PX + (0 if is_shared else numbers_left)
+    growth = max(1.0, columns * pitch_x / USUAL_WIDTH_PX)
+    title_style = Style(round(TITLE_POINTS * growth), is_bold=True)
+    text_style = Style(round(TEXT_POINTS * growth))
+    caption_px = CAPTION_STYLE.height_px if layout.has_captions else 0
+    titles_px = title_style.height_px + (layout.num_titles - 1) * text_style.height_px
     between_rows = GAP_PX + caption_px + (GAP_PX if is_shared else numbers_below)
 
-    left = MARGIN_PX + TEXT_STYLE.height_px + numbers_left
+    left = MARGIN_PX + text_style.height_px + numbers_left
     top = MARGIN_PX + titles_px + 2 * GAP_PX + caption_px
     right = left + (columns - 1) * pitch_x + panel_width
     corners: list[tuple[int, int]] = []
@@ -126,7 +137,7 @@ def build_canvas(layout: Layout) -> Canvas:
         bottom = row_top + max(panel.queries.length_px for panel in row)
     bar_bottom = max(bottom, top + MIN_BAR_PX)
     bar_labels = tuple(f"{tick:g}" for tick in labels.scale.ticks)
-    widest_bar_label = max(width_px(label, TICK_STYLE) for label in bar_labels)
+    widest_bar_label = max(width_px(label, text_style) for label in bar_labels)
     width = (
         right
         + PANEL_GAP_PX
@@ -134,10 +145,10 @@ def build_canvas(layout: Layout) -> Canvas:
         + TICK_PX
         + GAP_PX
         + widest_bar_label
-        + TEXT_STYLE.height_px
+        + text_style.height_px
         + MARGIN_PX
     )
-    height = max(bottom + numbers_below, bar_bottom) + TEXT_STYLE.height_px + MARGIN_PX
+    height = max(bottom + numbers_below, bar_bottom) + text_style.height_px + MARGIN_PX
     image = np.full((height, width), WHITE, dtype=np.uint8)
 
     for index, (panel, corner) in enumerate(zip(panels, corners, strict=True)):
@@ -151,13 +162,13 @@ def build_canvas(layout: Layout) -> Canvas:
             with_queries=is_leftmost or not is_shared,
             with_keys=is_lowest or not is_shared,
         )
-    _center(image, line(labels.across, TEXT_STYLE), bottom + numbers_below, (left, right))
-    _center_upright(image, line(labels.upright, TEXT_STYLE), MARGIN_PX, (top, bottom))
-    _draw_bar(image, right + PANEL_GAP_PX, (top, bar_bottom), labels.scale)
-    bar_label_left = width - MARGIN_PX - TEXT_STYLE.height_px
-    _center_upright(image, line(labels.bar, TEXT_STYLE), bar_label_left, (top, bar_bottom))
+    _center(image, line(labels.across, text_style), bottom + numbers_below, (left, right))
+    _center_upright(image, line(labels.upright, text_style), MARGIN_PX, (top, bottom))
+    _draw_bar(image, right + PANEL_GAP_PX, (top, bar_bottom), labels.scale, text_style)
+    bar_label_left = width - MARGIN_PX - text_style.height_px
+    _center_upright(image, line(labels.bar, text_style), bar_label_left, (top, bar_bottom))
     image.flags.writeable = False
-    return Canvas(layout, image, tuple(corners))
+    return Canvas(layout, image, tuple(corners), title_style, text_style)
 
 
 def _widest(axis: Axis) -> int:
@@ -194,10 +205,13 @@ def _draw_ticks(
             drawn, top = line(label, panel.keys.style), below + TICK_PX
             if panel.keys.is_turned:
                 drawn, top = np.rot90(drawn), top + GAP_PX
-            paste(image, drawn, top=top, left=column + px - drawn.shape[1] // 2)
+            # Pushed inwards at the ends, where it would run into that of the next panel.
+            last = panel.keys.length_px + OVERHANG_PX - drawn.shape[1]
+            left = column + max(-OVERHANG_PX, min(px - drawn.shape[1] // 2, last))
+            paste(image, drawn, top=top, left=left)
 
 
-def _draw_bar(image: Indices, left: int, rows: tuple[int, int], scale: Scale) -> None:
+def _draw_bar(image: Indices, left: int, rows: tuple[int, int], scale: Scale, style: Style) -> None:
     """Draw the colour bar, 0 at the bottom, on the scale of the cells."""
     top, bottom = rows
     height = bottom - top
@@ -205,15 +219,15 @@ def _draw_bar(image: Indices, left: int, rows: tuple[int, int], scale: Scale) ->
     image[top:bottom, left : left + BAR_PX] = colours[:, None]
     _draw_frame(image, (top, left), height, BAR_PX)
     right = left + BAR_PX
-    lowest_free = bottom + TICK_STYLE.height_px  # a label must not run into the one below it
+    lowest_free = bottom + style.height_px  # a label must not run into the one below it
     for tick in scale.ticks:
         row = top + round((height - 1) * (1 - scale.place(tick)))
         if row > lowest_free:
             continue
         image[row, right : right + 1 + TICK_PX] = BLACK
-        drawn = line(f"{tick:g}", TICK_STYLE)
+        drawn = line(f"{tick:g}", style)
         paste(image, drawn, top=row - drawn.shape[0] // 2, left=right + 1 + TICK_PX + GAP_PX)
-        lowest_free = row - TICK_STYLE.height_px
+        lowest_free = row - style.height_px
 
 
 def _center(image: Indices, drawn: Indices, top: int, columns: tuple[int, int]) -> None:

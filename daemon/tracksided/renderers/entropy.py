@@ -15,10 +15,10 @@ from tracksided.reports import Picture
 from tracksided.stages import RecordedStep, RunData
 
 FILE_NAME = "entropy.png"
-MAX_STEPS = 640  # one pixel each
-WIDTH_PX = 640
+MAX_STEPS = 512  # one pixel each
+WIDTH_PX = 512
 MAX_HEIGHT_PX = 384  # of one stack
-ROW_PX = 24
+ROW_PX = 26
 LABELS = Labels(across="step", upright="layer", bar="entropy / ln(visible keys)", scale=SHARE)
 _KINDS = {"self_attention": "self", "cross_attention": "cross"}
 

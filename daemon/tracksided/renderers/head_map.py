@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from tracksided.attention import map_name
-from tracksided.renderers.maps import MapPanel, draw, headline, reduce_panel, reduction, side_px
+from tracksided.renderers.maps import draw, headline, map_panel, reduce_panel, reduction, side_px
 from tracksided.reports import Picture
 from tracksided.stages import StepData
 
@@ -18,7 +18,7 @@ class HeadMap:
     def render(self, step: StepData) -> Iterable[Picture]:
         """Yield one picture per map; the files are the frames of the animation."""
         for attention in step.maps:
-            source = MapPanel("", attention.weights[0], attention.query_rows)
+            source = map_panel("", attention, step.tokens, attention.weights[0])
             reduced = reduce_panel(source, side_px(1))
             head = attention.heads[0]
             shown = f"head {head} of {attention.num_heads}"

@@ -26,7 +26,7 @@ class Heatmap:
     def render(self, step: StepData) -> Iterable[Picture]:
         """Yield one picture per map."""
         for attention in step.maps:
-            reduced = mean_panel("", attention, side_px(1))
+            reduced = mean_panel("", attention, step.tokens, side_px(1))
             remarks = ", ".join((heads_shown(attention), *reduction(attention, reduced)))
             yield draw(
                 f"{map_name(attention)}.png",

@@ -13,7 +13,7 @@ from tracksided.renderers.maps import (
     side_px,
 )
 from tracksided.reports import Picture
-from tracksided.stages import AttentionMap, StepData
+from tracksided.stages import StepData
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,8 @@ class LayerComparison:
         remarks: dict[tuple[str, str], str] = {}
         for attention in step.maps:
             group = (attention.stack, kind(attention))
-            reduced = mean_panel(_caption(attention), attention, side_px(sizes[group]))
+            caption, side = f"layer {attention.layer}", side_px(sizes[group])
+            reduced = mean_panel(caption, attention, step.tokens, side)
             groups[group].append(reduced)
             parts = (heads_shown(attention), *reduction(attention, reduced))
             remarks.setdefault(group, ", ".join(parts))
@@ -44,7 +45,3 @@ class LayerComparison:
                 (f"{stack}, {which} attention by layer, step {step.step}", remarks[stack, which]),
                 panels,
             )
-
-
-def _caption(attention: AttentionMap) -> str:
-    return f"layer {attention.layer}"

@@ -17,9 +17,9 @@ from tracksided.samples import FloatArray
 from tracksided.stages import AttentionMap
 
 SINGLE_MAX_CELLS = 512
-SINGLE_MAX_PX = 640  # maps of 321 cells and more keep one pixel a cell
+SINGLE_MAX_PX = 512  # maps of 257 cells and more keep one pixel a cell
 # Panels of a grid: largest side in pixels for up to so many panels.
-GRID_SIDES_PX = ((4, 320), (16, 256), (36, 192))
+GRID_SIDES_PX = ((4, 288), (16, 224), (36, 176))
 SMALLEST_SIDE_PX = 128
 MAP_LABELS = Labels()
 
@@ -34,6 +34,11 @@ class MapPanel:
 
     query_rows: NDArray[np.int64]
     """[queries]: their positions in the sequence."""
+
+    query_tokens: tuple[str, ...] = ()
+    """What stands at each position; empty where that is not known."""
+
+    key_tokens: tuple[str, ...] = ()
 
 
 def side_px(num_panels: int) -> int:
@@ -59,8 +64,20 @@ def reduce_panel(source: MapPanel, max_side_px: int) -> ReducedPanel:
     max_cells = min(max_side_px, SINGLE_MAX_CELLS)
     keys = np.arange(source.weights.shape[1])
     panel = Panel(
-        make_axis(source.query_rows, max_cells=max_cells, max_px=max_side_px, is_upright=True),
-        make_axis(keys, max_cells=max_cells, max_px=max_side_px, is_upright=False),
+        make_axis(
+            source.query_rows,
+            max_cells=max_cells,
+            max_px=max_side_px,
+            is_upright=True,
+            tokens=source.query_tokens,
+        ),
+        make_axis(
+            keys,
+            max_cells=max_cells,
+            max_px=max_side_px,
+            is_upright=False,
+            tokens=source.key_tokens,
+        ),
     )
     pooled = pool(source.weights, panel.queries.block, panel.keys.block)
     return ReducedPanel(source.caption, panel, colour_indices(pooled, WEIGHT))
@@ -94,11 +111,35 @@ def draw(
     return Picture(file_name, tag, encode(image), image.shape[1], image.shape[0])
 
 
-def mean_panel(caption: str, attention: AttentionMap, max_side_px: int) -> ReducedPanel:
+def mean_panel(
+    caption: str, attention: AttentionMap, tokens: Sequence[str], max_side_px: int
+) -> ReducedPanel:
     """Reduce the mean over the kept heads of a map."""
     heads = attention.weights
     weights = heads[0] if len(heads) == 1 else heads.mean(axis=0)  # [queries, keys]
-    return reduce_panel(MapPanel(caption, weights, attention.query_rows), max_side_px)
+    return reduce_panel(map_panel(caption, attention, tokens, weights), max_side_px)
+
+
+def map_panel(
+    caption: str, attention: AttentionMap, tokens: Sequence[str], weights: FloatArray
+) -> MapPanel:
+    """Take weights of a map; axes that are as long as the tokens are named by them.
+
+    Where queries and keys of cross attention are both as many, nothing tells which of the two
+    sequences the tokens are, and neither is named.
+    """
+    known = tuple(tokens)
+    names_queries = len(known) == attention.num_queries
+    names_keys = len(known) == weights.shape[1]
+    if attention.type == "cross_attention" and names_queries and names_keys:
+        names_queries = names_keys = False
+    return MapPanel(
+        caption,
+        weights,
+        attention.query_rows,
+        known if names_queries else (),
+        known if names_keys else (),
+    )
 
 
 def kind(attention: AttentionMap) -> str:

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 from tracksided.attention import map_name
 from tracksided.renderers.maps import (
-    MapPanel,
     draw,
     headline,
     kind,
+    map_panel,
     reduce_panel,
     reduction,
     side_px,
@@ -28,7 +28,7 @@ class MultiHead:
         for attention in step.maps:
             side = side_px(len(attention.heads))
             panels = [
-                reduce_panel(MapPanel(f"head {head}", weights, attention.query_rows), side)
+                reduce_panel(map_panel(f"head {head}", attention, step.tokens, weights), side)
                 for head, weights in zip(attention.heads, attention.weights, strict=True)
             ]
             shown = f"{len(attention.heads)} of {attention.num_heads} heads"

@@ -1,6 +1,8 @@
 """What the user logs, kept until the next record takes it along."""
 
+import itertools
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +11,8 @@ from trackside.capture.clipping import Number
 from trackside.wire.records import LoggedScalar, LoggedText
 
 MAX_ENTRIES = 1024  # of each kind; one value a step at every=1000 fits
+MAX_TOKENS = 16_384  # some hundred kilobytes of a record; axes name a few dozen of them
+MAX_TOKEN_CHARS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,7 @@ class Logbook:
 
         self._numbers: deque[LoggedNumber] = deque(maxlen=MAX_ENTRIES)
         self._texts: deque[LoggedText] = deque(maxlen=MAX_ENTRIES)
+        self._tokens: Iterable[object] = ()
 
     def add(self, number: LoggedNumber) -> None:
         """Keep a value."""
@@ -39,6 +44,23 @@ class Logbook:
         """Keep a text."""
         self.overflowed += len(self._texts) == MAX_ENTRIES
         self._texts.append(text)
+
+    def give_tokens(self, tokens: Iterable[object]) -> None:
+        """Keep what stands at each position, in place of what was given before; not read yet."""
+        self._tokens = tokens
+
+    def take_tokens(self) -> tuple[str, ...]:
+        """Return what was given and forget it; nothing where there are more than `MAX_TOKENS`.
+
+        What is neither text nor an integer becomes a question mark: to ask a tensor for its value
+        could wait for a device.
+        """
+        given, self._tokens = self._tokens, ()
+        tokens = tuple(
+            str(token)[:MAX_TOKEN_CHARS] if isinstance(token, str | int) else "?"
+            for token in itertools.islice(given, MAX_TOKENS + 1)
+        )
+        return tokens if len(tokens) <= MAX_TOKENS else ()
 
     def take(self) -> "LogPage":
         """Return everything kept, and forget it."""

@@ -297,6 +297,19 @@ def test_only_the_words_of_visualize_are_drawn(
     }
 
 
+def test_tokens_reach_the_pictures(
+    make_samples: MakeSamples, make_attention: MakeAttention
+) -> None:
+    attention = (make_attention(),)
+
+    with_tokens, without = (
+        run(make_samples({"tokens": tokens}, attention=attention)).pictures[0].png
+        for tokens in (("a", "b", "c", "d"), ())
+    )
+
+    assert with_tokens != without
+
+
 def test_raw_maps_come_where_the_trainer_asked(
     make_samples: MakeSamples, make_attention: MakeAttention
 ) -> None:

@@ -153,3 +153,49 @@ def test_facts_without_a_session_are_a_warning(caplog: pytest.LogCaptureFixture)
     trackside.log_dataset(samples=1)
 
     assert "call attach() first" in caplog.text
+
+
+def test_tokens_travel_with_the_next_sampled_step_only(
+    quiet_attach: Attach, receive: Receive
+) -> None:
+    model, optimizer = make_regression()
+    session = quiet_attach(model, optimizer, every=2)
+
+    due = []
+    for index in range(1, 7):
+        due.append(session.is_due)
+        if index in {1, 4}:
+            session.tokens(["ignored"])
+            session.tokens([f"t{index}", 7, torch.tensor(1.0), "x" * 100])
+        train_step(model, optimizer)
+
+    assert [step.tokens for step in receive().steps] == [
+        ("t1", "7", "?", "x" * 32),
+        ("t4", "7", "?", "x" * 32),
+        (),
+    ]
+    assert due == [False, True] * 3
+
+
+def test_too_many_tokens_are_left_out(quiet_attach: Attach, receive: Receive) -> None:
+    model, optimizer = make_regression()
+    session = quiet_attach(model, optimizer, every=1)
+
+    for count in (16_384, 16_385):
+        session.tokens("a" for _ in range(count))
+        train_step(model, optimizer)
+
+    assert [len(step.tokens) for step in receive().steps] == [16_384, 0]
+
+
+def test_what_is_no_sequence_costs_the_training_nothing(
+    quiet_attach: Attach, receive: Receive
+) -> None:
+    model, optimizer = make_regression()
+    session = quiet_attach(model, optimizer, every=1)
+
+    session.tokens(5)
+    train_step(model, optimizer)
+    train_step(model, optimizer)
+
+    assert receive().steps[-1].step == 2

@@ -124,6 +124,34 @@ def test_pooled_ticks_lie_on_the_cell_of_their_position() -> None:
     assert all(px == int(label) // 2 for px, label in axis.ticks)
 
 
+def test_every_token_of_a_short_sequence_is_named() -> None:
+    tokens = ("The", "cat", "a\nb", "", "x" * 200)
+
+    axis = make_axis(np.arange(5), max_cells=512, max_px=512, is_upright=False, tokens=tokens)
+
+    assert axis.is_turned
+    assert [label for _, label in axis.ticks][:4] == ["The", "cat", "a\\nb", ""]
+    assert axis.ticks[4][1].startswith("xxx")
+    assert width_px(axis.ticks[4][1], axis.style) <= 104
+    assert [px for px, _ in axis.ticks] == [102 * i + 51 for i in range(5)]
+
+
+@pytest.mark.parametrize("rows", [np.arange(600), np.arange(0, 4096, 8)], ids=["all", "kept"])
+def test_tokens_of_a_long_sequence_are_thinned_and_numbered(rows: np.ndarray) -> None:
+    tokens = tuple(f"t{i}" for i in range(4096))
+
+    axis = make_axis(rows, max_cells=512, max_px=512, is_upright=True, tokens=tokens)
+
+    places = [px for px, _ in axis.ticks]
+    assert all(b - a >= axis.style.height_px for a, b in itertools.pairwise(places))
+    assert len(places) > 15
+    for px, label in axis.ticks:
+        position = int(label.split()[0])
+        assert label == f"{position} t{position}"
+        index = int(np.flatnonzero(rows == position)[0])
+        assert px // axis.cell_px == index // axis.block
+
+
 def test_text_is_as_wide_as_its_letters_and_kept() -> None:
     short, long = line("step", STYLE), line("step 100", STYLE)
 

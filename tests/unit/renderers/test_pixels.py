@@ -26,14 +26,19 @@ def colour(weight: float) -> list[int]:
     return [round(255 * part) for part in colormaps["viridis"](shade)[:3]]
 
 
+def longest_run(row: np.ndarray) -> tuple[int, int]:
+    """Return start and end of the longest run of True: text has many of them, but no long line."""
+    ends = np.flatnonzero(np.diff(np.concatenate([[0], row.astype(int), [0]])))
+    return max(zip(ends[::2], ends[1::2], strict=True), key=lambda e: e[1] - e[0], default=(0, 0))
+
+
 def cells_of(pixels: np.ndarray, num_rows: int, num_columns: int) -> np.ndarray:
     """Cut the first map out by its frame; return the middle pixel of every cell."""
     is_black = (pixels == BLACK).all(axis=2)
-    top, bottom = np.flatnonzero(is_black.sum(axis=1) > 200)[[0, 1]]
+    runs = [longest_run(row) for row in is_black]
+    top, bottom = [index for index, (start, end) in enumerate(runs) if end - start > 100][:2]
     inside = is_black[(top + bottom) // 2]
-    left = int(np.flatnonzero(is_black[top])[0])
-    gaps = np.flatnonzero(~is_black[top, left:])
-    right = left + int(gaps[0]) - 1
+    left, right = runs[top][0], runs[top][1] - 1
     assert inside[[left, right]].all()
     area = pixels[top + 1 : bottom, left + 1 : right]
     assert area.shape[0] % num_rows == 0

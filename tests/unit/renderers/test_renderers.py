@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from tracksided.catalog import RENDERERS
+from tracksided.renderers.maps import map_panel
 from tracksided.reports import Picture
 from tracksided.stages import AttentionMap, Renderer, StepData
 
@@ -124,6 +125,43 @@ def test_pictures_are_named_after_stack_layer_and_kind(
         "decoder_layer_comparison.png": "attention/decoder_layer_comparison",
         "decoder_cross_layer_comparison.png": "attention/decoder_cross_layer_comparison",
     }
+
+
+@pytest.mark.parametrize(
+    ("kind", "num_queries", "num_keys", "expected"),
+    [
+        ("self_attention", 4, 4, (True, True)),
+        ("self_attention", 4, 9, (True, False)),  # behind a cache
+        ("cross_attention", 4, 6, (True, False)),
+        ("cross_attention", 6, 4, (False, True)),
+        ("cross_attention", 4, 4, (False, False)),  # of which sequence they are is not known
+        ("self_attention", 5, 5, (False, False)),
+    ],
+)
+def test_tokens_name_the_axes_of_their_length(
+    make_map: MakeMap, kind: str, num_queries: int, num_keys: int, expected: tuple[bool, bool]
+) -> None:
+    tokens = ("the", "cat", "sat", ".")
+    attention = make_map(np.zeros((1, num_queries, num_keys)), type=kind)
+
+    panel = map_panel("", attention, tokens, attention.weights[0])
+
+    found = (panel.query_tokens, panel.key_tokens)
+    assert found == tuple(tokens if is_named else () for is_named in expected)
+
+
+@every_map_renderer
+def test_tokens_change_a_picture(
+    make_map: MakeMap, make_step: MakeStep, renderer: Renderer
+) -> None:
+    attention = make_map(np.full((1, 3, 3), 1 / 3))
+
+    pictures = [
+        next(iter(renderer.render(make_step([attention], tokens=tokens)))).png
+        for tokens in ((), ("a", "b", "c"), ("a", "b", "d"))
+    ]
+
+    assert len(set(pictures)) == 3
 
 
 def test_layers_of_different_lengths_are_compared(
