@@ -167,6 +167,27 @@ def nonfinite_paths(document: Mapping[str, Any], prefix: str = "") -> list[str]:
     return found
 
 
+def layer_norms(parameters: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Put the gradient norms of parameters together by layer.
+
+    The name of a layer ends with the first number in a parameter's name (``h.3.attn.weight``
+    belongs to ``h.3``); without a number it is the module (``embed.weight``: ``embed``).
+    """
+    squares: dict[str, float] = {}
+    for entry in parameters:
+        norm = entry.get("norm")
+        if norm is not None:
+            layer = _layer_of(entry["name"])
+            squares[layer] = squares.get(layer, 0.0) + norm * norm
+    return {layer: math.sqrt(total) for layer, total in squares.items()}
+
+
+def _layer_of(parameter: str) -> str:
+    parts = parameter.split(".")
+    number = next((index for index, part in enumerate(parts) if part.isdecimal()), None)
+    return ".".join(parts[:-1] if number is None else parts[: number + 1]) or parameter
+
+
 def _metadata(leader: RankStep) -> dict[str, Any]:
     hello, step = leader.hello, leader.step
     metadata: dict[str, Any] = {
@@ -232,6 +253,7 @@ def _history(
         stack: [{key: layer.get(key) for key in _HISTORY_ATTENTION} for layer in statistics[stack]]
         for stack in ("encoder", "decoder")
     }
+    line["layer_norms"] = layer_norms((statistics["gradients"] or {}).get("parameters") or ())
     line["logged"] = {entry.name: entry.value for entry in step.scalars}
     line["shrunk"] = list(step.shrunk)
     line["failures"] = dict(failures)

@@ -81,6 +81,9 @@ class Observation:
     world_size: int = 1
     ranks: tuple[RankObservation, ...] = ()
     attention: tuple[AttentionObservation, ...] = ()
+    layer_norms: Mapping[str, float] = field(default_factory=dict)
+    """Module path of a layer to the norm of its gradient."""
+
     host: Mapping[str, Any] = field(default_factory=dict)
     """What the machine was doing, as the line has it; empty where nobody looked."""
 
@@ -103,6 +106,10 @@ def observe(line: Mapping[str, Any]) -> Observation:
     host = line.get("host") or {}
     if not isinstance(host, Mapping):
         raise ObservationError(f"host is {host!r:.80}, expected an object")
+    layer_norms = line.get("layer_norms") or {}
+    if not isinstance(layer_norms, Mapping):
+        raise ObservationError(f"layer_norms is {layer_norms!r:.80}, expected an object")
+    norms = _Fields(layer_norms, prefix="layer_norms.")
     return Observation(
         step=fields.integer("step"),
         timestamp=fields.required("timestamp"),
@@ -122,6 +129,9 @@ def observe(line: Mapping[str, Any]) -> Observation:
             for stack in ("encoder", "decoder")
             for entry in _objects(attention, stack)
         ),
+        layer_norms={
+            name: norm for name in layer_norms if (norm := norms.number(name)) is not None
+        },
         host=host,
     )
 

@@ -1,10 +1,25 @@
 """Section ``[alerts]`` of the settings, which is also the list of all rules that there are."""
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any
 
+from tracksided.alerts.attention_entropy_collapse import AttentionEntropyCollapse
+from tracksided.alerts.attention_logit_growth import AttentionLogitGrowth
+from tracksided.alerts.clip_rate import ClipRate
+from tracksided.alerts.dropped_samples import DroppedSamples
 from tracksided.alerts.finding import StepRule
+from tracksided.alerts.gradient_explosion import GradientExplosion
+from tracksided.alerts.gradient_vanishing import GradientVanishing
+from tracksided.alerts.gradient_volatility import GradientVolatility
+from tracksided.alerts.loss_divergence import LossDivergence
+from tracksided.alerts.loss_spike import LossSpike
+from tracksided.alerts.loss_stagnation import LossStagnation
 from tracksided.alerts.nonfinite import Nonfinite
+from tracksided.alerts.ranks_out_of_sync import RanksOutOfSync
+from tracksided.alerts.straggler import Straggler
 from tracksided.errors import SettingsError
+from tracksided.observations import MEMORY_STEPS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +36,20 @@ class AlertSettings:
     """Looks in a row without a finding that this takes besides."""
 
     nonfinite: Nonfinite = field(default_factory=Nonfinite)
+    gradient_explosion: GradientExplosion = field(default_factory=GradientExplosion)
+    clip_rate: ClipRate = field(default_factory=ClipRate)
+    gradient_vanishing: GradientVanishing = field(default_factory=GradientVanishing)
+    gradient_volatility: GradientVolatility = field(default_factory=GradientVolatility)
+    loss_spike: LossSpike = field(default_factory=LossSpike)
+    loss_divergence: LossDivergence = field(default_factory=LossDivergence)
+    loss_stagnation: LossStagnation = field(default_factory=LossStagnation)
+    attention_entropy_collapse: AttentionEntropyCollapse = field(
+        default_factory=AttentionEntropyCollapse
+    )
+    attention_logit_growth: AttentionLogitGrowth = field(default_factory=AttentionLogitGrowth)
+    straggler: Straggler = field(default_factory=Straggler)
+    ranks_out_of_sync: RanksOutOfSync = field(default_factory=RanksOutOfSync)
+    dropped_samples: DroppedSamples = field(default_factory=DroppedSamples)
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
@@ -29,8 +58,37 @@ class AlertSettings:
                 f"alerts.cooldown_seconds is {self.cooldown_seconds}, alerts.clear_after "
                 f"{self.clear_after}; expected numbers from 0 and from 1 on"
             )
+        for rule in self.step_rules:
+            _check(rule)
 
     @property
     def step_rules(self) -> tuple[StepRule, ...]:
         """Rules that look at every sampled step, in the order in which they are asked."""
-        return (self.nonfinite,)
+        return (
+            self.nonfinite,
+            self.gradient_explosion,
+            self.clip_rate,
+            self.gradient_vanishing,
+            self.gradient_volatility,
+            self.loss_spike,
+            self.loss_divergence,
+            self.loss_stagnation,
+            self.attention_entropy_collapse,
+            self.attention_logit_growth,
+            self.straggler,
+            self.ranks_out_of_sync,
+            self.dropped_samples,
+        )
+
+
+def _check(rule: Any) -> None:
+    """Refuse settings of a rule that cannot work, by name."""
+    for item in fields(rule):
+        value = getattr(rule, item.name)
+        where = f"alerts.{rule.name}.{item.name} is {value}"
+        if isinstance(value, bool):
+            continue
+        if not 0 < value < math.inf:
+            raise SettingsError(f"{where}, expected a number above 0")
+        if item.name.endswith("_steps") and value > MEMORY_STEPS:
+            raise SettingsError(f"{where}; rules look back {MEMORY_STEPS} samples at most")

@@ -39,6 +39,8 @@ class Nonfinite:
         recent = (*before[len(before) - wanted + 1 :], now) if wanted > 1 else (now,)
         if len(recent) == wanted and all(_is_bad(entry.gradient_norm) for entry in recent):
             return _finding("gradient norm", now.step, None)
+        if now.amp_scale is None and _is_bad(now.norm_peak):
+            return _finding("gradient norm since the sample before", now.step, None)
         return None
 
 

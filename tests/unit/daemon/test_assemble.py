@@ -8,7 +8,14 @@ import pytest
 from fake_trainer import make_hello, make_step
 
 from trackside.wire.records import LoggedScalar, LoggedText
-from tracksided.assemble import NO_ANALYSIS, RankStep, assemble, folder_name, logged_texts
+from tracksided.assemble import (
+    NO_ANALYSIS,
+    RankStep,
+    assemble,
+    folder_name,
+    layer_norms,
+    logged_texts,
+)
 from tracksided.reports import Scalar
 
 HELLO = make_hello(Path("/out"), world_size=2, local_world_size=2)
@@ -130,3 +137,15 @@ def test_texts_without_a_group_are_custom() -> None:
     )
 
     assert [text.tag for text in logged_texts(texts)] == ["Custom/note", "Training/Epoch_Summary"]
+
+
+def test_layers_end_with_the_first_number_of_a_name() -> None:
+    parameters = [
+        {"name": "h.0.attn.weight", "norm": 3.0},
+        {"name": "h.0.mlp.2.bias", "norm": 4.0},
+        {"name": "embed.weight", "norm": 2.0},
+        {"name": "scale", "norm": 1.0},
+        {"name": "h.1.weight", "norm": None},
+    ]
+
+    assert layer_norms(parameters) == {"h.0": 5.0, "embed": 2.0, "scale": 1.0}

@@ -1,0 +1,17 @@
+"""One number of one attention call over the remembered steps."""
+
+from collections.abc import Callable, Iterable
+
+from tracksided.alerts.robust import finite
+from tracksided.observations import AttentionObservation, Observation
+
+Place = tuple[str, str, int]
+
+
+def series(
+    steps: Iterable[Observation],
+    place: Place,
+    number: Callable[[AttentionObservation], float | None],
+) -> list[float]:
+    """Return what is known and finite of one call, oldest first."""
+    return finite(number(call) for step in steps for call in step.attention if call.place == place)

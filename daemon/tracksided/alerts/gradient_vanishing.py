@@ -1,0 +1,100 @@
+"""Gradients that are too small to teach anything, of the whole model or of a layer."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tracksided.alerts.finding import Finding
+from tracksided.alerts.robust import finite, median
+from tracksided.observations import Observation
+
+ADVICE = (
+    "Look for saturated or dead activations, a detached part of the graph, a loss scale that is "
+    "too low, or a learning rate of 0; residual connections, normalisation and another "
+    "initialisation keep gradients alive."
+)
+MIN_LAYERS = 3  # fewer have no typical one among them
+MIN_PROGRESS = 0.01  # of the loss within the window: then it learns, however small its gradient
+CONVERGED = 0.1  # of what the loss was: then a small gradient is what one wants
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GradientVanishing:
+    """The norm stays below max_norm while the loss stays up; or a layer's stays tiny.
+
+    The norm of a layer counts as tiny below layer_ratio times the median of all layers. In both
+    cases for window_steps samples in a row.
+    """
+
+    name: ClassVar[str] = "gradient_vanishing"
+
+    enabled: bool = True
+    max_norm: float = 0.01
+    """Absolute: set it to fit the scale of your loss."""
+
+    layer_ratio: float = 0.001
+    window_steps: int = 20
+
+    def check(self, now: Observation, before: Sequence[Observation]) -> Finding | None:
+        """Look at the whole model first."""
+        if len(before) < self.window_steps - 1:
+            return None
+        recent = (*before[len(before) - self.window_steps + 1 :], now)
+        return self._whole(recent, before) or self._layer(recent)
+
+    def _whole(
+        self, recent: Sequence[Observation], before: Sequence[Observation]
+    ) -> Finding | None:
+        norms = finite(entry.gradient_norm for entry in recent)
+        if len(norms) < self.window_steps or max(norms) >= self.max_norm:
+            return None
+        losses = finite(entry.loss for entry in recent)
+        first = finite(entry.loss for entry in before[: self.window_steps])
+        if losses and first and _is_learning(losses, median(first)):
+            return None
+        return Finding(
+            severity="warning",
+            value=median(norms),
+            threshold=self.max_norm,
+            message=(
+                f"gradient norm has been below {self.max_norm:g} for {self.window_steps} samples "
+                f"(median {median(norms):.3g}), and the loss does not fall"
+            ),
+            advice=ADVICE,
+        )
+
+    def _layer(self, recent: Sequence[Observation]) -> Finding | None:
+        tiny: set[str] | None = None
+        for entry in recent:
+            norms = {name: norm for name, norm in entry.layer_norms.items() if math.isfinite(norm)}
+            if len(norms) < MIN_LAYERS:
+                return None
+            limit = self.layer_ratio * median(list(norms.values()))
+            below = {name for name, norm in norms.items() if norm < limit}
+            tiny = below if tiny is None else tiny & below
+            if not tiny:
+                return None
+        assert tiny  # noqa: S101 - recent is not empty
+        norms = dict(recent[-1].layer_norms)
+        worst = min(sorted(tiny), key=lambda name: norms[name])
+        typical = median(finite(norms.values()))
+        others = f" (and {len(tiny) - 1} more)" if len(tiny) > 1 else ""
+        return Finding(
+            severity="warning",
+            value=norms[worst],
+            threshold=self.layer_ratio * typical,
+            message=(
+                f"the gradient of layer {worst}{others} has been below {self.layer_ratio:g} of the "
+                f"typical layer's for {self.window_steps} samples: {norms[worst]:.3g} against "
+                f"{typical:.3g}"
+            ),
+            advice=ADVICE,
+        )
+
+
+def _is_learning(losses: Sequence[float], first: float) -> bool:
+    """Whether the loss falls, or is already a small part of what it was."""
+    half = len(losses) // 2
+    earlier, later = median(losses[: half or 1]), median(losses[half:])
+    return earlier - later > MIN_PROGRESS * abs(earlier) or 0 <= later < CONVERGED * first

@@ -1,0 +1,55 @@
+"""Gradient norm that jumps up and down."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tracksided.alerts.finding import Finding
+from tracksided.alerts.robust import finite
+from tracksided.observations import Observation
+
+ADVICE = (
+    "Training is unstable: lower the learning rate, raise the batch size, clip gradients, and "
+    "look at whether some batches are of another kind."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GradientVolatility:
+    """From sample to sample the norm changes by swing_ratio or more, min_swings times of late."""
+
+    name: ClassVar[str] = "gradient_volatility"
+
+    enabled: bool = True
+    swing_ratio: float = 10.0
+    window_steps: int = 20
+    min_swings: int = 5
+    """One outlier is two swings, up and down."""
+
+    def check(self, now: Observation, before: Sequence[Observation]) -> Finding | None:
+        """Count swings in both directions."""
+        recent = (*before[-self.window_steps :], now)
+        norms = finite(entry.gradient_norm for entry in recent)
+        ratios = [_ratio(a, b) for a, b in itertools.pairwise(norms)]
+        num_swings = sum(ratio >= self.swing_ratio for ratio in ratios)
+        if num_swings < self.min_swings:
+            return None
+        return Finding(
+            severity="warning",
+            value=float(num_swings),
+            threshold=float(self.min_swings),
+            message=(
+                f"gradient norm changed by {self.swing_ratio:g} times or more {num_swings} times "
+                f"in {len(ratios)} samples, between {min(norms):.3g} and {max(norms):.3g}"
+            ),
+            advice=ADVICE,
+        )
+
+
+def _ratio(first: float, second: float) -> float:
+    low, high = sorted((abs(first), abs(second)))
+    if low == 0:
+        return math.inf if high > 0 else 1.0
+    return high / low
