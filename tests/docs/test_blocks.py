@@ -1,0 +1,137 @@
+"""Every block of Python, TOML, JSON, YAML and INI in the pages is used as a reader would use it."""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from documents import Block, blocks
+from torch import nn
+from transformers import TrainingArguments
+
+import trackside
+from trackside.session import _open_sessions
+from trackside.wire import segment
+from tracksided.config import parse_settings
+from tracksided.service_units import units_directory
+
+UNIT = "trackside@.service"
+LANGUAGES = {"", "sh", "console", "python", "toml", "json", "yaml", "ini"}
+pytestmark = pytest.mark.integration
+needs_systemd = pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="no systemd-analyze here"
+)
+
+
+def of(language: str) -> list[Any]:
+    return [pytest.param(block, id=block.place) for block in blocks(language)]
+
+
+def _for_classic() -> dict[str, Any]:
+    settings = {"attention_monitoring": {"enabled": True, "save_dir": "attention_logs"}}
+    return {
+        "loader": [(torch.ones(2, 4), None)],
+        "compute_loss": lambda model, enc, _: model(enc).square().mean(),
+        "file": io.StringIO(json.dumps(settings)),
+    }
+
+
+def _for_integrations() -> dict[str, Any]:
+    return {
+        "args": TrainingArguments(output_dir="out", use_cpu=True, report_to=[]),
+        "dataset": [{"x": torch.ones(4)}],
+        "loader": torch.utils.data.DataLoader(torch.ones(4, 4)),
+    }
+
+
+# What a page takes for granted besides.
+_PREPARED = {"docs/classic.md": _for_classic, "docs/integrations.md": _for_integrations}
+
+
+@pytest.fixture
+def names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shm_dir: Path
+) -> Iterator[dict[str, Any]]:
+    """What the reader of a block has already: a model, its optimizer, data, a loss."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRACKSIDE_AUTOSTART", "0")
+    torch.manual_seed(0)
+    model = nn.Linear(4, 1)
+    yield {
+        "trackside": trackside,
+        "torch": torch,
+        "json": json,
+        "model": model,
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+        "loss": model(torch.ones(2, 4)).mean(),
+        "step": 1,
+        "epoch": 1,
+        "accuracy": 0.5,
+    }
+    for session in tuple(_open_sessions):  # a reader's script ends here
+        session.close()
+    for path in segment.scan(shm_dir):
+        segment.remove(path)
+
+
+def test_every_block_is_of_a_kind_that_is_checked() -> None:
+    assert {block.language for block in blocks()} <= LANGUAGES
+
+
+@pytest.mark.parametrize("block", of("python"))
+def test_python_runs(block: Block, names: dict[str, Any]) -> None:
+    names |= _PREPARED.get(block.page, dict)()
+
+    exec(compile(block.text, block.place, "exec"), names)  # noqa: S102 - the point
+
+
+@pytest.mark.parametrize("block", of("toml"))
+def test_toml_is_a_settings_file(block: Block) -> None:
+    parse_settings([(block.place, tomllib.loads(block.text))])
+
+
+@pytest.mark.parametrize("block", of("json"))
+def test_json_is_taken(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRACKSIDE", "0")
+
+    trackside.monitor_from_config(json.loads(block.text)).close()
+
+
+@pytest.mark.parametrize("block", of("yaml"))
+def test_yaml_is_a_document(block: Block) -> None:
+    assert yaml.safe_load(block.text)
+
+
+def verify_drop_in(directory: Path, text: str) -> str:
+    """Return what systemd says of the shipped unit with a drop-in."""
+    shutil.copy(units_directory() / UNIT, directory / UNIT)
+    (directory / f"{UNIT}.d").mkdir()
+    (directory / f"{UNIT}.d" / "override.conf").write_text(text)
+    done = subprocess.run(
+        ["systemd-analyze", "--system", "verify", str(directory / UNIT)],
+        env={**os.environ, "XDG_RUNTIME_DIR": str(directory)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stderr
+
+
+@needs_systemd
+@pytest.mark.parametrize("block", of("ini"))
+def test_a_drop_in_is_understood(block: Block, tmp_path: Path) -> None:
+    assert verify_drop_in(tmp_path, block.text) == ""
+
+
+@needs_systemd
+def test_a_drop_in_with_a_misspelled_key_is_not(tmp_path: Path) -> None:
+    assert "NoSuchKey" in verify_drop_in(tmp_path, "[Service]\nNoSuchKey=yes\n")

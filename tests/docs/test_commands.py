@@ -1,0 +1,54 @@
+"""Every command line that the pages name is understood by the program it calls."""
+
+import contextlib
+
+import click
+import pytest
+from documents import ROOT, command_lines
+
+from tracksided.cli.group import group
+
+_LINES = command_lines("trackside")
+
+
+def parse(arguments: list[str]) -> None:
+    """Parse a command line down to its command, which is not run."""
+    command: click.Command = group
+    context = click.Context(group, info_name="trackside")
+    rest = [word.strip("[]") for word in arguments]
+    while isinstance(command, click.Group) and rest and not rest[0].startswith("-"):
+        name, found, rest = command.resolve_command(context, rest)
+        assert found is not None, name
+        command, context = found, click.Context(found, parent=context, info_name=name)
+    if rest:  # a command that is only named, as in `trackside run`, has to exist
+        command.make_context(command.name, rest, parent=context.parent)
+
+
+def test_the_pages_name_commands() -> None:
+    assert len(_LINES) > 20
+
+
+@pytest.mark.parametrize("place", sorted(_LINES))
+def test_a_documented_command_line_is_understood(place: str) -> None:
+    with contextlib.suppress(click.exceptions.Exit):  # --help, --version
+        parse(_LINES[place])
+
+
+def test_a_command_line_with_an_unknown_option_is_not_understood() -> None:
+    with pytest.raises(click.UsageError):
+        parse(["average", "--no-such-option"])
+    with pytest.raises(click.UsageError):
+        parse(["no-such-command"])
+
+
+_SCRIPTS = {
+    place: words for place, words in command_lines("python").items() if words[0].endswith(".py")
+}
+
+
+@pytest.mark.parametrize("place", sorted(_SCRIPTS))
+def test_a_documented_script_is_there_with_its_options(place: str) -> None:
+    script, *words = (word.strip("[]") for word in _SCRIPTS[place])
+
+    source = (ROOT / script).read_text(encoding="utf-8")
+    assert [word for word in words if word.startswith("--") and word not in source] == []

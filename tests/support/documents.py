@@ -1,0 +1,85 @@
+"""The code blocks and command lines of README and docs."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md")
+_BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
+_INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block."""
+
+    page: str
+    """Relative to the repository."""
+
+    line: int
+    language: str
+    text: str
+
+    @property
+    def place(self) -> str:
+        return f"{self.page}:{self.line}"
+
+
+def pages() -> Iterator[Path]:
+    yield from (ROOT / name for name in PAGES)
+    yield from sorted((ROOT / "docs").rglob("*.md"))
+
+
+def blocks(language: str | None = None) -> list[Block]:
+    """Return the blocks of one language, or all."""
+    found = []
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        for match in _BLOCK.finditer(text):
+            indent, kind, body = match.groups()
+            lines = [line.removeprefix(indent) for line in body.splitlines()]
+            number = text.count("\n", 0, match.start()) + 1
+            name = str(page.relative_to(ROOT))
+            found.append(Block(name, number, kind, "\n".join(lines) + "\n"))
+    return [block for block in found if language is None or block.language == language]
+
+
+def command_lines(program: str) -> dict[str, list[str]]:
+    """Return every way in which the pages call a program: place to its arguments.
+
+    Lines of shell blocks, with or without a prompt, and inline code that begins with the program.
+    """
+    found: dict[str, list[str]] = {}
+    for page in pages():
+        name = str(page.relative_to(ROOT))
+        is_in_block, language = False, ""
+        for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
+            if line.strip().startswith("```"):
+                is_in_block, language = not is_in_block, line.strip().removeprefix("```")
+                continue
+            if is_in_block:
+                candidates = [line] if language in {"", "sh", "bash", "console"} else []
+            else:
+                candidates = _INLINE.findall(line)
+            for index, candidate in enumerate(candidates):
+                arguments = _arguments(candidate, program)
+                if arguments is not None:
+                    found[f"{name}:{number}:{index}"] = arguments
+    return found
+
+
+def _arguments(line: str, program: str) -> list[str] | None:
+    line = re.sub(r"^\s*(\$ )?(sudo )?([A-Z_]+=\S+ )*", "", line)
+    if not line.startswith(program + " "):
+        return None
+    try:
+        words = shlex.split(line.replace("...", ""), comments=True)
+    except ValueError:  # prose that begins with the program's name
+        return None
+    for end in ("|", ">", "&&", ";", "&"):
+        if end in words:
+            words = words[: words.index(end)]
+    return words[1:]
