@@ -19,6 +19,7 @@ from tracksided.checkpoints.provenance import (
 from tracksided.checkpoints.selection import Selection, select
 from tracksided.checkpoints.source import SourceRefused
 from tracksided.checkpoints.weights import DEFAULT_DECAY, weights
+from tracksided.checkpoints.workers import Alone, Workers
 from tracksided.checkpoints.writing import Task, publish_average
 from tracksided.errors import CheckpointError, SettingsError
 
@@ -112,8 +113,15 @@ def plan_average(request: AverageRequest) -> Plan:
         )
 
 
-def run_average(request: AverageRequest, progress: Progress | None = None) -> Provenance | None:
+def run_average(
+    request: AverageRequest, progress: Progress | None = None, workers: Workers | None = None
+) -> Provenance | None:
     """Average and publish; sources that turn out unusable are replaced by older ones.
+
+    Args:
+        request: what to average.
+        progress: told how far this process's share is.
+        workers: who does the work; this process alone if not given.
 
     Returns:
         What was published, or None where `AverageRequest.keep_current` left it as it is.
@@ -130,7 +138,8 @@ def run_average(request: AverageRequest, progress: Progress | None = None) -> Pr
             if request.keep_current and _is_current(request, output, selection):
                 return None
             try:
-                return publish_average(_task(request, selection, output, started), progress)
+                task = _task(request, selection, output, started)
+                return publish_average(task, workers or Alone(), progress)
             except SourceRefused as error:
                 if error.path in refused:
                     raise

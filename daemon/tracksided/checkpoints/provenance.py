@@ -60,6 +60,9 @@ class Provenance:
     dropped: tuple[str, ...]
     """Entries of the newest checkpoint that the average leaves out."""
 
+    ranks: int
+    """Processes that shared the work."""
+
     seconds: float
     created: str
     """UTC, ISO 8601."""

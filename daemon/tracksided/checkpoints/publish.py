@@ -12,12 +12,14 @@ from types import TracebackType
 from typing import Self
 
 from tracksided.checkpoints.naming import is_temporary, name_before_aside, temporary_name
+from tracksided.checkpoints.writeback import FileTarget
 from tracksided.durable import sync_directory
 from tracksided.errors import OutputError
 
 logger = logging.getLogger(__name__)
 
 _MODE_BITS = 0o777  # no set-user-id bits
+WRITABLE = 0o600  # while it is written, also by other ranks of the same user
 
 
 class Publication:
@@ -35,6 +37,7 @@ class Publication:
         """
         self.path = path
         self.temporary = path.with_name(temporary_name(path.name))
+        self._like = like
         self._is_committed = False
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
@@ -43,7 +46,7 @@ class Publication:
             raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
         try:
             fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            take_owner_and_mode(self.descriptor, like)
+            take_owner_and_mode(self.descriptor, like, besides=WRITABLE)
             if nbytes:
                 os.posix_fallocate(self.descriptor, 0, nbytes)
         except BaseException as error:  # the signal that ends us may come right here
@@ -55,13 +58,22 @@ class Publication:
             ) from error
 
     @property
-    def descriptors(self) -> tuple[int, ...]:
-        """Of the one file."""
-        return (self.descriptor,)
+    def targets(self) -> tuple[FileTarget, ...]:
+        """Take the one file for writing."""
+        return (FileTarget(self.descriptor),)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Where it lies until then."""
+        return (self.temporary,)
 
     def sync(self) -> None:
         """Wait until everything written is on disk."""
         os.fsync(self.descriptor)
+
+    def take_mode(self) -> None:
+        """Give the file the mode that it shall have; see `commit_together`."""
+        take_owner_and_mode(self.descriptor, self._like)
 
     def take_name(self) -> None:
         """Give the file its name; see `commit_together`."""
@@ -97,6 +109,7 @@ def commit_together(publications: Sequence[Publication]) -> None:
     What can fail for want of space or for a broken disk fails before the first has its name.
     """
     for publication in publications:
+        publication.take_mode()
         publication.sync()
     for publication in publications:
         publication.take_name()
@@ -145,11 +158,17 @@ def _remove_if_abandoned(path: Path, before: str | None) -> bool:
     return True
 
 
-def take_owner_and_mode(descriptor: int, like: os.stat_result) -> None:
-    """Give a file or directory of ours the owner, where allowed, and the mode of another."""
+def take_owner_and_mode(descriptor: int, like: os.stat_result, *, besides: int = 0) -> None:
+    """Give a file or directory of ours the owner, where allowed, and the mode of another.
+
+    Args:
+        descriptor: of ours.
+        like: of the other.
+        besides: mode bits that it has in any case.
+    """
     own = os.fstat(descriptor)
     if (own.st_uid, own.st_gid) != (like.st_uid, like.st_gid):
         # Only root may give files away; others write as who they are.
         with contextlib.suppress(PermissionError):
             os.fchown(descriptor, like.st_uid, like.st_gid)
-    os.fchmod(descriptor, like.st_mode & _MODE_BITS)
+    os.fchmod(descriptor, like.st_mode & _MODE_BITS | besides)

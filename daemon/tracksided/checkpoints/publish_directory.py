@@ -13,7 +13,8 @@ from typing import Self
 
 from tracksided.checkpoints.formats.base import OutputFile
 from tracksided.checkpoints.naming import aside_name, temporary_name
-from tracksided.checkpoints.publish import take_owner_and_mode
+from tracksided.checkpoints.publish import WRITABLE, take_owner_and_mode
+from tracksided.checkpoints.writeback import FileTarget
 from tracksided.durable import sync_directory
 from tracksided.errors import OutputError
 
@@ -38,8 +39,10 @@ class DirectoryPublication:
         """
         self.path = path
         self.temporary = path.with_name(temporary_name(path.name))
-        self.descriptors: tuple[int, ...] = ()
+        self.targets: tuple[FileTarget, ...] = ()
+        self.paths = tuple(self.temporary / file.name for file in files)
         self._like = like
+        self._likes: list[os.stat_result] = []  # of each target
         self._is_committed = False
         try:
             self.temporary.mkdir(0o700)
@@ -59,24 +62,28 @@ class DirectoryPublication:
                 f"{path}: no room for {nbytes} bytes: {error.strerror}; the previous average stays"
             ) from error
 
-    def add(self, file: OutputFile) -> int:
-        """Create one file, allocate its space, and return its descriptor."""
+    def add(self, file: OutputFile) -> FileTarget:
+        """Create one file, allocate its space, and return it."""
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         descriptor = os.open(file.name, flags, 0o600, dir_fd=self._directory)
-        self.descriptors = (*self.descriptors, descriptor)
-        take_owner_and_mode(descriptor, file.like)
+        target = FileTarget(descriptor)
+        self.targets = (*self.targets, target)
+        self._likes.append(file.like)
+        take_owner_and_mode(descriptor, file.like, besides=WRITABLE)
         if file.nbytes:
             os.posix_fallocate(descriptor, 0, file.nbytes)
-        return descriptor
+        return target
 
     def sync(self) -> None:
         """Wait until everything written is on disk."""
-        for descriptor in self.descriptors:
-            os.fsync(descriptor)
+        for target in self.targets:
+            target.sync()
         os.fsync(self._directory)
 
     def commit(self) -> None:
         """Sync, give the directory its name, and remove the one that had it."""
+        for target, like in zip(self.targets, self._likes, strict=True):
+            take_owner_and_mode(target.descriptor, like)
         self.sync()
         take_owner_and_mode(self._directory, self._like)
         old = _take_name(self.temporary, self.path)
@@ -109,9 +116,9 @@ class DirectoryPublication:
         self._close()
 
     def _close(self) -> None:
-        for descriptor in (*self.descriptors, self._directory):
+        for descriptor in (*(target.descriptor for target in self.targets), self._directory):
             os.close(descriptor)
-        self.descriptors = ()
+        self.targets = ()
 
 
 def _take_name(temporary: Path, path: Path) -> Path | None:

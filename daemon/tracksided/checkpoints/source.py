@@ -75,6 +75,11 @@ class SourceFile:
         """Size when it was opened."""
         return self.identity.nbytes
 
+    @property
+    def begins_at(self) -> int:
+        """Position of its first byte in the file at `path`."""
+        return 0
+
     def read(self, offset: int, nbytes: int) -> bytes:
         """Read exactly ``nbytes`` at ``offset``; for headers and directories."""
         buffer = bytearray(nbytes)
@@ -142,6 +147,11 @@ class SourceWindow(SourceFile):
     def nbytes(self) -> int:
         """Size of the part."""
         return self._nbytes
+
+    @property
+    def begins_at(self) -> int:
+        """Position of the part's first byte in the file."""
+        return self._whole.begins_at + self._start
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill ``buffer`` from ``offset`` of the part; see `SourceFile.read_into`."""

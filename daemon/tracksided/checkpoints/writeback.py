@@ -4,8 +4,42 @@ import ctypes
 import functools
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 _SYNC_FILE_RANGE_WRITE = 2
+
+
+class Target(Protocol):
+    """A file of an output, while it is written."""
+
+    def write(self, content: bytes | memoryview, offset: int) -> None:
+        """Write all of ``content``; raises OSError."""
+
+    def begin_writeback(self, offset: int, nbytes: int) -> None:
+        """Take the hint that a range is written and can go to disk."""
+
+    def sync(self) -> None:
+        """Wait until everything written is on disk; raises OSError."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileTarget:
+    """An open file. Any thread may write."""
+
+    descriptor: int
+
+    def write(self, content: bytes | memoryview, offset: int) -> None:
+        """Write all of ``content`` at ``offset``."""
+        write_all(self.descriptor, content, offset)
+
+    def begin_writeback(self, offset: int, nbytes: int) -> None:
+        """Start writing a range to disk, without waiting for it."""
+        begin_writeback(self.descriptor, offset, nbytes)
+
+    def sync(self) -> None:
+        """Wait until everything written is on disk."""
+        os.fsync(self.descriptor)
 
 
 def write_all(descriptor: int, content: bytes | memoryview, offset: int) -> None:

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from tracksided.checkpoints.arithmetic import BLOCK_BYTES
-from tracksided.checkpoints.averaging import Averaged, Progress, average, record_crc
+from tracksided.checkpoints.averaging import Averaging, Progress
 from tracksided.checkpoints.content import content_digest
 from tracksided.checkpoints.formats.base import (
     Checkpoint,
@@ -24,8 +24,10 @@ from tracksided.checkpoints.provenance import Provenance, SourceRecord, is_own_o
 from tracksided.checkpoints.publish import Publication, commit_together, encode_json, sweep
 from tracksided.checkpoints.publish_directory import DirectoryPublication
 from tracksided.checkpoints.selection import Selection
+from tracksided.checkpoints.shares import Averaged, conclude
 from tracksided.checkpoints.source import SourceDirectory, SourceFile
-from tracksided.checkpoints.writeback import write_all
+from tracksided.checkpoints.workers import Work, Workers
+from tracksided.checkpoints.writeback import Target
 from tracksided.errors import CheckpointRefused, OutputError
 
 
@@ -47,7 +49,7 @@ class Task:
     """`time.perf_counter` when the work began."""
 
 
-def publish_average(task: Task, progress: Progress | None) -> Provenance:
+def publish_average(task: Task, workers: Workers, progress: Progress | None) -> Provenance:
     """Average the selection into the output, whole or not at all.
 
     Raises:
@@ -56,17 +58,28 @@ def publish_average(task: Task, progress: Progress | None) -> Provenance:
         OutputError: the output cannot be written; the previous one stays.
     """
     checkpoints = [entry.checkpoint for entry in task.selection.chosen]
-    template = checkpoints[-1]
-    checkpoint_format = format_named(template.format)
-    layout = checkpoint_format.layout(template)
+    checkpoint_format = format_named(checkpoints[-1].format)
+    layout = checkpoint_format.layout(checkpoints[-1])
+    averaging = Averaging(checkpoints, task.weights)
     sweep(task.output.parent)
-    like = template.sources[0].status
+    like = checkpoints[-1].sources[0].status
     with _open_publication(task.output, layout) as publication:
-        averaged = _write(task, checkpoint_format, layout, publication.descriptors, progress)
+        work = Work(
+            averaging=averaging,
+            places=layout.records,
+            targets=publication.targets,
+            paths=publication.paths,
+            num_threads=task.num_threads,
+        )
+        _write_around(layout, publication.targets)
+        crcs = workers.write(work, progress)
+        averaged = conclude(checkpoints, averaging.jobs, crcs)
+        _seal(checkpoint_format, checkpoints[-1], averaged, publication.targets)
         publication.sync()
-        digest = _read_back(publication.temporary, template.format, averaged)
-        _require_unchanged(checkpoints, layout)
-        provenance = _provenance(task, averaged, layout, digest)
+        workers.read_back(work, crcs)
+        digest = _digest_of(publication.temporary, work, checkpoints[-1].format, averaged)
+        _require_copied_unchanged(layout)
+        provenance = _provenance(task, averaged, layout, (digest, workers.count))
         _commit(publication, encode_json(provenance.to_json()), like)
     return provenance
 
@@ -88,74 +101,75 @@ def _commit(
     """Publish the average together with its provenance."""
     if isinstance(publication, DirectoryPublication):
         file = OutputFile(DIRECTORY_PROVENANCE, len(provenance), like)
-        write_all(publication.add(file), provenance, 0)
+        publication.add(file).write(provenance, 0)
         publication.commit()
         return
     path = publication.path.with_name(provenance_name(publication.path.name))
     with Publication(path, len(provenance), like) as beside:
-        write_all(beside.descriptor, provenance, 0)
+        beside.targets[0].write(provenance, 0)
         commit_together((publication, beside))
 
 
-def _write(
-    task: Task,
-    checkpoint_format: CheckpointFormat,
-    layout: OutputLayout,
-    descriptors: Sequence[int],
-    progress: Progress | None,
-) -> Averaged:
-    checkpoints = [entry.checkpoint for entry in task.selection.chosen]
-    for descriptor, file in zip(descriptors, layout.files, strict=True):
+def _write_around(layout: OutputLayout, targets: Sequence[Target]) -> None:
+    """Write what does not depend on the average."""
+    for target, file in zip(targets, layout.files, strict=True):
         for offset, literal in file.literals:
-            write_all(descriptor, literal, offset)
+            target.write(literal, offset)
         for offset, source in file.copied:
-            _copy(source, descriptor, offset)
-    averaged = average(
-        checkpoints,
-        task.weights,
-        layout.records,
-        descriptors,
-        num_threads=task.num_threads,
-        progress=progress,
-    )
-    for patch in checkpoint_format.seal(checkpoints[-1], averaged.output):
-        write_all(descriptors[patch.file], patch.content, patch.offset)
-    return averaged
+            _copy(source, target, offset)
 
 
-def _require_unchanged(checkpoints: Sequence[Checkpoint], layout: OutputLayout) -> None:
-    """Refuse a source that was written to while it was read, with what goes along with it."""
-    for checkpoint in checkpoints:
-        for source in checkpoint.sources:
-            source.require_unchanged()
+def _copy(source: SourceFile, target: Target, offset: int) -> None:
+    for start in range(0, source.nbytes, BLOCK_BYTES):
+        block = source.read(start, min(BLOCK_BYTES, source.nbytes - start))
+        target.write(block, offset + start)
+
+
+def _seal(
+    checkpoint_format: CheckpointFormat,
+    template: Checkpoint,
+    averaged: Averaged,
+    targets: Sequence[Target],
+) -> None:
+    for patch in checkpoint_format.seal(template, averaged.output):
+        targets[patch.file].write(patch.content, patch.offset)
+
+
+def _require_copied_unchanged(layout: OutputLayout) -> None:
+    """Refuse a file that was written to while it was taken along."""
     for file in layout.files:
         for _, source in file.copied:
             source.require_unchanged()
 
 
-def _copy(source: SourceFile, descriptor: int, offset: int) -> None:
-    for start in range(0, source.nbytes, BLOCK_BYTES):
-        block = source.read(start, min(BLOCK_BYTES, source.nbytes - start))
-        write_all(descriptor, block, offset + start)
+def _digest_of(path: Path, work: Work, format_name: str, averaged: Averaged) -> str:
+    """Read the output's structure as any reader would, and digest what it leads to.
 
+    Its tensors must lie where they were written, and were read back already.
 
-def _read_back(path: Path, format_name: str, averaged: Averaged) -> str:
-    """Read the output as any reader would, and compare every CRC with what was written."""
+    Raises:
+        OutputError: it is not sane.
+    """
     source = SourceDirectory(path) if path.is_dir() else SourceFile(path)
     try:
         written = describe_as(format_name, source)
-        block = memoryview(bytearray(BLOCK_BYTES))
-        crcs = {key: record_crc(record, block) for key, record in written.records.items()}
-        if crcs != averaged.output:
-            raise OutputError(f"{path.parent}: what was written reads back differently")
-        return content_digest(written, crcs)
+        for key, record in written.records.items():
+            place = work.places[key]
+            found = (record.source.path.name, record.source.begins_at + record.offset)
+            is_there = found == (work.paths[place.file].name, place.offset)
+            if not is_there or record.crc32 not in {None, averaged.output[key]}:
+                raise OutputError(f"{path.parent}: what was written reads back differently")
+        return content_digest(written, averaged.output)
     except CheckpointRefused as error:
         raise OutputError(f"{path.parent}: the average does not read back: {error}") from error
     finally:
         source.close()
 
 
-def _provenance(task: Task, averaged: Averaged, layout: OutputLayout, digest: str) -> Provenance:
+def _provenance(
+    task: Task, averaged: Averaged, layout: OutputLayout, made: tuple[str, int]
+) -> Provenance:
+    digest, num_ranks = made
     chosen = task.selection.chosen
     sources = tuple(
         SourceRecord(
@@ -182,6 +196,7 @@ def _provenance(task: Task, averaged: Averaged, layout: OutputLayout, digest: st
         sources=sources,
         skipped=tuple(task.selection.skipped),
         dropped=layout.dropped,
+        ranks=num_ranks,
         seconds=round(time.perf_counter() - task.started, 3),
         created=now.isoformat(timespec="seconds"),
         version=version("trackside"),

@@ -5,14 +5,15 @@ import resource
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from tracksided.checkpoints import writing
-from tracksided.checkpoints.averaging import average
+from tracksided.checkpoints.averaging import Averaging
 from tracksided.checkpoints.job import AverageRequest, TooFewCheckpoints, run_average
 from tracksided.checkpoints.publish import Publication, sweep
+from tracksided.checkpoints.shares import Crcs
 from tracksided.checkpoints.source import SourceFile
 from tracksided.errors import CheckpointError, OutputError
 
@@ -136,12 +137,14 @@ def test_sources_that_are_deleted_while_they_are_read_still_count(
 ) -> None:
     states = save_steps(1, 2, 3)
 
-    def rotate_then_average(*args: object, **options: object) -> object:
+    run_kernel = Averaging.run
+
+    def rotate_then_average(*args: Any, **options: Any) -> Crcs:
         for path in tmp_path.glob("step_*.pt"):
             path.unlink()
-        return average(*args, **options)  # type: ignore[arg-type] # passed on as they came
+        return run_kernel(*args, **options)
 
-    monkeypatch.setattr(writing, "average", rotate_then_average)
+    monkeypatch.setattr(Averaging, "run", rotate_then_average)
     run_average(AverageRequest(directory=tmp_path))
 
     expected = torch.stack([state["bias"] for state in states]).double().mean(0).float()
@@ -156,12 +159,14 @@ def test_a_source_overwritten_while_it_is_read_is_left_out(
 ) -> None:
     save_steps(1, 2)
 
-    def overwrite_then_average(*args: object, **options: object) -> object:
+    run_kernel = Averaging.run
+
+    def overwrite_then_average(*args: Any, **options: Any) -> Crcs:
         path = tmp_path / "step_1.pt"
         os.truncate(path, path.stat().st_size * 2 if change == "grow" else 100)
-        return average(*args, **options)  # type: ignore[arg-type] # passed on as they came
+        return run_kernel(*args, **options)
 
-    monkeypatch.setattr(writing, "average", overwrite_then_average)
+    monkeypatch.setattr(Averaging, "run", overwrite_then_average)
 
     with pytest.raises(TooFewCheckpoints, match=r"step_1\.pt: (changed|ends at)"):
         run_average(AverageRequest(directory=tmp_path))
@@ -204,7 +209,7 @@ def test_an_interrupt_leaves_no_debris(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(writing, "average", interrupt)
+    monkeypatch.setattr(Averaging, "run", interrupt)
 
     with pytest.raises(KeyboardInterrupt):
         run_average(AverageRequest(directory=tmp_path))

@@ -13,7 +13,7 @@ import torch
 from random_tensors import mean
 from torch import nn
 
-from tracksided.checkpoints import averaging
+from tracksided.checkpoints import averaging, shares
 from tracksided.checkpoints.job import AverageRequest, TooFewCheckpoints, plan_average, run_average
 from tracksided.checkpoints.policy import StepRange
 from tracksided.errors import CheckpointError
@@ -92,7 +92,7 @@ def test_the_result_does_not_depend_on_blocks_chunks_or_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_threads: int
 ) -> None:
     monkeypatch.setattr(averaging, "BLOCK_BYTES", 64)
-    monkeypatch.setattr(averaging, "CHUNK_BYTES", 192)
+    monkeypatch.setattr(shares, "CHUNK_BYTES", 192)
     states = []
     for step in (1, 2, 3):
         flat = torch.randn(500, generator=torch.Generator().manual_seed(step))

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.distributed import checkpoint
 
-from tracksided.checkpoints import writing
-from tracksided.checkpoints.averaging import average
+from tracksided.checkpoints.averaging import Averaging
 from tracksided.checkpoints.formats.catalog import describe
 from tracksided.checkpoints.formats.distributed_metadata import (
     METADATA,
@@ -24,6 +23,7 @@ from tracksided.checkpoints.formats.distributed_metadata import (
 from tracksided.checkpoints.job import AverageRequest, run_average
 from tracksided.checkpoints.naming import DIRECTORY_PROVENANCE
 from tracksided.checkpoints.provenance import Provenance
+from tracksided.checkpoints.shares import Crcs
 from tracksided.checkpoints.source import SourceDirectory
 from tracksided.errors import CheckpointRefused
 
@@ -192,12 +192,14 @@ def test_directories_deleted_while_they_are_read_still_count(
 ) -> None:
     states = [save_step(tmp_path, step) for step in (1, 2)]
 
-    def rotate_then_average(*args: object, **options: object) -> object:
+    run_kernel = Averaging.run
+
+    def rotate_then_average(*args: Any, **options: Any) -> Crcs:
         for path in tmp_path.glob("run_*"):
             shutil.rmtree(path)
-        return average(*args, **options)  # type: ignore[arg-type] # passed on as they came
+        return run_kernel(*args, **options)
 
-    monkeypatch.setattr(writing, "average", rotate_then_average)
+    monkeypatch.setattr(Averaging, "run", rotate_then_average)
     run(tmp_path)
 
     assert_mean(load(tmp_path / "averaged", states[0])["model"], states)

@@ -6,6 +6,7 @@ import shutil
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,11 +26,11 @@ from huggingface_directories import (
 )
 from safetensors.torch import save_file
 
-from tracksided.checkpoints import writing
-from tracksided.checkpoints.averaging import average
+from tracksided.checkpoints.averaging import Averaging
 from tracksided.checkpoints.job import AverageRequest, TooFewCheckpoints, run_average
 from tracksided.checkpoints.naming import DIRECTORY_PROVENANCE
 from tracksided.checkpoints.provenance import Provenance
+from tracksided.checkpoints.shares import Crcs
 from tracksided.errors import CheckpointError, OutputError, SettingsError
 
 
@@ -237,12 +238,14 @@ def test_directories_deleted_while_they_are_read_still_count(
 ) -> None:
     states = [save_step(tmp_path, step) for step in (1, 2, 3)]
 
-    def rotate_then_average(*args: object, **options: object) -> object:
+    run_kernel = Averaging.run
+
+    def rotate_then_average(*args: Any, **options: Any) -> Crcs:
         for path in tmp_path.glob("checkpoint-*"):
             shutil.rmtree(path)
-        return average(*args, **options)  # type: ignore[arg-type] # passed on as they came
+        return run_kernel(*args, **options)
 
-    monkeypatch.setattr(writing, "average", rotate_then_average)
+    monkeypatch.setattr(Averaging, "run", rotate_then_average)
     run(tmp_path)
 
     assert_mean(load(tmp_path / "averaged"), states)
@@ -343,11 +346,13 @@ def test_a_file_beside_the_weights_that_changes_meanwhile_costs_the_directory_it
 ) -> None:
     states = [save_step(tmp_path, step) for step in (1, 2, 3)]
 
-    def write_then_average(*args: object, **options: object) -> object:
-        (tmp_path / "checkpoint-3" / "config.json").write_text("{")
-        return average(*args, **options)  # type: ignore[arg-type] # passed on as they came
+    run_kernel = Averaging.run
 
-    monkeypatch.setattr(writing, "average", write_then_average)
+    def write_then_average(*args: Any, **options: Any) -> Crcs:
+        (tmp_path / "checkpoint-3" / "config.json").write_text("{")
+        return run_kernel(*args, **options)
+
+    monkeypatch.setattr(Averaging, "run", write_then_average)
 
     assert "config.json: " in skipped(tmp_path)["checkpoint-3"]
     assert_mean(load(tmp_path / "averaged"), states[:2])

@@ -13,14 +13,13 @@ from tracksided.checkpoints.formats.base import OutputFile
 from tracksided.checkpoints.naming import ASIDE_SUFFIX, aside_name, name_before_aside
 from tracksided.checkpoints.publish import Publication, sweep
 from tracksided.checkpoints.publish_directory import DirectoryPublication
-from tracksided.checkpoints.writeback import write_all
 from tracksided.errors import OutputError
 
 
 def publish(path: Path, content: bytes, before_commit: Callable[[], None] = lambda: None) -> None:
     file = OutputFile("weights", len(content), path.parent.stat())
     with DirectoryPublication(path, (file,), path.parent.stat()) as publication:
-        write_all(publication.descriptors[0], content, 0)
+        publication.targets[0].write(content, 0)
         before_commit()
         publication.commit()
 
@@ -169,3 +168,17 @@ def test_a_signal_while_space_is_allocated_leaves_no_debris(
         Publication(tmp_path / "averaged_model.pt", 10, tmp_path.stat())
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_read_only_mode_is_taken_when_everything_is_written(tmp_path: Path) -> None:
+    like = tmp_path / "like"
+    like.write_bytes(b"")
+    like.chmod(0o440)
+    file = OutputFile("model", 3, like.stat())
+
+    with DirectoryPublication(tmp_path / "averaged", (file,), tmp_path.stat()) as publication:
+        meanwhile = publication.paths[0].stat().st_mode & 0o777
+        publication.commit()
+
+    assert meanwhile == 0o640
+    assert (tmp_path / "averaged" / "model").stat().st_mode & 0o777 == 0o440

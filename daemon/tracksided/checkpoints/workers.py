@@ -1,0 +1,118 @@
+"""Who does the work of an averaging: this process alone, or others beside it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from isal import isal_zlib
+
+from tracksided.checkpoints.arithmetic import BLOCK_BYTES
+from tracksided.checkpoints.averaging import Averaging, Progress
+from tracksided.checkpoints.formats.base import Place
+from tracksided.checkpoints.planning import RecordJob
+from tracksided.checkpoints.shares import Chunk, Crcs, shares
+from tracksided.checkpoints.source import SourceFile
+from tracksided.checkpoints.writeback import Target
+from tracksided.errors import CheckpointRefused, OutputError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """One averaging into files that nobody else sees yet."""
+
+    averaging: Averaging
+    places: Mapping[str, Place]
+    """Of each record of the template in the output."""
+
+    targets: Sequence[Target]
+    paths: Sequence[Path]
+    """Where the files of ``targets`` lie."""
+
+    num_threads: int
+    """Of each process."""
+
+
+class Workers(Protocol):
+    """Does what costs time: writes the average, and reads it back."""
+
+    @property
+    def count(self) -> int:
+        """Number of processes."""
+
+    def write(self, work: Work, progress: Progress | None) -> Crcs:
+        """Write all chunks, onto disk.
+
+        Raises:
+            CheckpointError: the sources cannot be averaged.
+            OSError: the output cannot be written.
+        """
+
+    def read_back(self, work: Work, crcs: Crcs) -> None:
+        """Compare the files with what was written.
+
+        Raises:
+            OutputError: they differ.
+            CheckpointError: a source was changed meanwhile.
+        """
+
+
+class Alone:
+    """This process does it all."""
+
+    count = 1
+
+    def write(self, work: Work, progress: Progress | None) -> Crcs:
+        """Write all chunks; whoever publishes syncs them."""
+        (share,) = shares(work.averaging.checkpoints, work.averaging.jobs, 1)
+        return work.averaging.run(
+            share, work.places, work.targets, num_threads=work.num_threads, progress=progress
+        )
+
+    def read_back(self, work: Work, crcs: Crcs) -> None:
+        """Read every chunk."""
+        written = {chunk: found.output for chunk, found in crcs.chunks.items()}
+        compare(work.paths, work.averaging.jobs, work.places, written)
+        require_unchanged(work.averaging)
+
+
+def compare(
+    paths: Sequence[Path],
+    jobs: Sequence[RecordJob],
+    places: Mapping[str, Place],
+    written: Mapping[Chunk, int],
+) -> None:
+    """Read chunks of an output's files, and compare them with the CRC-32 of what was written.
+
+    Raises:
+        OutputError: they differ, or cannot be read.
+    """
+    files: list[SourceFile] = []
+    block = memoryview(bytearray(BLOCK_BYTES))
+    try:
+        files += [SourceFile(path) for path in paths]
+        for chunk, expected in written.items():
+            place = places[jobs[chunk.job].key]
+            crc = 0
+            for start in range(chunk.start, chunk.stop, BLOCK_BYTES):
+                part = block[: min(BLOCK_BYTES, chunk.stop - start)]
+                files[place.file].read_into(part, place.offset + start)
+                crc = isal_zlib.crc32(part, crc)
+            if crc != expected:
+                raise OutputError(f"{paths[0].parent}: what was written reads back differently")
+    except CheckpointRefused as error:
+        raise OutputError(f"{paths[0].parent}: the average does not read back: {error}") from error
+    finally:
+        for file in files:
+            file.close()
+
+
+def require_unchanged(averaging: Averaging) -> None:
+    """Refuse a source that was written to since it was opened.
+
+    Raises:
+        SourceRefused: it was.
+    """
+    for checkpoint in averaging.checkpoints:
+        for source in checkpoint.sources:
+            source.require_unchanged()
