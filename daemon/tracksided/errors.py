@@ -7,6 +7,7 @@ TracksidedError
 +-- StageError         a worker could not analyse a step
 +-- ObservationError   a line of history.jsonl or alerts.jsonl is not what we write
 +-- ReportError        what a report shall be made of is missing or cannot be read
++-- RankLost           another rank of an averaging ended or cannot be reached
 +-- CheckpointError    a checkpoint directory or file cannot be used
     +-- CheckpointRefused     a file that is not a complete, sane checkpoint
     +-- CheckpointsMismatch   checkpoints that cannot be averaged with each other
@@ -39,6 +40,10 @@ class ObservationError(TracksidedError, ValueError):
 
 class ReportError(TracksidedError):
     """A file or field that a report needs is missing or cannot be read; the message says which."""
+
+
+class RankLost(TracksidedError):
+    """Another rank of an averaging ended or cannot be reached; nothing was published."""
 
 
 class CheckpointError(TracksidedError):

@@ -34,7 +34,8 @@ from tracksided.checkpoints.job import (
 from tracksided.checkpoints.policy import BestBy, StepRange
 from tracksided.checkpoints.provenance import Provenance, Skipped, SourceRecord
 from tracksided.checkpoints.weights import DEFAULT_DECAY, METHODS
-from tracksided.errors import SettingsError, TracksidedError
+from tracksided.checkpoints.workers import Workers
+from tracksided.errors import RankLost, SettingsError, TracksidedError
 
 DEFAULT_PATTERN = "*.pt"
 # Tried in turn without a pattern: the Trainer's directories, files, then any directory.
@@ -87,7 +88,9 @@ PATTERNS = ("checkpoint-*/", DEFAULT_PATTERN, "*.safetensors", "*.ckpt", "*.pth"
 @click.option("--mode", type=click.Choice(["min", "max"]), help="Which METRIC of --best is good.")
 @click.option("--dry-run", "--dry_run", is_flag=True, help="Say what would be averaged, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.pass_obj
 def command(  # noqa: PLR0917 - click passes everything by keyword
+    workers: Workers | None,
     directory: Path | None,
     checkpoint_dir: Path,
     num_checkpoints: int,
@@ -125,7 +128,9 @@ def command(  # noqa: PLR0917 - click passes everything by keyword
         if dry_run:
             _show_plan(plan_average(request), as_json=as_json)
         else:
-            _show_result(_run_with_progress(request), request, as_json=as_json)
+            _show_result(_run_with_progress(request, workers), request, as_json=as_json)
+    except RankLost:
+        raise  # every rank notices: who started them lets one speak
     except TracksidedError as error:
         _fail(str(error))
 
@@ -155,9 +160,9 @@ def _say_pattern(request: AverageRequest) -> None:
     click.echo(f"using {used} in {request.directory}", err=True)
 
 
-def _run_with_progress(request: AverageRequest) -> Provenance:
+def _run_with_progress(request: AverageRequest, workers: Workers | None) -> Provenance:
     with _progress_bar() as report:
-        provenance = run_average(request, report)
+        provenance = run_average(request, report, workers)
     if provenance is None:
         raise SettingsError("nothing was averaged")
     return provenance
@@ -199,13 +204,17 @@ def _show_result(provenance: Provenance, request: AverageRequest, *, as_json: bo
     output = request.directory / Path(request.output_name).with_name(provenance.output)
     click.echo(
         f"averaged {len(provenance.sources)} checkpoints ({provenance.method}) into {output} "
-        f"in {provenance.seconds:.1f} s:"
+        f"in {provenance.seconds:.1f} s{_ranks(provenance)}:"
     )
     for source in provenance.sources:
         unverified = "" if source.verified else "  (no checksums in this file)"
         click.echo(_line(source, provenance.best) + unverified)
     if provenance.dropped:
         click.echo(f"left out, because it belongs to one step: {', '.join(provenance.dropped)}")
+
+
+def _ranks(provenance: Provenance) -> str:
+    return "" if provenance.ranks == 1 else f" on {provenance.ranks} ranks"
 
 
 def _show_skipped(skipped: tuple[Skipped, ...]) -> None:
