@@ -1,34 +1,47 @@
 """Gradient norm, largest gradient and update ratio of every parameter, in model order."""
 
-import io
-import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from numpy.typing import NDArray
-from PIL import Image
 
+from tracksided.renderers.lettering import Style, fit, line, paste, shorten, width_px
+from tracksided.renderers.log_chart import (
+    GAP_PX,
+    TICK_PX,
+    TICK_STYLE,
+    DoubleArray,
+    LogChart,
+    LogScale,
+)
+from tracksided.renderers.palette import BLACK, WHITE, Indices, chart_palette_bytes
+from tracksided.renderers.png import encode
 from tracksided.reports import Picture
 from tracksided.stages import StepData
 
 FILE_NAME = "gradient_flow.png"
 TAG = "Training/Gradient_Flow"
-DPI = 100
-WIDTH_INCHES = 10.0
-HEIGHT_INCHES = 8.0
-MAX_NAMES = 40  # more cannot be read side by side: then every n-th parameter is named
-MAX_NAME_LETTERS = 34
-NAME_POINTS = 8
-LOG_ROOM = 2.0  # between the outermost values and the frame, as a factor
-NAME_LETTER_INCHES = 0.064  # of a letter in that size, above the average
-PNG_LEVEL = 1  # quick; lines and text shrink well anyway
-# About 1e-3 of a weight per step is usual; see docs/stages.md.
-USUAL_UPDATE_RATIO = 1e-3
+# Okabe and Ito's colours, told apart with any kind of colour blindness, and lighter ones of two.
+COLOURS = ("0072b2", "a3cbe8", "e69f00", "009e73", "8fd0bd", "d55e00", "555555")
+NORM, NORM_RANGE, LARGEST, RATIO, RATIO_RANGE, BROKEN, ZERO = range(len(COLOURS))
+
+CHART_PX = 600
+MAX_COLUMNS = 200  # three pixels each; more parameters share them
+GRADIENT_PX = 260
+RATIO_PX = 150
+ZERO_PX = 12
+MARGIN_PX = 12
+NAMES_PX = 210  # of the longest name that is not shortened
+TITLE_STYLE = Style(16, is_bold=True)
+TEXT_STYLE = Style(13)
+NAME_STYLES = (Style(10), Style(8))  # the first in which all names stand side by side
+SWATCH_PX = 14
+# Exponents of ten that the scales have whatever the values: pictures of steps compare.
+USUAL_GRADIENTS = (-6, 1)
+USUAL_RATIOS = (-6, -1)
+USUAL_RATIO = 1e-3  # about so much of a weight per step; see docs/stages.md
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,87 +54,182 @@ class GradientFlow:
         """Yield one picture, or none where the step has no parameters."""
         parameters = (step.gradient_statistics or {}).get("parameters", [])
         if parameters:
-            yield _draw(step.step, parameters)
+            image = _draw(step.step, _Columns(parameters))
+            png = encode(image, chart_palette_bytes(COLOURS))
+            yield Picture(FILE_NAME, TAG, png, image.shape[1], image.shape[0])
 
 
-def _draw(step: int, parameters: Sequence[Mapping[str, Any]]) -> Picture:
-    # Margins are fixed: to let matplotlib fit them costs more than all the rest.
-    figure = Figure(figsize=(WIDTH_INCHES, HEIGHT_INCHES), dpi=DPI)
-    canvas = FigureCanvasAgg(figure)
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    stride = -(-len(parameters) // MAX_NAMES)
-    names = [_shorten(str(parameter["name"])) for parameter in parameters[::stride]]
-    bottom = (2 + max(map(len, names))) * NAME_LETTER_INCHES / HEIGHT_INCHES
-    figure.subplots_adjust(left=0.085, right=0.98, top=0.93, bottom=bottom, hspace=0.06)
-    figure.text(0.016, 0.955, f"gradient flow, step {step}", fontsize=13, fontweight="bold")
-    _draw_gradients(above, parameters)
-    ratios = _column(parameters, "update_ratio")
-    below.plot(np.arange(len(ratios)), ratios, ".-", linewidth=0.8, color="#22884c")
-    below.axhline(USUAL_UPDATE_RATIO, linestyle=":", color="grey")
-    _use_log_scale(below, ratios)
-    below.set_ylabel("update / weight")
-    places = range(0, len(parameters), stride)
-    below.set_xticks(places, names, rotation=90, fontsize=NAME_POINTS)
-    below.set_xlim(-0.7, len(parameters) - 0.3)
-    for axes in (above, below):
-        axes.grid(visible=True, axis="y", alpha=0.3)
-        axes.set_axisbelow(True)
-        axes.minorticks_off()  # a third of all drawing time
-    canvas.draw()  # type: ignore[no-untyped-call] # matplotlib has no types here
-    width, height = canvas.get_width_height()
-    file = io.BytesIO()
-    pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call] # as above
-    Image.fromarray(pixels[:, :, :3]).save(file, format="png", compress_level=PNG_LEVEL)
-    return Picture(FILE_NAME, TAG, file.getvalue(), width, height)
+class _Columns:
+    """The parameters, as many to a column as must share one."""
+
+    def __init__(self, parameters: Sequence[Mapping[str, Any]]) -> None:
+        self.num_parameters = len(parameters)
+        self.per_column = -(-len(parameters) // MAX_COLUMNS)
+        self.count = -(-len(parameters) // self.per_column)
+        self.column_px = CHART_PX // self.count
+        names = [str(parameter["name"]) for parameter in parameters]
+        self.prefix = _common_prefix(names)
+        self.names = [name[len(self.prefix) :] for name in names[:: self.per_column]]
+        """Of the first parameter of each column."""
+
+        self.norms = self._column(parameters, "norm")
+        self.largest = self._column(parameters, "abs_max")
+        self.ratios = self._column(parameters, "update_ratio")
+        self.broken = self._any([bool(parameter.get("nonfinite")) for parameter in parameters])
+        self.zero = (self.norms == 0).any(axis=1)
+
+    def _column(self, parameters: Sequence[Mapping[str, Any]], name: str) -> DoubleArray:
+        """Return [columns, per column]; NaN where a value is unknown or not finite."""
+        values = np.full(self.count * self.per_column, np.nan)
+        known = [parameter.get(name) for parameter in parameters]
+        values[: len(known)] = [np.nan if value is None else value for value in known]
+        values[np.isinf(values)] = np.nan
+        return values.reshape(self.count, self.per_column)
+
+    def _any(self, flags: Sequence[bool]) -> np.ndarray:
+        padded = np.zeros(self.count * self.per_column, dtype=np.bool_)
+        padded[: len(flags)] = flags
+        return np.asarray(padded.reshape(self.count, self.per_column).any(axis=1))
 
 
-def _draw_gradients(axes: Axes, parameters: Sequence[Mapping[str, Any]]) -> None:
-    norms, largest = _column(parameters, "norm"), _column(parameters, "abs_max")
-    positive = np.concatenate([column[column > 0] for column in (norms, largest)])
-    smallest = positive.min() if positive.size else 0.0
-    edges = np.arange(len(parameters) + 1) - 0.5
-    axes.stairs(
-        norms,
-        edges,
-        baseline=smallest / LOG_ROOM,
-        fill=True,
-        color="#7f9fc4",
-        label="L2 norm",
-        lw=0.5,
-    )
-    places = np.arange(len(parameters))
-    axes.plot(places, largest, "D", markersize=3.5, color="#c2410c", label="largest element")
-    _use_log_scale(axes, norms, largest)
-    axes.set_ylabel("gradient")
-    broken = [i for i, parameter in enumerate(parameters) if parameter.get("nonfinite")]
-    if broken:
-        marks = axes.get_xaxis_transform()  # across the parameters, in shares of the height
-        axes.vlines(
-            broken, 0, 1, transform=marks, color="#d62728", alpha=0.5, label="NaN or infinite"
-        )
-    axes.legend(loc="lower right", ncols=3, bbox_to_anchor=(1, 1), frameon=False)
+def _draw(step: int, columns: _Columns) -> Indices:
+    title = f"gradient flow, step {step}"
+    remarks = _remarks(columns)
+    legend = _legend(columns)
+    left = MARGIN_PX + TEXT_STYLE.height_px + width_px("1e-16", TICK_STYLE) + GAP_PX + TICK_PX
+    width = left + CHART_PX + MARGIN_PX
+    above = MARGIN_PX + TITLE_STYLE.height_px + (len(remarks) + len(legend)) * TEXT_STYLE.height_px
+    gradients_top = above + 2 * GAP_PX
+    ratios_top = gradients_top + GRADIENT_PX + 4 * GAP_PX
+    names_top = ratios_top + RATIO_PX + TICK_PX + GAP_PX
+    style, labels = _name_labels(columns)
+    names_px = max(width_px(label, style) for _, label in labels)
+    image = np.full((names_top + names_px + MARGIN_PX, width), WHITE, dtype=np.uint8)
+
+    top = MARGIN_PX
+    paste(image, fit(title, TITLE_STYLE, width - 2 * MARGIN_PX), top=top, left=MARGIN_PX)
+    top += TITLE_STYLE.height_px
+    for remark in remarks:
+        paste(image, fit(remark, TEXT_STYLE, width - 2 * MARGIN_PX), top=top, left=MARGIN_PX)
+        top += TEXT_STYLE.height_px
+    for row in legend:
+        _draw_legend(image, row, top, left)
+        top += TEXT_STYLE.height_px
+    _gradient_chart(columns).draw(image, gradients_top, left)
+    _upright(image, "gradient", (gradients_top, gradients_top + GRADIENT_PX))
+    ratios = _ratio_chart(columns)
+    ratios.draw(image, ratios_top, left)
+    usual = ratios_top + ratios.scale.row(USUAL_RATIO)
+    image[usual, left : left + columns.count * columns.column_px : 4] = BLACK
+    _upright(image, "update / weight", (ratios_top, ratios_top + RATIO_PX))
+    for index, label in labels:
+        middle = left + index * columns.column_px + columns.column_px // 2
+        image[ratios_top + RATIO_PX : ratios_top + RATIO_PX + TICK_PX, middle] = BLACK
+        drawn = np.rot90(line(label, style))
+        paste(image, drawn, top=names_top, left=middle - drawn.shape[1] // 2)
+    return image
 
 
-def _column(parameters: Sequence[Mapping[str, Any]], name: str) -> NDArray[np.float64]:
-    """Return one value per parameter; NaN, which is not drawn, where it is unknown or not finite.
-
-    An infinite value would stretch the axis beyond use.
-    """
-    values = (parameter.get(name) for parameter in parameters)
-    return np.array([v if v is not None and math.isfinite(v) else math.nan for v in values])
-
-
-def _use_log_scale(axes: Axes, *columns: NDArray[np.float64]) -> None:
-    """Make an axis logarithmic with room on both sides, unless nothing on it is above 0."""
-    positive = np.concatenate([column[column > 0] for column in columns])
-    if positive.size:
-        # First the limits: to choose them itself, matplotlib warns where all values are one.
-        axes.set_ylim(positive.min() / LOG_ROOM, positive.max() * LOG_ROOM)
-        axes.set_yscale("log")
+def _gradient_chart(columns: _Columns) -> LogChart:
+    values = np.concatenate([columns.norms.ravel(), columns.largest.ravel()])
+    scale = LogScale.around(USUAL_GRADIENTS, values, GRADIENT_PX)
+    chart = LogChart(scale, columns.count, columns.column_px)
+    chart.fill(_over(np.nanmax, columns.norms), NORM if columns.per_column == 1 else NORM_RANGE)
+    chart.fill(_over(np.nanmin, np.where(columns.norms > 0, columns.norms, np.nan)), NORM)
+    chart.mark(_over(np.nanmax, columns.largest), LARGEST)
+    chart.foot(columns.zero, ZERO, height_px=ZERO_PX)
+    chart.stripe(columns.broken, BROKEN)
+    return chart
 
 
-def _shorten(name: str) -> str:
-    """Keep the end of a long name, which tells more."""
-    # matplotlib reads a pair of dollar signs as mathematics, and warns of unknown letters.
-    plain = name.encode("ascii", "replace").decode().replace("$", "_")
-    return plain if len(plain) <= MAX_NAME_LETTERS else f"...{plain[3 - MAX_NAME_LETTERS :]}"
+def _ratio_chart(columns: _Columns) -> LogChart:
+    ratios = columns.ratios
+    scale = LogScale.around(USUAL_RATIOS, ratios.ravel(), RATIO_PX)
+    chart = LogChart(scale, columns.count, columns.column_px)
+    if columns.per_column > 1:
+        positive = np.where(ratios > 0, ratios, np.nan)
+        chart.band(_over(np.nanmin, positive), _over(np.nanmax, positive), RATIO_RANGE)
+    chart.mark(_over(np.nanmedian, ratios), RATIO)
+    return chart
+
+
+def _over(reduce: Any, values: DoubleArray) -> DoubleArray:
+    """Reduce each column; NaN where nothing in it is known."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # columns of NaN are meant
+        return np.asarray(reduce(values, axis=1))
+
+
+def _remarks(columns: _Columns) -> list[str]:
+    remarks = []
+    if columns.per_column > 1:
+        remarks.append(f"{columns.num_parameters} parameters, {columns.per_column} to a column")
+    if columns.prefix:
+        remarks.append(f"all names begin with {columns.prefix}")
+    return remarks
+
+
+def _legend(columns: _Columns) -> list[list[tuple[int, str]]]:
+    """Return rows of colour and meaning."""
+    is_shared = columns.per_column > 1
+    entries = [(NORM, "smallest L2 norm" if is_shared else "L2 norm")]
+    if is_shared:
+        entries.append((NORM_RANGE, "largest L2 norm"))
+    entries.append((LARGEST, "largest element"))
+    entries.append((RATIO, "median update / weight" if is_shared else "update / weight"))
+    if columns.broken.any():
+        entries.append((BROKEN, "NaN or infinite"))
+    if columns.zero.any():
+        entries.append((ZERO, "all elements 0"))
+    rows: list[list[tuple[int, str]]] = [[]]
+    used = 0
+    for colour, meaning in entries:
+        taken = _legend_px(meaning)
+        if used + taken > CHART_PX and rows[-1]:
+            rows.append([])
+            used = 0
+        rows[-1].append((colour, meaning))
+        used += taken
+    return rows
+
+
+def _legend_px(meaning: str) -> int:
+    return SWATCH_PX + 3 * GAP_PX + width_px(meaning, TEXT_STYLE)
+
+
+def _draw_legend(image: Indices, entries: Sequence[tuple[int, str]], top: int, left: int) -> None:
+    for colour, meaning in entries:
+        swatch_top = top + (TEXT_STYLE.height_px - SWATCH_PX) // 2
+        image[swatch_top : swatch_top + SWATCH_PX, left : left + SWATCH_PX] = colour
+        if colour == BROKEN:
+            image[swatch_top + 4 : swatch_top + SWATCH_PX : 8, left : left + SWATCH_PX] = WHITE
+        paste(image, line(meaning, TEXT_STYLE), top=top, left=left + SWATCH_PX + GAP_PX)
+        left += _legend_px(meaning)
+
+
+def _upright(image: Indices, text: str, rows: tuple[int, int]) -> None:
+    drawn = np.rot90(line(text, TEXT_STYLE))
+    paste(image, drawn, top=(sum(rows) - drawn.shape[0]) // 2, left=MARGIN_PX)
+
+
+def _name_labels(columns: _Columns) -> tuple[Style, list[tuple[int, str]]]:
+    """Return column and name, of all or as many as stand side by side."""
+    length_px = columns.count * columns.column_px
+    fitting = (style for style in NAME_STYLES if columns.count * style.height_px <= length_px)
+    style = next(fitting, NAME_STYLES[0])
+    stride = -(-columns.count * style.height_px // length_px)
+    return style, [
+        (index, shorten(columns.names[index], style, NAMES_PX))
+        for index in range(0, columns.count, stride)
+    ]
+
+
+def _common_prefix(names: Sequence[str]) -> str:
+    """Return the leading components that all names share, with the dot behind them."""
+    if len(names) < 2:  # noqa: PLR2004 - nothing to share
+        return ""
+    first, last = min(names).split("."), max(names).split(".")
+    shared = 0
+    while shared < min(len(first), len(last)) - 1 and first[shared] == last[shared]:
+        shared += 1
+    return "".join(f"{part}." for part in first[:shared])

@@ -1,6 +1,7 @@
 """The 256 colours of a heat map: 224 for weights, 32 greys for lettering and frames."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -44,9 +45,18 @@ COLOUR_MAP = "viridis"
 def palette_bytes() -> bytes:
     """Return the 256 colours as red, green, blue bytes, in order of their index."""
     colours = colormaps[COLOUR_MAP](np.linspace(0, 1, NUM_COLOURS))[:, :3]  # [224, 3]
-    greys = np.repeat(np.linspace(0, 1, NUM_GREYS)[:, None], 3, axis=1)
-    indices = np.rint(np.concatenate([colours, greys]) * 255).astype(np.uint8)
-    return bytes(indices.tobytes())
+    return bytes(np.rint(colours * 255).astype(np.uint8).tobytes()) + _grey_bytes()
+
+
+def chart_palette_bytes(colours: Sequence[str]) -> bytes:
+    """Return a palette of a chart's own colours, ``rrggbb``, in front of the same greys."""
+    own = b"".join(map(bytes.fromhex, colours))
+    return own.ljust(3 * NUM_COLOURS, b"\0") + _grey_bytes()
+
+
+def _grey_bytes() -> bytes:
+    greys = np.rint(np.linspace(0, 255, NUM_GREYS)).astype(np.uint8)
+    return bytes(np.repeat(greys, 3).tobytes())
 
 
 def colour_indices(values: FloatArray, scale: Scale) -> Indices:

@@ -14,8 +14,8 @@ PALETTE_COLOUR = 3  # colour type of RFC 2083, section 4.1.1
 LEVEL = 1  # flat areas shrink enough; the next level doubles the time
 
 
-def encode(image: Indices) -> bytes:
-    """Encode [height, width] palette indices.
+def encode(image: Indices, palette: bytes | None = None) -> bytes:
+    """Encode [height, width] palette indices; without ``palette``, of `palette_bytes`.
 
     Source: RFC 2083. Rows carry filter type 0: palette indices have no neighbours to predict.
     """
@@ -24,7 +24,7 @@ def encode(image: Indices) -> bytes:
         (
             SIGNATURE,
             chunk(b"IHDR", header(width, height)),
-            chunk(b"PLTE", palette_bytes()),
+            chunk(b"PLTE", palette_bytes() if palette is None else palette),
             chunk(b"IDAT", compress(image)),
             chunk(b"IEND", b""),
         )
