@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from tracksided.errors import SettingsError
 
+DEFAULT = "127.0.0.1:9470"
 _MAX_PORT = 65535
 _LOCALHOST = "localhost"
 

@@ -3,11 +3,11 @@
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from tracksided.errors import OutputError, SettingsError
-from tracksided.service_units import Scope, Service, UnitFile
+from tracksided.service_units import Scope, Service
 
 BOOTED_MARK = Path("/run/systemd/system")  # sd_booted(3)
 LINGER_DIRECTORY = Path("/var/lib/systemd/linger")
@@ -99,13 +99,18 @@ class ServiceManager:
             raise OutputError(f"`{shown}` failed: {said}")
 
 
-def write_units(files: Iterable[UnitFile]) -> None:
-    """Write each file whole: systemd never reads half a unit.
+def write_units(service: Service) -> None:
+    """Write each file whole: systemd never reads half a unit. What is obsolete goes.
 
     Raises:
-        OutputError: a directory or file cannot be written.
+        OutputError: a directory or file cannot be written or removed.
     """
-    for file in files:
+    for path in service.obsolete:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot remove {path}: {error.strerror}") from error
+    for file in service.files:
         try:
             file.path.parent.mkdir(parents=True, exist_ok=True)
             _replace(file.path, file.text)
@@ -123,20 +128,20 @@ def remove_units(service: Service) -> tuple[Path, ...]:
         OutputError: a file cannot be removed.
     """
     removed = []
-    own = [file for file in service.files if not file.shared]
-    shared = [file for file in service.files if file.shared]
-    for files in (own, shared):
-        if files is shared and _others_exist(service):
+    own = [*(file.path for file in service.files if not file.shared), *service.obsolete]
+    shared = [file.path for file in service.files if file.shared]
+    for paths in (own, shared):
+        if paths is shared and _others_exist(service):
             continue
-        for file in files:
+        for path in paths:
             try:
-                file.path.unlink()
-                removed.append(file.path)
+                path.unlink()
+                removed.append(path)
             except FileNotFoundError:
                 continue
             except OSError as error:
-                raise OutputError(f"cannot remove {file.path}: {error.strerror}") from error
-            _remove_if_empty(file.path.parent)
+                raise OutputError(f"cannot remove {path}: {error.strerror}") from error
+            _remove_if_empty(path.parent)
     return tuple(removed)
 
 

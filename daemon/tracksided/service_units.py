@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from tracksided.errors import SettingsError
+from tracksided.listen_address import ListenAddress
 
 Scope = Literal["system", "user"]
 """Whose service manager runs the daemon: the machine's, or the user's own."""
@@ -18,6 +19,7 @@ _SYSTEM_TEMPLATE = "trackside@.service"
 _SLICE = "trackside.slice"
 _USER_TEMPLATE = "user/trackside.service"
 _DROP_IN = "paths.conf"
+_HTTP_DROP_IN = "http.conf"
 _EXEC_START = re.compile(r"^ExecStart=.*$", re.MULTILINE)
 # PrivateTmp puts empty directories here; what the daemon shall see is bound back in.
 _PRIVATE = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 - compared with, nothing is made there
@@ -55,6 +57,17 @@ class Service:
     """Name of the unit, such as ``trackside@ada.service``."""
 
     files: tuple[UnitFile, ...]
+    obsolete: tuple[Path, ...] = ()
+    """Files of an earlier installation that must not stay beside these."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpOpening:
+    """What a service that serves HTTP needs besides."""
+
+    address: ListenAddress
+    is_option: bool
+    """Whether the address goes into the command; else it stands in the daemon's settings."""
 
 
 def units_directory() -> Path:
@@ -80,6 +93,8 @@ def system_service(
     program: Program,
     read_write: Sequence[Path] = (),
     shm_dir: Path | None = None,
+    *,
+    http: HttpOpening | None = None,
 ) -> Service:
     """Render the instance of the machine's ``trackside@.service`` for one user.
 
@@ -89,6 +104,7 @@ def system_service(
         program: what the service runs.
         read_write: further directories that the daemon may write, absolute.
         shm_dir: node-local directory, where it is not the default one.
+        http: where HTTP is served; None: the service has no network.
 
     Raises:
         SettingsError: a name or path that cannot stand in a unit.
@@ -106,6 +122,7 @@ def system_service(
     lines.extend(f"BindReadOnlyPaths={quoted(f'-{path}')}" for path in hidden)
     lines.extend(_environment(shm_dir))
     templates = units_directory()
+    opening = _http_files(SYSTEM_DIRECTORY / f"{name}.d", "system", program, http)
     return Service(
         scope="system",
         name=name,
@@ -121,17 +138,26 @@ def system_service(
                 shared=True,
             ),
             UnitFile(SYSTEM_DIRECTORY / f"{name}.d" / _DROP_IN, "\n".join(lines) + "\n"),
+            *opening,
         ),
+        obsolete=() if opening else (SYSTEM_DIRECTORY / f"{name}.d" / _HTTP_DROP_IN,),
     )
 
 
-def user_service(config_home: Path, program: Program, shm_dir: Path | None = None) -> Service:
+def user_service(
+    config_home: Path,
+    program: Program,
+    shm_dir: Path | None = None,
+    *,
+    http: HttpOpening | None = None,
+) -> Service:
     """Render ``trackside.service`` for a user's own service manager.
 
     Args:
         config_home: the user's home; the unit goes to ``.config/systemd/user`` below it.
         program: what the service runs.
         shm_dir: node-local directory, where it is not the default one.
+        http: where HTTP is served; None: the service has no network.
 
     Raises:
         SettingsError: a path that cannot stand in a unit.
@@ -144,7 +170,13 @@ def user_service(config_home: Path, program: Program, shm_dir: Path | None = Non
     if environment:
         drop_in = "\n".join(("[Service]", *environment)) + "\n"
         files.append(UnitFile(directory / f"{name}.d" / _DROP_IN, drop_in))
-    return Service(scope="user", name=name, files=tuple(files))
+    opening = _http_files(directory / f"{name}.d", "user", program, http)
+    return Service(
+        scope="user",
+        name=name,
+        files=(*files, *opening),
+        obsolete=() if opening else (directory / f"{name}.d" / _HTTP_DROP_IN,),
+    )
 
 
 def quoted(value: str) -> str:
@@ -161,9 +193,35 @@ def quoted(value: str) -> str:
     return f'"{escaped}"'
 
 
-def _with_command(template: Path, python: Path) -> str:
+def _http_files(
+    directory: Path, scope: Scope, program: Program, http: HttpOpening | None
+) -> tuple[UnitFile, ...]:
+    """Render the drop-in that opens the network, as far as HTTP needs it."""
+    if http is None:
+        return ()
+    lines = [
+        "# The page and /metrics need a socket; nothing else of the unit is opened.",
+        "[Service]",
+    ]
+    if http.is_option:
+        host = f"[{http.address.host}]" if ":" in http.address.host else http.address.host
+        lines.append("ExecStart=")
+        lines.append(f"{_command(program.python)} --http {host}:{http.address.port}")
+    lines.append("RestrictAddressFamilies=AF_INET AF_INET6")
+    if scope == "system":
+        # IPAddressDeny=any stands in the unit: only what is allowed here passes.
+        allowed = "localhost" if http.address.is_loopback else "any"
+        lines.extend(("PrivateNetwork=no", f"IPAddressAllow={allowed}"))
+    return (UnitFile(directory / _HTTP_DROP_IN, "\n".join(lines) + "\n"),)
+
+
+def _command(python: Path) -> str:
     # The colon keeps systemd from replacing $NAMES in the path.
-    line = f"ExecStart=:{quoted(str(python))} -P -m tracksided daemon"
+    return f"ExecStart=:{quoted(str(python))} -P -m tracksided daemon"
+
+
+def _with_command(template: Path, python: Path) -> str:
+    line = _command(python)
     # A function as replacement: a backslash in it has no meaning of its own.
     text, count = _EXEC_START.subn(lambda _: line, template.read_text(encoding="ascii"))
     if count != 1:

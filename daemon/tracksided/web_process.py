@@ -107,7 +107,8 @@ class WebProcess:
         if code == EXIT_NOT_LISTENING:
             return (
                 f"HTTP cannot be served at {self._settings.listen}: the address is in use or not "
-                f"allowed here; choose another port in [http] listen, or see `trackside doctor`"
+                f"allowed here; choose another port in [http] listen; a service must be opened by "
+                f"`trackside service install` once more"
             )
         how = f"was killed by signal {-code}" if code < 0 else f"exited {code}"
         return f"the HTTP process {how}"

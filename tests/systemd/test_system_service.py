@@ -24,6 +24,10 @@ header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
 with open(sys.argv[1], "wb") as stream:
     stream.write(struct.pack("<Q", len(header)) + header + struct.pack("<f", float(sys.argv[2])))
 """
+ASK_HEALTH = """
+import urllib.request
+print(urllib.request.urlopen("http://127.0.0.1:9470/health").read().decode())
+"""
 TO_HEX = (sys.executable, "-c", "import sys; print(open(sys.argv[1], 'rb').read().hex())")
 
 
@@ -211,3 +215,22 @@ def test_an_output_that_the_service_may_not_write_is_named(service: Machine):
         RESTART_DEADLINE_S,
         lambda: service.journal(UNIT),
     )
+
+
+def test_http_is_served_to_this_machine_where_it_is_asked_for(service: Machine):
+    install = ("service", "install", "--system", "--for", "ada", "--read-write", OPENED)
+    ask = (sys.executable, "-c", ASK_HEALTH)
+
+    said = service.trackside(*install, "--http").stdout
+
+    assert "it serves HTTP at http://127.0.0.1:9470/" in said
+    wait_for(
+        lambda: '"status":"ok"' in service.run(*ask, check=False).stdout,
+        RESTART_DEADLINE_S,
+        lambda: service.journal(UNIT),
+    )
+
+    service.trackside(*install)
+
+    assert service.run(*ask, check=False).returncode != 0
+    assert service.property(UNIT, "PrivateNetwork") == "yes"

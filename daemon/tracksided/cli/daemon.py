@@ -2,15 +2,17 @@
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from trackside.wire.segment import node_directory
 from tracksided.app import Daemon
-from tracksided.config import load_settings
+from tracksided.config import Settings, load_settings
 from tracksided.errors import DaemonRunning
 from tracksided.lifecycle import ServiceNotifier, Signals
+from tracksided.listen_address import DEFAULT
 from tracksided.priority import become_idle, die_with
 
 EXIT_ALREADY_RUNNING = 75  # EX_TEMPFAIL of sysexits.h: another daemon does the work
@@ -30,10 +32,22 @@ EXIT_ALREADY_RUNNING = 75  # EX_TEMPFAIL of sysexits.h: another daemon does the 
     metavar="SECONDS",
     help="End after so long without a run. Default: never.",
 )
+@click.option(
+    "--http",
+    is_flag=False,
+    flag_value=DEFAULT,
+    metavar="[HOST:PORT]",
+    help=f"Serve the page and /metrics there, whatever the settings say. Without value: {DEFAULT}.",
+)
 @click.option("--low-priority", is_flag=True, help="Run only on cycles that nobody else wants.")
 @click.option("--parent", type=int, hidden=True, help="End when this parent process does.")
 def command(
-    *, config_file: Path | None, idle_exit_s: float | None, low_priority: bool, parent: int | None
+    *,
+    config_file: Path | None,
+    idle_exit_s: float | None,
+    http: str | None,
+    low_priority: bool,
+    parent: int | None,
 ) -> None:
     """Serve all runs and ranks of this user on this node.
 
@@ -47,10 +61,17 @@ def command(
     try:
         daemon = Daemon(
             node_directory(os.environ),
-            lambda: load_settings(config_file, Path.home()),
+            lambda: _settings(config_file, http),
             idle_exit_s=idle_exit_s,
         )
     except DaemonRunning as error:
         click.echo(f"trackside: {error}", err=True)
         sys.exit(EXIT_ALREADY_RUNNING)
     sys.exit(daemon.run(signals, ServiceNotifier(os.environ)))
+
+
+def _settings(config_file: Path | None, http: str | None) -> Settings:
+    settings = load_settings(config_file, Path.home())
+    if http is None:
+        return settings
+    return replace(settings, http=replace(settings.http, listen=http))

@@ -5,6 +5,7 @@ import pwd
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,9 +15,18 @@ import trackside.wire
 import tracksided
 from trackside.wire.locks import daemon_pid
 from trackside.wire.segment import SHM_DIR_VARIABLE
+from tracksided.config import load_settings
 from tracksided.errors import OutputError, SettingsError
+from tracksided.listen_address import DEFAULT, parse_listen_address
 from tracksided.service_manager import ServiceManager, lingers, remove_units, write_units
-from tracksided.service_units import Program, Scope, Service, system_service, user_service
+from tracksided.service_units import (
+    HttpOpening,
+    Program,
+    Scope,
+    Service,
+    system_service,
+    user_service,
+)
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 # Python starts in well under a second; a home on a sleepy network file system does not.
@@ -49,6 +59,16 @@ _read_write_option = click.option(
 )
 
 
+_http_option = click.option(
+    "--http",
+    is_flag=False,
+    flag_value=DEFAULT,
+    metavar="[HOST:PORT]",
+    help=f"Serve the page and /metrics there; without value: {DEFAULT}. The default is what the "
+    "user's daemon.toml says.",
+)
+
+
 @click.group(name="service", context_settings=_HELP)
 def command() -> None:
     """Run the daemon as a systemd service: from login on, or from the start of the machine."""
@@ -57,20 +77,28 @@ def command() -> None:
 @command.command(context_settings=_HELP)
 @_whose
 @_read_write_option
+@_http_option
 @click.option("--start/--no-start", default=True, help="Start it now, or only from then on.")
 @click.option("--linger", is_flag=True, help="Also run `loginctl enable-linger` for the user.")
 def install(
-    *, system: bool, account: str | None, read_write: tuple[Path, ...], start: bool, linger: bool
+    *,
+    system: bool,
+    account: str | None,
+    read_write: tuple[Path, ...],
+    http: str | None,
+    start: bool,
+    linger: bool,
 ) -> None:
     """Write the units, enable the service and start it."""
     scope: Scope = "system" if system else "user"
     entry = _account(scope, account)
-    service = _service(scope, entry, read_write)
+    opening = _http_opening(scope, http, entry)
+    service = _service(scope, entry, read_write, opening)
     manager = ServiceManager(scope, os.environ)
     _check_rights(scope)
     if scope == "system":
         _check_interpreter(entry)
-    write_units(service.files)
+    write_units(service)
     for file in service.files:
         click.echo(f"wrote {file.path}")
     if linger:
@@ -80,6 +108,8 @@ def install(
     except OutputError as error:
         raise OutputError(f"{error}{_who_serves_already(entry)}") from error
     click.echo(f"{service.name} is enabled" + (" and runs" if start else ""))
+    if opening is not None:
+        click.echo(f"it serves HTTP at {opening.address.url}")
     _say_limits(scope, entry, read_write)
 
 
@@ -102,10 +132,14 @@ def uninstall(*, system: bool, account: str | None) -> None:
 @command.command(context_settings=_HELP)
 @_whose
 @_read_write_option
-def show(*, system: bool, account: str | None, read_write: tuple[Path, ...]) -> None:
+@_http_option
+def show(
+    *, system: bool, account: str | None, read_write: tuple[Path, ...], http: str | None
+) -> None:
     """Print the units that install would write; nothing is changed."""
     scope: Scope = "system" if system else "user"
-    service = _service(scope, _account(scope, account), read_write)
+    entry = _account(scope, account)
+    service = _service(scope, entry, read_write, _http_opening(scope, http, entry))
     click.echo("\n".join(f"# {file.path}\n{file.text}" for file in service.files), nl=False)
 
 
@@ -122,7 +156,24 @@ def _account(scope: Scope, account: str | None) -> pwd.struct_passwd:
         raise SettingsError(f"there is no user {account!r} on this machine") from None
 
 
-def _service(scope: Scope, entry: pwd.struct_passwd, read_write: tuple[Path, ...]) -> Service:
+def _http_opening(scope: Scope, option: str | None, entry: pwd.struct_passwd) -> HttpOpening | None:
+    """Return where the service shall serve HTTP: as asked for, else as the user's settings say."""
+    home = Path.home() if scope == "user" else Path(entry.pw_dir)
+    settings = load_settings(None, home).http
+    if option is not None:
+        settings = replace(settings, listen=option)
+    if not settings.listen:
+        return None
+    address = parse_listen_address(settings.listen)
+    return HttpOpening(address=address, is_option=option is not None)
+
+
+def _service(
+    scope: Scope,
+    entry: pwd.struct_passwd,
+    read_write: tuple[Path, ...],
+    http: HttpOpening | None = None,
+) -> Service:
     packages = (Path(package.__file__ or "") for package in (trackside.wire, tracksided))
     program = Program(
         python=Path(sys.executable),
@@ -132,9 +183,9 @@ def _service(scope: Scope, entry: pwd.struct_passwd, read_write: tuple[Path, ...
     if scope == "user":
         if read_write:
             raise SettingsError("--read-write belongs to --system; --user may write what you may")
-        return user_service(Path.home(), program, shm_dir)
+        return user_service(Path.home(), program, shm_dir, http=http)
     writable = [path.expanduser().absolute() for path in read_write]
-    return system_service(entry.pw_name, Path(entry.pw_dir), program, writable, shm_dir)
+    return system_service(entry.pw_name, Path(entry.pw_dir), program, writable, shm_dir, http=http)
 
 
 def _moved_shm_dir() -> Path | None:

@@ -57,6 +57,7 @@ def _gather(directory: Path) -> dict[str, Any]:
             "state": "serving" if age_s < SILENT_S else "silent",
             "seconds_since_update": round(age_s, 1),
             "workers": content["workers"],
+            "http": content.get("http"),
         },
         "runs": content["runs"],
         "refused": content["refused"],
@@ -75,6 +76,8 @@ def _show(status: dict[str, Any], console: Console) -> None:
     console.print(f"daemon {daemon['pid']} {daemon['state']} {status['directory']}")
     if daemon["state"] == "silent":
         console.print(f"  last sign of life {daemon['seconds_since_update']:.0f} s ago")
+    if daemon.get("http") is not None:
+        _show_http(daemon["http"], console)
     if not status["runs"]:
         console.print("no runs")
     for run in status["runs"]:
@@ -82,6 +85,11 @@ def _show(status: dict[str, Any], console: Console) -> None:
     _show_checkpoints(status["checkpoints"]["directories"], console)
     for reason in status["refused"].values():
         console.print(reason, markup=False)
+
+
+def _show_http(http: dict[str, Any], console: Console) -> None:
+    state = http["url"] if http["pid"] is not None else f"not served: {http['problem']}"
+    console.print(f"page {state}", markup=False, highlight=False)
 
 
 def _show_run(run: dict[str, Any], console: Console) -> None:

@@ -8,6 +8,7 @@ from tracksided.doctor.liveness import check_daemon, check_segments
 from tracksided.doctor.logout import check_logout
 from tracksided.doctor.memory import check_directory, check_socket_path, check_space
 from tracksided.doctor.outputs import check_outputs
+from tracksided.doctor.page import check_http, check_settings
 from tracksided.doctor.software import check_gpus, check_open_files, check_versions
 
 CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
@@ -21,6 +22,8 @@ CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     check_gpus,
     check_open_files,
     check_versions,
+    check_settings,
+    check_http,
 )
 
 

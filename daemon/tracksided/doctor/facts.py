@@ -59,6 +59,21 @@ class DaemonFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HttpFacts:
+    """The page and the metrics, where they are switched on."""
+
+    url: str
+    is_taken: bool
+    """Something answers at the port."""
+
+    is_ours: bool
+    """What answers is a daemon's health check."""
+
+    problem: str | None
+    """What the daemon says of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """Everything that was looked at."""
 
@@ -88,3 +103,8 @@ class Facts:
     """Distribution to version, None where it is not installed."""
 
     outputs: tuple[OutputFacts, ...]
+    http: HttpFacts | None
+    """None where HTTP is off."""
+
+    settings_error: str | None
+    """Why the settings cannot be used."""

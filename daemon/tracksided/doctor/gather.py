@@ -15,8 +15,12 @@ import psutil
 from trackside.wire import segment
 from trackside.wire.doorbell import SOCKET_NAME
 from trackside.wire.locks import daemon_pid
+from tracksided.config import Settings, load_settings
+from tracksided.doctor.asking import ask_page
 from tracksided.doctor.facts import DaemonFacts, DirectoryFacts, Facts, OutputFacts, SpaceFacts
 from tracksided.doctor.logind import lingers, removes_ipc
+from tracksided.errors import SettingsError
+from tracksided.listen_address import parse_listen_address
 from tracksided.monitors.gpus import count_gpus
 from tracksided.sinks.json_file import Json
 from tracksided.status_file import read_status
@@ -41,6 +45,8 @@ def gather(directory: Path, outputs: Sequence[Path], working_dir: Path) -> Facts
     named = dict.fromkeys(outputs)
     served = {Path(str(run["directory"])): _text(run.get("problem")) for run in runs}
     places: Mapping[Path, str | None] = {**named, **served} or {working_dir / DEFAULT_OUTPUTS: None}
+    settings, settings_error = _settings()
+    url = _page_url(status, settings)
     num_gpus, nvml_error = count_gpus()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     user = _user_name()
@@ -63,7 +69,24 @@ def gather(directory: Path, outputs: Sequence[Path], working_dir: Path) -> Facts
         python=sys.version_info[:3],
         versions={name: _version(name) for name in DISTRIBUTIONS},
         outputs=tuple(_output(path, problem) for path, problem in places.items()),
+        http=None if url is None else ask_page(url, status),
+        settings_error=settings_error,
     )
+
+
+def _settings() -> tuple[Settings, str | None]:
+    try:
+        return load_settings(None, Path.home()), None
+    except SettingsError as error:
+        return Settings(), str(error)
+
+
+def _page_url(status: Mapping[str, Json] | None, settings: Settings) -> str | None:
+    """Return where the daemon serves its page, or would if it ran; None where HTTP is off."""
+    if status is not None:
+        said = status.get("http")
+        return _text(said.get("url")) if isinstance(said, dict) else None
+    return parse_listen_address(settings.http.listen).url if settings.http.listen else None
 
 
 def _directory(path: Path) -> DirectoryFacts:

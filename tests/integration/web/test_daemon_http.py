@@ -6,9 +6,12 @@ import socket
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from daemon_process import DaemonProcess, wait_until
 from fake_trainer import FakeRank, make_hello
 from web_site import answers, free_port, get
+
+from tracksided.cli.group import group
 
 pytestmark = pytest.mark.integration
 
@@ -109,6 +112,21 @@ def test_a_stopped_daemon_is_not_healthy(daemon: DaemonProcess, config: Path, po
     assert f"pid {daemon.pid}" in get(port, "/health").json["reason"]
     daemon.signal(signal.SIGCONT)
     wait_until(lambda: get(port, "/health").status == 200)
+
+
+def test_an_option_switches_http_on_and_status_and_doctor_tell_of_it(
+    daemon: DaemonProcess, port: int, tmp_path: Path
+):
+    empty = tmp_path / "empty.toml"
+    empty.touch()
+    daemon.start("--config", str(empty), "--http", f"127.0.0.1:{port}")
+    wait_until(lambda: answers(port) and (daemon.directory / "status.json").exists())
+
+    status = CliRunner().invoke(group, ["status"]).output
+    findings = CliRunner().invoke(group, ["doctor"]).output
+
+    assert f"page http://127.0.0.1:{port}/\n" in status
+    assert f"http: http://127.0.0.1:{port}/ answers\n" in findings
 
 
 def test_reloaded_settings_move_the_page(daemon: DaemonProcess, config: Path, port: int):

@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 from tracksided.doctor.checks import examine
-from tracksided.doctor.facts import DaemonFacts, DirectoryFacts, Facts, OutputFacts, SpaceFacts
+from tracksided.doctor.facts import (
+    DaemonFacts,
+    DirectoryFacts,
+    Facts,
+    HttpFacts,
+    OutputFacts,
+    SpaceFacts,
+)
 from tracksided.doctor.finding import Finding, Level
 
 NODE = Path("/dev/shm/trackside-1000")  # noqa: S108 - a name in facts
@@ -40,6 +47,8 @@ HEALTHY = Facts(
         "msgpack": "1",
     },
     outputs=(OUTPUT,),
+    http=None,
+    settings_error=None,
 )
 
 
@@ -52,7 +61,15 @@ def test_a_healthy_machine_has_nothing_to_mend() -> None:
 
     assert {finding.level for finding in findings} == {Level.OK}
     assert all(finding.mend is None for finding in findings)
-    assert len({finding.check for finding in findings}) == 10
+    assert len({finding.check for finding in findings}) == 12
+
+
+@pytest.mark.parametrize("has_daemon", [True, False])
+def test_a_page_that_answers_or_could_is_well(*, has_daemon: bool) -> None:
+    well = page(taken=has_daemon, ours=has_daemon)
+    absent = {} if has_daemon else {"daemon": None, "num_segments": 0}
+
+    assert bad(replace(HEALTHY, **well, **absent)) == []
 
 
 def node(**changes: Any) -> dict[str, Any]:
@@ -71,8 +88,28 @@ def output(**changes: Any) -> dict[str, Any]:
     return {"outputs": (replace(OUTPUT, **changes),)}
 
 
+def page(*, taken: bool, ours: bool, problem: str | None = None, **changes: Any) -> dict[str, Any]:
+    facts = HttpFacts(url="http://127.0.0.1:9470/", is_taken=taken, is_ours=ours, problem=problem)
+    return {"http": facts, **changes}
+
+
 FAIL, WARN = Level.FAIL, Level.WARN
 ILL: dict[str, tuple[dict[str, Any], str, Level, str]] = {
+    "bad settings": ({"settings_error": "unknown key"}, "settings", FAIL, "correct that line"),
+    "a silent page": (page(taken=False, ours=False), "http", FAIL, "log"),
+    "a page whose port is taken": (page(taken=True, ours=False), "http", FAIL, "another port"),
+    "a page that cannot be served": (
+        page(taken=False, ours=False, problem="not allowed here"),
+        "http",
+        FAIL,
+        "service install",
+    ),
+    "a port that will be taken": (
+        page(taken=True, ours=False, daemon=None, num_segments=0),
+        "http",
+        WARN,
+        "another port",
+    ),
     "docker's small shm": (space(free_bytes=63 << 20), "shared memory", FAIL, "--shm-size"),
     "too small for 8 ranks": (space(free_bytes=300 << 20), "shared memory", WARN, "ring_bytes"),
     "rings on a disk": (space(kind="ext4"), "shared memory", WARN, "tmpfs"),

@@ -52,6 +52,28 @@ def test_options_that_do_not_fit_are_named(arguments: tuple[str, ...], message: 
     assert message in result.output
 
 
+def test_the_page_is_opened_as_asked_for_or_as_the_settings_say(home: Path):
+    without = run("show").output
+    asked = run("show", "--http").output
+    config = home / ".config/trackside/daemon.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text('[http]\nlisten = "127.0.0.1:8000"\n', encoding="utf-8")
+
+    written = run("show").output
+
+    assert "http.conf" not in without
+    assert "daemon --http 127.0.0.1:9470\n" in asked
+    assert "trackside.service.d/http.conf\n" in written
+    assert "--http" not in written
+
+
+def test_a_page_for_other_machines_needs_the_second_setting():
+    result = run("show", "--http", "10.0.0.7:9470")
+
+    assert result.exit_code == 1
+    assert "http.allow_remote" in result.output
+
+
 @pytest.mark.parametrize("verb", ["install", "uninstall"])
 def test_without_systemd_nothing_is_written(home: Path, verb: str):
     if BOOTED_MARK.is_dir():

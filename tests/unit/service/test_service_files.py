@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,8 @@ def service_in(directory: Path, user: str) -> Service:
 def test_written_units_are_readable_by_all_and_leave_no_debris(tmp_path: Path):
     service = service_in(tmp_path / "system", "ada")
 
-    write_units(service.files)
-    write_units(service.files)
+    write_units(service)
+    write_units(service)
 
     found = [path for path in (tmp_path / "system").rglob("*") if path.is_file()]
     assert sorted(found) == sorted(file.path for file in service.files)
@@ -33,7 +34,7 @@ def test_written_units_are_readable_by_all_and_leave_no_debris(tmp_path: Path):
 
 def test_removing_the_last_service_removes_everything(tmp_path: Path):
     service = service_in(tmp_path, "ada")
-    write_units(service.files)
+    write_units(service)
 
     removed = remove_units(service)
 
@@ -43,7 +44,8 @@ def test_removing_the_last_service_removes_everything(tmp_path: Path):
 
 def test_removing_a_service_keeps_what_another_user_needs(tmp_path: Path):
     ada, bob = service_in(tmp_path, "ada"), service_in(tmp_path, "bob")
-    write_units((*ada.files, *bob.files))
+    write_units(ada)
+    write_units(bob)
 
     removed = remove_units(ada)
 
@@ -51,9 +53,21 @@ def test_removing_a_service_keeps_what_another_user_needs(tmp_path: Path):
     assert all(file.path.is_file() for file in bob.files)
 
 
+def test_what_an_earlier_installation_left_is_removed(tmp_path: Path):
+    service = service_in(tmp_path, "ada")
+    old = service.files[-1].path.with_name("http.conf")
+    write_units(service)
+    old.touch()
+
+    write_units(replace(service, obsolete=(old,)))
+
+    assert not old.exists()
+    assert all(file.path.is_file() for file in service.files)
+
+
 def test_an_own_file_beside_the_drop_in_is_kept(tmp_path: Path):
     service = service_in(tmp_path, "ada")
-    write_units(service.files)
+    write_units(service)
     own = tmp_path / "trackside@ada.service.d" / "own.conf"
     own.write_text("", encoding="ascii")
 
@@ -71,7 +85,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path):
     service = service_in(tmp_path / "system", "ada")
 
     with pytest.raises(OutputError, match=r"cannot write .*trackside@\.service"):
-        write_units(service.files)
+        write_units(service)
 
 
 def test_a_machine_without_systemd_is_refused():

@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracksided.errors import SettingsError
+from tracksided.listen_address import ListenAddress
 from tracksided.service_units import (
+    HttpOpening,
     Program,
     Service,
     quoted,
@@ -89,6 +91,48 @@ def test_an_installation_below_tmp_is_bound_into_the_private_one():
     text = drop_in(system_service("ada", HOME, program))
 
     assert [read_back(value) for value in settings_of(text, "BindReadOnlyPaths")] == [[f"-{clone}"]]
+
+
+def http_drop_in(service: Service) -> str:
+    (text,) = (file.text for file in service.files if file.path.name == "http.conf")
+    return text
+
+
+def test_without_http_no_network_is_opened_and_an_old_opening_goes():
+    service = service_for()
+
+    assert "AF_INET" not in "".join(file.text for file in service.files)
+    assert [path.name for path in service.obsolete] == ["http.conf"]
+
+
+def test_http_opens_loopback_and_nothing_else():
+    http = HttpOpening(address=ListenAddress("127.0.0.1", 9470), is_option=False)
+
+    service = system_service("ada", HOME, PROGRAM, http=http)
+
+    assert re.findall(r"^[A-Z]\w+=.*$", http_drop_in(service), re.MULTILINE) == [
+        "RestrictAddressFamilies=AF_INET AF_INET6",
+        "PrivateNetwork=no",
+        "IPAddressAllow=localhost",
+    ]
+    assert settings_of(service.files[0].text, "IPAddressDeny") == ["any"]
+    assert service.obsolete == ()
+
+
+def test_an_address_that_is_asked_for_goes_into_the_command():
+    http = HttpOpening(address=ListenAddress("::1", 9471), is_option=True)
+
+    commands = settings_of(http_drop_in(user_service(HOME, PROGRAM, http=http)), "ExecStart")
+
+    assert commands == ["", f':"{PYTHON}" -P -m tracksided daemon --http [::1]:9471']
+
+
+def test_an_address_that_others_reach_is_opened_to_them():
+    http = HttpOpening(address=ListenAddress("10.0.0.7", 9470), is_option=False)
+
+    text = http_drop_in(system_service("ada", HOME, PROGRAM, http=http))
+
+    assert settings_of(text, "IPAddressAllow") == ["any"]
 
 
 def test_root_may_write_in_its_home():
