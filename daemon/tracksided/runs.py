@@ -6,10 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from trackside.wire.records import Close
 from trackside.wire.segment import writer_pid
-from tracksided.assemble import SCHEMA
 from tracksided.config import Settings
+from tracksided.configuration import add_configuration
 from tracksided.errors import OutputError
 from tracksided.ingest.generation import Generation, output_directory
 from tracksided.monitors.monitor import Watched
@@ -19,7 +18,8 @@ from tracksided.overviews import Overviews
 from tracksided.pipeline import Pipeline, Retry
 from tracksided.pool import WorkerPool
 from tracksided.reports import SegmentProgress, StepReport
-from tracksided.summaries import final_scalars, final_texts
+from tracksided.summaries import Finale, final_scalars, final_texts
+from tracksided.totals import leader_close, run_totals
 from tracksided.watch import RunWatch
 
 logger = logging.getLogger(__name__)
@@ -133,11 +133,8 @@ class Run:
         nonces = self.generation.nonces
         try:
             if not outputs.is_finished(nonces):
-                totals = self.totals()
-                close = self._leader_close()
-                outputs.finish(
-                    totals, final_scalars(totals, close), final_texts(totals, close), nonces
-                )
+                finale = self._finale()
+                outputs.finish(finale.totals, final_scalars(finale), final_texts(finale), nonces)
         except OutputError as error:
             self._retry.failed(str(error), now)
             return False
@@ -173,33 +170,6 @@ class Run:
         """Let go of the segments."""
         for stream in self.generation.streams:
             stream.close(remove=remove_segments)
-
-    def totals(self) -> dict[str, Any]:
-        """Return ``training_statistics.json`` without the averages."""
-        hello = self.generation.hello
-        ranks = [self._rank_totals(index) for index in range(len(self.generation.streams))]
-        ranks.sort(key=lambda entry: entry["rank"])
-        dropped: dict[str, int] = {}
-        for rank in ranks:
-            for cause, count in rank["dropped"].items():
-                dropped[cause] = dropped.get(cause, 0) + count
-        leader = ranks[0]
-        ends = [rank["ended_at"] for rank in ranks if rank["ended_at"] is not None]
-        return {
-            "schema": SCHEMA,
-            "run": hello.run,
-            "state": "finished" if len(ends) == len(ranks) else "killed",
-            "started_at": hello.started_at,
-            "ended_at": max(ends, default=None),
-            "world_size": hello.world_size,
-            "steps": leader["steps"],
-            "sampled": leader["sampled"],
-            "processed": self._num_committed(),
-            "late": self.generation.late,
-            "dropped": dropped,
-            "final": {"step": leader["last_step"], "loss": leader["loss"]},
-            "ranks": ranks,
-        }
 
     def status(self) -> dict[str, Any]:
         """Return what `trackside status` shows."""
@@ -278,6 +248,8 @@ class Run:
     def _complete(self, report: StepReport) -> StepReport:
         assert self._watch is not None  # noqa: S101 - made by _open
         narrowed = None if self._reading is None else of_ranks(self._reading, self._pids)
+        if not self._num_committed():
+            report = add_configuration(report)
         report = self._watch.complete(report, narrowed)
         for alert in report.alerts:
             logger.warning("run %s: %s: %s", self.run_id, alert.rule, alert.message)
@@ -301,23 +273,12 @@ class Run:
         )
         return newest.last_step
 
-    def _rank_totals(self, index: int) -> dict[str, Any]:
-        stream = self.generation.streams[index]
-        health, close = stream.health(), stream.close_record
-        return {
-            "rank": health.rank,
-            "steps": None if close is None else close.steps,
-            "sampled": None if close is None else close.sampled,
-            "published": None if close is None else close.published,
-            "last_step": self._progress(stream.nonce).last_step,
-            "loss": None if close is None else close.loss,
-            "ended_at": None if close is None else close.timestamp,
-            "reason": "killed" if close is None else close.reason,
-            "dropped": health.drops,
-            "corrupt": health.corrupt_records,
-            "torn": health.torn_records,
-        }
-
-    def _leader_close(self) -> Close | None:
-        streams = sorted(self.generation.streams, key=lambda stream: stream.hello.rank)
-        return streams[0].close_record
+    def _finale(self) -> Finale:
+        assert self._watch is not None  # noqa: S101 - made by _open
+        watched = self._watch.monitoring
+        return Finale(
+            totals=run_totals(self.generation, self._progress, watched.course, watched.verdict),
+            close=leader_close(self.generation),
+            course=watched.course,
+            verdict=watched.verdict,
+        )

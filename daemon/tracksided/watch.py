@@ -11,6 +11,7 @@ from tracksided.alerts.desk import AlertDesk, Look
 from tracksided.alerts.document import alert_document
 from tracksided.alerts.finding import Finding, StepRule
 from tracksided.errors import ObservationError
+from tracksided.monitoring import Monitoring
 from tracksided.monitors.document import host_object, host_scalars
 from tracksided.monitors.reading import HostReading
 from tracksided.observations import MEMORY_STEPS, Observation, observe
@@ -52,6 +53,10 @@ class RunWatch:
         )
         self._memory: deque[Observation] = deque(maxlen=MEMORY_STEPS)
         self._broken_rules: set[str] = set()
+        lines = tuple(lines)
+        self.monitoring = Monitoring(lines)
+        """What the steps say together."""
+
         self._resume(tuple(alert for alert in alerts if alert.run == run), lines)
 
     def complete(self, report: StepReport, reading: HostReading | None) -> StepReport:
@@ -63,7 +68,7 @@ class RunWatch:
             report: as the records and their analysis have it.
             reading: of the machine, with this run's processes; None where there is none.
         """
-        report = add_machine(report, reading)
+        report = self.monitoring.add(add_machine(report, reading))
         if not self._is_on:
             return report
         failures: dict[str, str] = {}

@@ -1,0 +1,144 @@
+"""Where the loss of a run goes: its trend, and how much of its fall is behind it.
+
+All figures stay the same when the loss, or the distance between samples, is scaled.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from tracksided.convergence.robust import mann_kendall, theil_sen
+
+TREND_POINTS = 64  # the newest samples that a trend is made of
+MIN_POINTS = 10  # fewer say nothing about a direction
+CLEAR_Z = 3.0  # neighbouring losses are not quite independent: hence not 2
+STAGNANT_CHANGE = 0.01  # of the loss over a full window; less is no progress
+REFERENCE_POINTS = 5  # the first samples, whose median stands for where the run began
+MAD_TO_SIGMA = 1.4826  # 1 / Phi^-1(3/4): what makes it a standard deviation for a normal sample
+CLEAR_FALL = 3.0 * math.sqrt(math.pi / 2 / REFERENCE_POINTS)  # 3 standard errors of that median
+
+Direction = Literal["falling", "rising", "flat"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossTrend:
+    """The newest samples as a line."""
+
+    slope: float
+    """Per step, by Theil and Sen."""
+
+    level: float
+    """Median loss."""
+
+    middle_step: float
+    """Median step."""
+
+    relative_change: float
+    """By which share of its level the loss changes over the window; below 0 where it falls."""
+
+    direction: Direction
+    """``flat`` where a Mann-Kendall test sees no trend at `CLEAR_Z`."""
+
+    noise: float
+    """Standard deviation around the line, by the median absolute deviation."""
+
+    num_points: int
+    since_step: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """Where a run began: medians of its first samples."""
+
+    step: float
+    loss: float
+
+
+def loss_trend(steps: Sequence[int], losses: Sequence[float | None]) -> LossTrend | None:
+    """Fit the newest `TREND_POINTS` samples whose loss is finite.
+
+    None where these are fewer than `MIN_POINTS`.
+
+    Args:
+        steps: ascending.
+        losses: as many; None, NaN and infinity are left out.
+    """
+    known = _finite(steps, losses)[-TREND_POINTS:]
+    if len(known) < MIN_POINTS:
+        return None
+    x, y = [step for step, _ in known], [loss for _, loss in known]
+    slope = theil_sen(x, y)
+    if slope is None:
+        return None
+    z = mann_kendall(y)
+    scale = float(np.median(np.abs(y)))
+    change = slope * (x[-1] - x[0])
+    residuals = np.asarray(y) - slope * np.asarray(x)
+    noise = MAD_TO_SIGMA * float(np.median(np.abs(residuals - np.median(residuals))))
+    direction: Direction = "flat"
+    if abs(z) > CLEAR_Z:
+        direction = "falling" if z < 0 else "rising"
+    return LossTrend(
+        slope=slope,
+        level=float(np.median(y)),
+        middle_step=float(np.median(x)),
+        relative_change=change / scale if scale else 0.0,
+        direction=direction,
+        noise=noise,
+        num_points=len(known),
+        since_step=x[0],
+    )
+
+
+def find_reference(steps: Sequence[int], losses: Sequence[float | None]) -> Reference | None:
+    """Return where a run began, None before `REFERENCE_POINTS` samples have a finite loss."""
+    known = _finite(steps, losses)[:REFERENCE_POINTS]
+    if len(known) < REFERENCE_POINTS:
+        return None
+    return Reference(
+        step=float(np.median([step for step, _ in known])),
+        loss=float(np.median([loss for _, loss in known])),
+    )
+
+
+def convergence_score(trend: LossTrend | None, reference: Reference | None) -> float | None:
+    """Return how much slower the loss changes now than it fell on average so far, 0 to 1.
+
+    With s the slope of the trend and m = (L0 - L) / (t - t0) the mean fall per step from the
+    reference (t0, L0) to the middle of the trend's window (t, L):
+
+        score = clip(1 - abs(s) / m, 0, 1)
+
+    0 for a loss that falls along a straight line or rises as fast as it fell, and where L0 - L is
+    not clearly above the noise; 1 for a plateau that is reached. A power law t^-a at T times the
+    reference step has 1 - a / (T^a - 1). None where trend or reference are unknown, or the same
+    samples.
+    """
+    if trend is None or reference is None or trend.middle_step <= reference.step:
+        return None
+    fall = reference.loss - trend.level
+    if fall <= CLEAR_FALL * trend.noise:
+        return 0.0
+    per_step = fall / (trend.middle_step - reference.step)
+    return min(max(1.0 - abs(trend.slope) / per_step, 0.0), 1.0)
+
+
+def is_stagnant(trend: LossTrend | None) -> bool | None:
+    """Whether a full window has no falling trend and changes by less than `STAGNANT_CHANGE`.
+
+    None where the window is not full.
+    """
+    if trend is None or trend.num_points < TREND_POINTS:
+        return None
+    return trend.direction != "falling" and abs(trend.relative_change) < STAGNANT_CHANGE
+
+
+def _finite(steps: Sequence[int], losses: Sequence[float | None]) -> list[tuple[int, float]]:
+    return [
+        (step, loss)
+        for step, loss in zip(steps, losses, strict=True)
+        if loss is not None and math.isfinite(loss)
+    ]

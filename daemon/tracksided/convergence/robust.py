@@ -1,0 +1,52 @@
+"""Figures of a series that a few outliers do not move."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+
+
+def theil_sen(steps: Sequence[float], values: Sequence[float]) -> float | None:
+    """Return the slope of a series: the median of the slopes between all pairs of points.
+
+    Up to 29 % of the values may be anything at all without moving it far. None where no two points
+    have different steps.
+
+    Source: Sen 1968, doi:10.1080/01621459.1968.10480934.
+
+    Args:
+        steps: where the values stand.
+        values: finite, as many as steps; the work grows with the square of their number.
+    """
+    x, y = np.asarray(steps, dtype=np.float64), np.asarray(values, dtype=np.float64)
+    first, second = np.triu_indices(len(x), k=1)
+    run = x[second] - x[first]
+    is_apart = run != 0
+    if not is_apart.any():
+        return None
+    return float(np.median((y[second] - y[first])[is_apart] / run[is_apart]))
+
+
+def mann_kendall(values: Sequence[float]) -> float:
+    """Return how many standard deviations the order of a series is away from no trend at all.
+
+    S counts the pairs that rise less those that fall; z = (S - sign S) / sigma with
+    sigma^2 = n (n - 1) (2 n + 5) / 18, which is without a correction for ties.
+
+    Source: Mann 1945, doi:10.2307/1907187; Kendall 1975, Rank Correlation Methods.
+
+    Args:
+        values: finite, in order of time, at least two; taken as independent of each other.
+
+    Returns:
+        Positive where the series rises.
+    """
+    y: FloatArray = np.asarray(values, dtype=np.float64)
+    count = len(y)
+    first, second = np.triu_indices(count, k=1)
+    score = float(np.sign(y[second] - y[first]).sum())
+    deviation = math.sqrt(count * (count - 1) * (2 * count + 5) / 18)
+    return (score - math.copysign(1.0, score)) / deviation if score else 0.0
