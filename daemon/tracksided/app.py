@@ -269,6 +269,9 @@ class Daemon:
     def _note_average(self, event: AverageEvent) -> None:
         """Count an averaging; write it to the outputs of the run whose checkpoints they are."""
         self._averages["failed" if event.error else "published"] += 1
+        for run in self._intake.runs:
+            if run.run_id == event.run:
+                self._guard(run, run.note_average, event.error)
         outputs = None if event.run is None else self._intake.outputs_of(event.run)
         if outputs is None:
             return

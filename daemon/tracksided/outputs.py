@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from trackside.wire.records import Hello
-from tracksided.alerts.document import read_alert
+from tracksided.alerts.document import alert_document, read_alert
 from tracksided.assemble import SCHEMA
 from tracksided.errors import ObservationError
 from tracksided.observations import MEMORY_STEPS
@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 RUN_FILE = "run.json"
 TOTALS_FILE = "training_statistics.json"
 TENSORBOARD_DIR = "tensorboard"
+MAX_ALERTS = 20  # without a step, kept in run.json until they stand in their own file
 MAX_AVERAGES = 1000  # kept in run.json; the newest stay
 
 
@@ -121,6 +122,16 @@ class RunOutputs:
         self._written = None
         self._alerts.add(report.alerts)
 
+    def note_alerts(self, alerts: Sequence[Alert], texts: Sequence[Text]) -> None:
+        """Note alerts that belong to no step; when this returns they are committed."""
+        known = self._run.get("alerts")
+        documents = [alert_document(alert) for alert in alerts]
+        self._write_events((), texts)
+        self._write_run(
+            {"alerts": [*(known if isinstance(known, list) else []), *documents][-MAX_ALERTS:]}
+        )
+        self._alerts.add(alerts)
+
     def note_average(
         self, average: Mapping[str, object], scalars: Sequence[Scalar], texts: Sequence[Text]
     ) -> None:
@@ -155,13 +166,13 @@ class RunOutputs:
     def _committed_alerts(self) -> list[Alert]:
         """Return the newest alerts that are committed, whether they are in their file or not."""
         alerts: list[Alert] = []
-        for line in self.newest_lines():
-            documents = line.get("alerts")
+        for holder in (*self.newest_lines(), self._run):
+            documents = holder.get("alerts")
             for document in documents if isinstance(documents, list) else ():
                 try:
                     alerts.append(read_alert(document))
                 except ObservationError as error:
-                    logger.warning("%s: %s", self._history.path, error)
+                    logger.warning("%s: an alert is left out: %s", self.directory, error)
         return alerts
 
     def _write_events(self, scalars: Sequence[Scalar], texts: Sequence[Text]) -> None:

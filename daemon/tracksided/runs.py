@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trackside.wire.segment import writer_pid
+from tracksided.alarms import RunAlarms
 from tracksided.config import Settings
 from tracksided.configuration import add_configuration
 from tracksided.errors import OutputError
@@ -17,7 +18,7 @@ from tracksided.outputs import RunOutputs
 from tracksided.overviews import Overviews
 from tracksided.pipeline import Pipeline, Retry
 from tracksided.pool import WorkerPool
-from tracksided.reports import SegmentProgress, StepReport
+from tracksided.reports import Alert, SegmentProgress, StepReport
 from tracksided.summaries import Finale, final_scalars, final_texts
 from tracksided.totals import leader_close, run_totals
 from tracksided.watch import RunWatch
@@ -52,12 +53,14 @@ class Run:
         generation: Generation,
         settings: Settings,
         open_outputs: Callable[[Path], RunOutputs],
+        tell: Callable[[Alert], None] = lambda alert: None,  # noqa: ARG005 - nobody is told
     ) -> None:
         self.generation = generation
         self.state = State.OPENING
         self.directory = output_directory(generation.hello)
         self._settings = settings
         self._open_outputs = open_outputs
+        self._tell = tell
         self._reading: HostReading | None = None
         self._pids: dict[int, int] = {}  # of all trainers that were seen running, to their rank
         self._retry = Retry()
@@ -65,7 +68,7 @@ class Run:
         self._pipeline: Pipeline | None = None
         words = [word for word in generation.hello.visualize if word in OVERVIEW_WORDS]
         self._overviews = Overviews(self.directory, tuple(words))
-        self._watch: RunWatch | None = None
+        self._alarms: RunAlarms | None = None
         self._end_deadline = 0.0
         self._defect: str | None = None
 
@@ -165,6 +168,13 @@ class Run:
     def note_machine(self, reading: HostReading | None) -> None:
         """Take the newest reading of the machine, for the steps that are committed from now on."""
         self._reading = reading
+        if reading is not None and self._alarms is not None and self.state is State.RUNNING:
+            self._alarms.look_at_machine(of_ranks(reading, self._pids))
+
+    def note_average(self, error: str | None) -> None:
+        """Take the outcome of an averaging of this run's checkpoints: why it failed, or None."""
+        if self._alarms is not None:
+            self._alarms.note_average(error)
 
     def close(self, *, remove_segments: bool) -> None:
         """Let go of the segments."""
@@ -187,7 +197,7 @@ class Run:
             "shed": 0 if pipeline is None else pipeline.num_shed,
             "failed": 0 if pipeline is None else pipeline.num_failed,
             "problem": self.problem,
-            "alerts": [] if self._watch is None else self._watch.status(),
+            "alerts": [] if self._alarms is None else self._alarms.status(),
             "ranks": [
                 {
                     "rank": entry.rank,
@@ -222,7 +232,7 @@ class Run:
             return
         self._retry.succeeded()
         self._outputs = outputs
-        self._watch = watch
+        self._alarms = RunAlarms(watch, outputs, self._tell)
         self._pipeline = Pipeline(
             outputs, self._settings.workers, self._hellos, complete=self._complete
         )
@@ -236,9 +246,13 @@ class Run:
 
     def _move(self, pool: WorkerPool, now: float) -> None:
         assert self._pipeline is not None  # noqa: S101 - made by _open
+        assert self._alarms is not None  # noqa: S101 - made by _open
         self._pipeline.dispatch(pool, now)
         for step in self._pipeline.commit(now):
             self.generation.settle(step)
+            self._alarms.committed(step.step)
+        newest = max(stream.last_step for stream in self.generation.streams)
+        self._alarms.look_at_trainer(newest, now, self._is_training)
         if self._pipeline.is_empty:
             self._overviews.keep_up(pool, now, self._num_committed())
         if self._pipeline.is_empty and self.generation.is_over(now):
@@ -246,14 +260,14 @@ class Run:
             self._end_deadline = now + FLUSH_LIMIT_S
 
     def _complete(self, report: StepReport) -> StepReport:
-        assert self._watch is not None  # noqa: S101 - made by _open
+        assert self._alarms is not None  # noqa: S101 - made by _open
         narrowed = None if self._reading is None else of_ranks(self._reading, self._pids)
         if not self._num_committed():
             report = add_configuration(report)
-        report = self._watch.complete(report, narrowed)
-        for alert in report.alerts:
-            logger.warning("run %s: %s: %s", self.run_id, alert.rule, alert.message)
-        return report
+        return self._alarms.complete(report, narrowed)
+
+    def _is_training(self) -> bool:
+        return self.is_alive and all(s.close_record is None for s in self.generation.streams)
 
     def _hellos(self) -> dict[int, Any]:
         return {stream.hello.rank: stream.hello for stream in self.generation.streams}
@@ -274,8 +288,8 @@ class Run:
         return newest.last_step
 
     def _finale(self) -> Finale:
-        assert self._watch is not None  # noqa: S101 - made by _open
-        watched = self._watch.monitoring
+        assert self._alarms is not None  # noqa: S101 - made by _open
+        watched = self._alarms.watch.monitoring
         return Finale(
             totals=run_totals(self.generation, self._progress, watched.course, watched.verdict),
             close=leader_close(self.generation),

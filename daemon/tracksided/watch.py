@@ -1,15 +1,19 @@
 """What the daemon's own process adds to a step: what only it knows, and the alerts."""
 
+import itertools
 import logging
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from tracksided.alerts.catalog import AlertSettings
 from tracksided.alerts.desk import AlertDesk, Look
 from tracksided.alerts.document import alert_document
-from tracksided.alerts.finding import Finding, StepRule
+from tracksided.alerts.finding import Finding
+from tracksided.alerts.robust import median
+from tracksided.alerts.stalled_trainer import Liveness
 from tracksided.errors import ObservationError
 from tracksided.monitoring import Monitoring
 from tracksided.monitors.document import host_object, host_scalars
@@ -20,6 +24,8 @@ from tracksided.reports import Alert, StepReport, Text
 logger = logging.getLogger(__name__)
 
 TEXT_GROUP = "Alerts"
+INTERVAL_STEPS = 32  # newest samples whose distance in time is taken as usual
+MIN_INTERVALS = 3
 
 
 class RunWatch:
@@ -46,12 +52,14 @@ class RunWatch:
             alerts: that were raised before, oldest first.
         """
         self._run = run
+        self._settings = settings
         self._rules = tuple(rule for rule in settings.step_rules if rule.enabled)
-        self._is_on = settings.enabled
+        self._host_rules = tuple(rule for rule in settings.host_rules if rule.enabled)
         self._desk = AlertDesk(
             cooldown_s=settings.cooldown_seconds, clear_after=settings.clear_after
         )
         self._memory: deque[Observation] = deque(maxlen=MEMORY_STEPS)
+        self._readings: deque[HostReading] = deque(maxlen=MEMORY_STEPS)
         self._broken_rules: set[str] = set()
         lines = tuple(lines)
         self.monitoring = Monitoring(lines)
@@ -69,7 +77,7 @@ class RunWatch:
             reading: of the machine, with this run's processes; None where there is none.
         """
         report = self.monitoring.add(add_machine(report, reading))
-        if not self._is_on:
+        if not self._settings.enabled:
             return report
         failures: dict[str, str] = {}
         alerts = self._look(observe(report.history), failures)
@@ -82,6 +90,50 @@ class RunWatch:
         return replace(
             report, history=history, texts=(*report.texts, *texts), alerts=(*report.alerts, *alerts)
         )
+
+    def look_at_machine(self, reading: HostReading) -> tuple[Alert, ...]:
+        """Return the alerts that a reading raises; the one before, again, raises none."""
+        if not self._settings.enabled or (
+            self._readings and reading.timestamp == self._readings[-1].timestamp
+        ):
+            return ()
+        before = tuple(self._readings)
+        self._readings.append(reading)
+        look = self._moment(reading.timestamp)
+        alerts = [
+            self._judge(rule.name, look, partial(rule.check, reading, before))
+            for rule in self._host_rules
+        ]
+        return tuple(alert for alert in alerts if alert is not None)
+
+    def look_at_trainer(self, silent_s: float, wall_time: float) -> Alert | None:
+        """Return an alert if a live trainer makes no steps any more.
+
+        Args:
+            silent_s: since its newest step arrived.
+            wall_time: Unix seconds.
+        """
+        rule = self._settings.stalled_trainer
+        if not (self._settings.enabled and rule.enabled):
+            return None
+        liveness = Liveness(
+            last_step=self._last_step(),
+            silent_s=silent_s,
+            interval_s=self._interval_s(),
+        )
+        return self._judge(rule.name, self._moment(wall_time), partial(rule.check, liveness))
+
+    def note_average(self, error: str | None, wall_time: float) -> Alert | None:
+        """Return an alert if the run's checkpoints could not be averaged.
+
+        Args:
+            error: why not, None where they were.
+            wall_time: Unix seconds.
+        """
+        rule = self._settings.averaging_failed
+        if not (self._settings.enabled and rule.enabled):
+            return None
+        return self._judge(rule.name, self._moment(wall_time), partial(rule.check, error))
 
     def status(self) -> list[dict[str, Any]]:
         """Return what `trackside status` shows: all that is raised or has not calmed down."""
@@ -114,31 +166,43 @@ class RunWatch:
             self._desk.forget(rule.name for rule in self._rules)
         before = tuple(self._memory)
         look = Look(run=self._run, step=now.step, timestamp=now.timestamp)
-        raised: list[Alert] = []
-        for rule in self._rules:
-            finding = self._ask(rule, now, before, failures)
-            alert = self._desk.take(rule.name, finding, look)
-            if alert is not None:
-                raised.append(alert)
+        alerts = [
+            self._judge(rule.name, look, partial(rule.check, now, before), failures)
+            for rule in self._rules
+        ]
         self._memory.append(now)
-        return tuple(raised)
+        return tuple(alert for alert in alerts if alert is not None)
 
-    def _ask(
+    def _judge(
         self,
-        rule: StepRule,
-        now: Observation,
-        before: tuple[Observation, ...],
-        failures: dict[str, str],
-    ) -> Finding | None:
+        rule: str,
+        look: Look,
+        check: Callable[[], Finding | None],
+        failures: dict[str, str] | None = None,
+    ) -> Alert | None:
         """Ask a rule; one that fails costs what it would have said, and nothing else."""
         try:
-            return rule.check(now, before)
+            finding = check()
         except Exception as error:
-            failures[f"alerts.{rule.name}"] = f"{type(error).__name__}: {error}"
-            if rule.name not in self._broken_rules:
-                self._broken_rules.add(rule.name)
-                logger.exception("alert rule %s fails at step %d", rule.name, now.step)
-            return None
+            if failures is not None:
+                failures[f"alerts.{rule}"] = f"{type(error).__name__}: {error}"
+            if rule not in self._broken_rules:
+                self._broken_rules.add(rule)
+                logger.exception("alert rule %s fails after step %s", rule, self._last_step())
+            finding = None
+        return self._desk.take(rule, finding, look)
+
+    def _moment(self, wall_time: float) -> Look:
+        return Look(run=self._run, step=None, timestamp=wall_time)
+
+    def _last_step(self) -> int:
+        return self._memory[-1].step if self._memory else 0
+
+    def _interval_s(self) -> float | None:
+        """Return the median time between two sampled steps of late, None where it is not known."""
+        recent = list(self._memory)[-INTERVAL_STEPS:]
+        gaps = [b.timestamp - a.timestamp for a, b in itertools.pairwise(recent)]
+        return median(gaps) if len(gaps) >= MIN_INTERVALS else None
 
 
 def add_machine(report: StepReport, reading: HostReading | None) -> StepReport:
@@ -153,7 +217,12 @@ def add_machine(report: StepReport, reading: HostReading | None) -> StepReport:
 
 
 def alert_text(alert: Alert, step: int) -> Text:
-    """Return what TensorBoard shows of an alert."""
+    """Return what TensorBoard shows of an alert.
+
+    Args:
+        alert: to be shown.
+        step: under which it stands: its own, or the newest where it has none.
+    """
     where = "" if alert.rank is None else f", rank {alert.rank}"
     body = f"**{alert.severity}** at step {step}{where}: {alert.message}\n\n{alert.advice}"
     return Text(f"{TEXT_GROUP}/{alert.rule}", body, step)

@@ -6,17 +6,24 @@ from typing import Any
 
 from tracksided.alerts.attention_entropy_collapse import AttentionEntropyCollapse
 from tracksided.alerts.attention_logit_growth import AttentionLogitGrowth
+from tracksided.alerts.averaging_failed import AveragingFailed
 from tracksided.alerts.clip_rate import ClipRate
 from tracksided.alerts.dropped_samples import DroppedSamples
-from tracksided.alerts.finding import StepRule
+from tracksided.alerts.finding import HostRule, StepRule
+from tracksided.alerts.gpu_error import GpuError
+from tracksided.alerts.gpu_temperature import GpuTemperature
+from tracksided.alerts.gpu_underused import GpuUnderused
 from tracksided.alerts.gradient_explosion import GradientExplosion
 from tracksided.alerts.gradient_vanishing import GradientVanishing
 from tracksided.alerts.gradient_volatility import GradientVolatility
 from tracksided.alerts.loss_divergence import LossDivergence
 from tracksided.alerts.loss_spike import LossSpike
 from tracksided.alerts.loss_stagnation import LossStagnation
+from tracksided.alerts.memory_growth import MemoryGrowth
+from tracksided.alerts.memory_pressure import MemoryPressure
 from tracksided.alerts.nonfinite import Nonfinite
 from tracksided.alerts.ranks_out_of_sync import RanksOutOfSync
+from tracksided.alerts.stalled_trainer import StalledTrainer
 from tracksided.alerts.straggler import Straggler
 from tracksided.errors import SettingsError
 from tracksided.observations import MEMORY_STEPS
@@ -50,6 +57,13 @@ class AlertSettings:
     straggler: Straggler = field(default_factory=Straggler)
     ranks_out_of_sync: RanksOutOfSync = field(default_factory=RanksOutOfSync)
     dropped_samples: DroppedSamples = field(default_factory=DroppedSamples)
+    memory_growth: MemoryGrowth = field(default_factory=MemoryGrowth)
+    memory_pressure: MemoryPressure = field(default_factory=MemoryPressure)
+    gpu_temperature: GpuTemperature = field(default_factory=GpuTemperature)
+    gpu_underused: GpuUnderused = field(default_factory=GpuUnderused)
+    gpu_error: GpuError = field(default_factory=GpuError)
+    stalled_trainer: StalledTrainer = field(default_factory=StalledTrainer)
+    averaging_failed: AveragingFailed = field(default_factory=AveragingFailed)
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
@@ -58,7 +72,7 @@ class AlertSettings:
                 f"alerts.cooldown_seconds is {self.cooldown_seconds}, alerts.clear_after "
                 f"{self.clear_after}; expected numbers from 0 and from 1 on"
             )
-        for rule in self.step_rules:
+        for rule in (*self.step_rules, *self.host_rules, *self.event_rules):
             _check(rule)
 
     @property
@@ -80,6 +94,22 @@ class AlertSettings:
             self.dropped_samples,
         )
 
+    @property
+    def host_rules(self) -> tuple[HostRule, ...]:
+        """Rules that look at every reading of the machine."""
+        return (
+            self.memory_growth,
+            self.memory_pressure,
+            self.gpu_temperature,
+            self.gpu_underused,
+            self.gpu_error,
+        )
+
+    @property
+    def event_rules(self) -> tuple[StalledTrainer, AveragingFailed]:
+        """Rules that are asked when there is something to ask them about."""
+        return (self.stalled_trainer, self.averaging_failed)
+
 
 def _check(rule: Any) -> None:
     """Refuse settings of a rule that cannot work, by name."""
@@ -90,5 +120,5 @@ def _check(rule: Any) -> None:
             continue
         if not 0 < value < math.inf:
             raise SettingsError(f"{where}, expected a number above 0")
-        if item.name.endswith("_steps") and value > MEMORY_STEPS:
+        if item.name.endswith(("_steps", "_readings")) and value > MEMORY_STEPS:
             raise SettingsError(f"{where}; rules look back {MEMORY_STEPS} samples at most")

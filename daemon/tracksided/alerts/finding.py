@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from tracksided.monitors.reading import HostReading
 from tracksided.observations import Observation
 from tracksided.reports import Severity
 
@@ -44,4 +45,24 @@ class StepRule(Protocol):
         Args:
             now: the newest step.
             before: steps before it, oldest first, a bounded number; may be empty.
+        """
+
+
+class HostRule(Protocol):
+    """Looks at every reading of the machine while a run is served."""
+
+    @property
+    def name(self) -> str:
+        """As in `StepRule`."""
+
+    @property
+    def enabled(self) -> bool:
+        """As in `StepRule`."""
+
+    def check(self, now: HostReading, before: Sequence[HostReading]) -> Finding | None:
+        """Return what is wrong with the machine, or None.
+
+        Args:
+            now: the newest reading, with the processes of one run.
+            before: readings before it, oldest first, a bounded number; may be empty.
         """

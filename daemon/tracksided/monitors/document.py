@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
-from tracksided.monitors.reading import GpuReading, HostReading, ProcessReading
+from tracksided.monitors.reading import GpuReading, HostReading, own_gpus
 from tracksided.reports import Scalar
 
 MIB = 1 << 20  # what the tags call MB, as PyTorch's memory summaries and nvidia-smi do
@@ -30,7 +30,7 @@ def host_scalars(reading: HostReading, step: int) -> Iterator[Scalar]:
     rss = _total(process.rss_bytes for process in processes)
     values: dict[str, float | None] = {
         "Memory/GPU_Allocated_MB": None if gpu_memory is None else gpu_memory / MIB,
-        "Memory/GPU_Utilization_Percent": _memory_percent(_own_gpus(reading.gpus, processes)),
+        "Memory/GPU_Utilization_Percent": _memory_percent(own_gpus(reading)),
         "Memory/Process_RSS_MB": None if rss is None else rss / MIB,
         "Memory/Host_Percent": reading.memory_percent,
         "Memory/Pressure_Level": reading.memory_pressure_level,
@@ -45,14 +45,6 @@ def host_scalars(reading: HostReading, step: int) -> Iterator[Scalar]:
     for tag, value in values.items():
         if value is not None:
             yield Scalar(tag, float(value), step)
-
-
-def _own_gpus(
-    gpus: tuple[GpuReading, ...], processes: tuple[ProcessReading, ...]
-) -> tuple[GpuReading, ...]:
-    """Return the GPUs on which the run holds memory, or all where that is not known."""
-    own = {index for process in processes for index in process.gpu_indices or ()}
-    return tuple(gpu for gpu in gpus if gpu.index in own) if own else gpus
 
 
 def _memory_percent(gpus: Iterable[GpuReading]) -> float | None:

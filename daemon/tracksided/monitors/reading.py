@@ -116,6 +116,12 @@ class HostReading:
     daemon cannot see is missing."""
 
 
+def own_gpus(reading: HostReading) -> tuple[GpuReading, ...]:
+    """Return the GPUs on which the run holds memory, or all where that is not known."""
+    own = {index for process in reading.processes.values() for index in process.gpu_indices or ()}
+    return tuple(gpu for gpu in reading.gpus if gpu.index in own) if own else reading.gpus
+
+
 def of_ranks(reading: HostReading, pids: Mapping[int, int]) -> HostReading:
     """Narrow a reading to the processes of one run.
 

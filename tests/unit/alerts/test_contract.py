@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tracksided.alerts.catalog import AlertSettings
-from tracksided.alerts.finding import Finding, StepRule
+from tracksided.alerts.finding import Finding, HostRule, StepRule
 from tracksided.config import parse_settings
 from tracksided.errors import SettingsError
+from tracksided.monitors.reading import GpuReading, HostReading, ProcessReading, XidError
 from tracksided.observations import (
     AttentionObservation,
     Observation,
@@ -25,7 +26,9 @@ from tracksided.sinks.json_file import encode
 
 PAGE = (Path(__file__).parents[3] / "docs" / "alerts.md").read_text(encoding="utf-8")
 STEP_RULES = AlertSettings().step_rules
-RULES: tuple[Any, ...] = STEP_RULES
+HOST_RULES = AlertSettings().host_rules
+RULES: tuple[Any, ...] = (*STEP_RULES, *HOST_RULES, *AlertSettings().event_rules)
+each_host_rule = pytest.mark.parametrize("rule", HOST_RULES, ids=lambda rule: rule.name)
 each_step_rule = pytest.mark.parametrize("rule", STEP_RULES, ids=lambda rule: rule.name)
 each_rule = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
 
@@ -66,6 +69,34 @@ OBSERVATION = st.builds(
     layer_norms=st.dictionaries(st.sampled_from("abcd"), KNOWN, max_size=4),
 )
 
+POSITIVE = st.none() | st.integers(0, 2**70)
+GPU = st.builds(
+    GpuReading,
+    index=st.integers(0, 2),
+    utilization_percent=NUMBER,
+    temperature_c=NUMBER,
+    slowdown_temperature_c=NUMBER,
+    throttle_reasons=st.none() | st.just(("hw_thermal_slowdown",)),
+    xid_errors=st.lists(st.builds(XidError, timestamp=st.floats(0, 2e9), code=st.integers())).map(
+        tuple
+    ),
+)
+PROCESS = st.builds(
+    ProcessReading,
+    rank=st.integers(0, 2),
+    rss_bytes=POSITIVE,
+    gpu_memory_bytes=POSITIVE,
+    gpu_indices=st.none() | st.just((0, 1)),
+)
+READING = st.builds(
+    HostReading,
+    timestamp=st.floats(0, 2e9),
+    memory_percent=NUMBER,
+    memory_pressure_level=st.none() | st.integers(0, 3),
+    gpus=st.lists(GPU, max_size=2).map(tuple),
+    processes=st.dictionaries(st.integers(1, 3), PROCESS, max_size=2),
+)
+
 
 def check_finding(finding: Finding | None) -> None:
     if finding is None:
@@ -85,6 +116,23 @@ def test_rule_copes_with_any_history(
 ) -> None:
     """Empty, one element, NaN, huge, gaps, missing ranks, steps in any order, long and constant."""
     check_finding(rule.check(now, tuple(before * repeat)[:512]))
+
+
+@each_host_rule
+@settings(max_examples=60, deadline=None)
+@given(now=READING, before=st.lists(READING, max_size=3), repeat=st.integers(1, 64))
+def test_rule_copes_with_any_machine(
+    rule: HostRule, now: HostReading, before: list[HostReading], repeat: int
+) -> None:
+    check_finding(rule.check(now, tuple(before * repeat)))
+
+
+@each_host_rule
+@pytest.mark.parametrize("length", [0, 1, 512])
+def test_rule_says_nothing_of_readings_that_tell_nothing(rule: HostRule, length: int) -> None:
+    nothing = [HostReading(timestamp=float(n)) for n in range(length + 1)]
+
+    assert rule.check(nothing[-1], tuple(nothing[:-1])) is None
 
 
 @each_step_rule
@@ -170,7 +218,7 @@ def test_settings_that_cannot_work_are_refused_by_name(rule: Any) -> None:
         if not isinstance(value, bool):
             with pytest.raises(SettingsError, match=f"alerts.{rule.name}.{item.name} is"):
                 parse_settings([("f", {"alerts": {rule.name: {item.name: type(value)(0)}}})])
-        if item.name.endswith("_steps"):
+        if item.name.endswith(("_steps", "_readings")):
             with pytest.raises(SettingsError, match="look back 512"):
                 parse_settings([("f", {"alerts": {rule.name: {item.name: 513}}})])
 

@@ -1,0 +1,168 @@
+"""When the rules of a run are asked, and where its alerts go."""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_trainer import RUN
+from observed import make_report
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from written import load
+
+from tracksided.alarms import RunAlarms
+from tracksided.alerts.catalog import AlertSettings
+from tracksided.alerts.memory_pressure import MemoryPressure
+from tracksided.monitors.reading import HostReading
+from tracksided.outputs import RunOutputs
+from tracksided.reports import Alert
+from tracksided.watch import RunWatch
+
+
+@dataclass
+class Site:
+    """A run's alarms over a real directory; time stands where the test puts it."""
+
+    directory: Path
+    wall: float = 1e9
+    told: list[Alert] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.settings = AlertSettings(memory_pressure=MemoryPressure(persist_readings=1))
+        self.start()
+
+    def start(self) -> None:
+        """Begin as a daemon does that knows the files only."""
+        self.outputs = RunOutputs(self.directory)
+        watch = RunWatch(
+            RUN,
+            self.settings,
+            lines=self.outputs.newest_lines(),
+            alerts=self.outputs.alerts,
+        )
+        self.alarms = RunAlarms(watch, self.outputs, self.told.append, lambda: self.wall)
+
+    def restart(self) -> None:
+        self.outputs.close()
+        self.start()
+
+    def step(self, step: int, **changes: Any) -> None:
+        report = self.alarms.complete(make_report(step, **changes), None)
+        self.outputs.commit(report, {0: ("n", step)})
+        self.alarms.committed(step)
+
+    def rules(self) -> list[str]:
+        path = self.directory / "alerts.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [json.loads(line)["rule"] for line in lines]
+
+    def texts(self) -> list[str]:
+        self.outputs.close()
+        return [
+            value.tag.removeprefix("Alerts/").removesuffix("/text_summary")
+            for path in sorted((self.directory / "tensorboard").iterdir())
+            for event in EventFileLoader(str(path)).Load()
+            for value in event.summary.value
+            if value.tag.startswith("Alerts/")
+        ]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    site = Site(tmp_path)
+    yield site
+    site.outputs.close()
+
+
+def pressed(now: float) -> HostReading:
+    return HostReading(timestamp=now, memory_pressure_level=2)
+
+
+def test_alert_of_a_step_is_told_once_it_is_committed(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    report = site.alarms.complete(make_report(5, loss=math.nan), None)
+    assert site.told == []
+
+    site.outputs.commit(report, {0: ("n", 5)})
+    site.alarms.committed(5)
+
+    assert [alert.rule for alert in site.told] == ["nonfinite"]
+    assert caplog.text.count("nonfinite: the loss is NaN") == 1
+    assert site.rules() == site.texts() == ["nonfinite"]
+
+
+def test_alert_of_the_machine_goes_to_every_place(site: Site) -> None:
+    site.step(5)
+    site.alarms.look_at_machine(pressed(100.0))
+    site.alarms.look_at_machine(pressed(100.0))
+    site.alarms.look_at_machine(pressed(110.0))
+
+    assert [(alert.rule, alert.step) for alert in site.told] == [("memory_pressure", None)]
+    assert site.alarms.status()[0]["rule"] == "memory_pressure"
+    assert site.rules() == site.texts() == ["memory_pressure"]
+
+
+def test_alert_of_the_machine_is_not_raised_again_after_a_restart(site: Site) -> None:
+    site.alarms.look_at_machine(pressed(100.0))
+    site.restart()
+
+    site.alarms.look_at_machine(pressed(110.0))
+
+    assert site.rules() == site.texts() == ["memory_pressure"]
+
+
+def test_alert_of_the_machine_that_a_kill_kept_from_its_file_is_added_once(site: Site) -> None:
+    site.alarms.look_at_machine(pressed(100.0))
+    (site.directory / "alerts.jsonl").unlink()
+
+    site.restart()
+    site.restart()
+
+    assert site.rules() == site.texts() == ["memory_pressure"]
+    assert load(site.directory / "run.json")["alerts"][0]["rule"] == "memory_pressure"
+
+
+def look(site: Site, step: int, now: float, *, is_training: bool = True) -> None:
+    site.wall = 1e9 + now
+    site.alarms.look_at_trainer(step, now, lambda: is_training)
+
+
+def test_silent_trainer_is_stalled_once_until_it_moves_again(site: Site) -> None:
+    """make_step puts samples a second apart: a stall is 60 s of silence."""
+    for step in range(1, 6):
+        site.step(step)
+    for now in range(61):
+        look(site, 5, float(now))
+    assert site.told == []
+
+    for now in range(61, 100):
+        look(site, 5, float(now))
+    assert [alert.rule for alert in site.told] == ["stalled_trainer"]
+    assert site.told[0].value == 61.0
+
+    for now in range(100, 1000, 20):
+        look(site, now, float(now))
+    assert site.alarms.status() == []
+
+
+@pytest.mark.parametrize("why", ["ended", "daemon stopped"])
+def test_silence_that_is_no_stall(site: Site, why: str) -> None:
+    for step in range(1, 6):
+        site.step(step)
+    times = [float(now) for now in range(200)] if why == "ended" else [0.0, 1000.0, 1001.0]
+    for now in times:
+        look(site, 5, now, is_training=why != "ended")
+
+    assert site.told == []
+
+
+def test_failed_averaging_is_told_once(site: Site) -> None:
+    site.alarms.note_average("a.pt is truncated")
+    site.wall += 1
+    site.alarms.note_average("a.pt is truncated")
+
+    assert [alert.rule for alert in site.told] == ["averaging_failed"]
