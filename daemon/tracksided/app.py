@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -147,13 +147,14 @@ class Daemon:
     def _serve(self, now: float) -> None:
         """Move every run and the checkpoints forward."""
         current = self._intake.current
-        for run in current:
-            self._guard(run, self._advance, run, now)
-        for ticket, outcome in self._pool.poll(now):
+        self._advance_all(current, now)
+        outcomes = self._pool.poll(now)
+        for ticket, outcome in outcomes:
             for run in current:
                 if self._guard(run, run.receive, ticket, outcome, now):
-                    self._guard(run, run.advance, self._pool, now)
                     break
+        if outcomes:
+            self._advance_all(current, now)
         for event in self._checkpoints.poll(now):
             self._note_average(event)
         if self._reload_due and self._pool.is_idle and not self._checkpoints.is_busy():
@@ -162,6 +163,15 @@ class Daemon:
         for run in current:
             if self._guard(run, run.end, self._pool, now, is_averaging=is_averaging):
                 self._intake.remove(run)
+
+    def _advance_all(self, runs: Iterable[Run], now: float) -> None:
+        """Move every run, first those that have waited longest for a worker.
+
+        In a fixed order a run that publishes faster than workers can follow would keep them from
+        all others.
+        """
+        for run in sorted(runs, key=lambda run: run.dispatched_at):
+            self._guard(run, self._advance, run, now)
 
     def _advance(self, run: Run, now: float) -> None:
         was = run.state

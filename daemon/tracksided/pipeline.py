@@ -107,6 +107,9 @@ class Pipeline:
     """Adds what only this process knows; called once for each step, in order."""
 
     retry: Retry = field(default_factory=Retry)
+    dispatched_at: float = float("-inf")
+    """When a worker was asked last, in monotonic seconds."""
+
     num_shed: int = 0
     num_failed: int = 0
     """Steps reported without their analysis."""
@@ -143,6 +146,7 @@ class Pipeline:
                 if not pool.has_room:
                     return
                 flight.ticket = pool.submit(self._job(flight, waiting, previous))
+                self.dispatched_at = now
                 flight.reads_previous = isinstance(previous, tuple)
                 waiting -= 1
             previous = flight.records

@@ -91,6 +91,11 @@ class Run:
         return 0 if self._pipeline is None else self._pipeline.num_waiting
 
     @property
+    def dispatched_at(self) -> float:
+        """When a worker was asked last, in monotonic seconds."""
+        return float("-inf") if self._pipeline is None else self._pipeline.dispatched_at
+
+    @property
     def has_work(self) -> bool:
         """Whether steps are on their way to the disk."""
         is_moving = self.state is not State.BROKEN
