@@ -163,6 +163,8 @@ class Daemon:
         for run in current:
             if self._guard(run, run.end, self._pool, now, is_averaging=is_averaging):
                 self._intake.remove(run)
+                self._unwatch_after |= dict.fromkeys(run.checkpoint_directories, now + LINGER_S)
+        self._unwatch(now)
 
     def _advance_all(self, runs: Iterable[Run], now: float) -> None:
         """Move every run, first those that have waited longest for a worker.
