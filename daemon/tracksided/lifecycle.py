@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
-from trackside.wire.locks import DAEMON_LOCK_NAME, daemon_pid
+from trackside.wire.locks import DAEMON_LOCK_NAME, daemon_pid, name_holder
 from tracksided.errors import DaemonRunning
 
 ENOUGH_DESCRIPTORS = 1 << 16  # for some ten thousand segments
@@ -34,9 +34,10 @@ class DaemonLock:
             fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(self._fd)
+            holder = daemon_pid(directory)  # None where it has ended just now
+            who = "" if holder is None else f" ({name_holder(holder)})"
             raise DaemonRunning(
-                f"a daemon already serves {directory} (pid {daemon_pid(directory)}); "
-                f"see `trackside status`"
+                f"a daemon already serves {directory}{who}; see `trackside status`"
             ) from error
 
     @property

@@ -39,7 +39,13 @@ class StatusFile:
         try:
             write_json(
                 self._path,
-                {"schema": SCHEMA, "pid": os.getpid(), "updated_at": time.time(), **content},
+                {
+                    "schema": SCHEMA,
+                    "pid": os.getpid(),
+                    "updated_at": time.time(),
+                    "updated_monotonic": time.monotonic(),
+                    **content,
+                },
             )
         except OutputError as error:
             # A full /dev/shm: the runs are served all the same, only nobody can look.
@@ -50,6 +56,24 @@ class StatusFile:
     def remove(self) -> None:
         """Remove the file at the end of the daemon."""
         self._path.unlink(missing_ok=True)
+
+
+def seconds_silent(status: Mapping[str, object], *, wall: float, monotonic: float) -> float | None:
+    """Return how long ago the daemon gave a sign of life; None where the file does not say.
+
+    By the monotonic clock, which all processes of a machine share and nobody sets. Only a time
+    namespace has another one: where the answer makes no sense, the wall clock is asked.
+
+    Args:
+        status: what `read_status` returned.
+        wall: Unix seconds now.
+        monotonic: seconds now.
+    """
+    then = status.get("updated_monotonic")
+    if isinstance(then, int | float) and then <= monotonic:
+        return monotonic - then
+    then = status.get("updated_at")
+    return max(wall - then, 0.0) if isinstance(then, int | float) else None
 
 
 def read_status(directory: Path) -> dict[str, Json] | None:

@@ -5,6 +5,7 @@ that can be killed. It prints each step after it was published, or dropped.
 """
 
 import os
+import secrets
 import sys
 import time
 from dataclasses import replace
@@ -201,7 +202,7 @@ def main(arguments: list[str]) -> None:
     steps = int(arguments[2])
     rank, world_size = (int(arguments[3]), int(arguments[4])) if len(arguments) > 3 else (0, 1)
     hello = make_hello(save_dir, rank=rank, world_size=world_size, local_world_size=world_size)
-    trainer = FakeRank(directory, hello, nonce=f"n{rank}x{os.getpid()}")
+    trainer = FakeRank(directory, hello, nonce=secrets.token_hex(8))
     for step in range(1, steps + 1):
         result = trainer.publish(step)
         sys.stdout.write(f"{step} {result.value}\n")

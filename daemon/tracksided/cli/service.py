@@ -13,7 +13,7 @@ import click
 
 import trackside.wire
 import tracksided
-from trackside.wire.locks import daemon_pid
+from trackside.wire.locks import daemon_pid, name_holder
 from trackside.wire.segment import SHM_DIR_VARIABLE
 from tracksided.config import load_settings
 from tracksided.errors import OutputError, SettingsError
@@ -232,8 +232,9 @@ def _who_serves_already(entry: pwd.struct_passwd) -> str:
     pid = daemon_pid(directory) if directory.is_dir() else None
     if pid is None:
         return ""
+    how = f"with `kill {pid}`" if pid else f"({name_holder(pid)})"
     return (
-        f"; a daemon that was started otherwise serves {directory}: end it with `kill {pid}`, and "
+        f"; a daemon that was started otherwise serves {directory}: end it {how}, and "
         f"systemd starts this one within seconds"
     )
 

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from rich.table import Table
 from trackside.wire import segment
 from trackside.wire.locks import daemon_pid
 from trackside.wire.segment import node_directory
-from tracksided.status_file import SILENT_S, read_status
+from tracksided.status_file import SILENT_S, read_status, seconds_silent
 
 EXIT_NO_DAEMON = 3  # as `systemctl status` has it
 
@@ -46,12 +47,11 @@ def _gather(directory: Path) -> dict[str, Any]:
             "checkpoints": {"directories": []},
             "segments": segments,
         }
-    updated = content["updated_at"]
-    age_s = time.time() - updated if isinstance(updated, int | float) else 0.0
+    age_s = seconds_silent(content, wall=time.time(), monotonic=time.monotonic()) or 0.0
     return {
         "directory": str(directory),
         "daemon": {
-            "pid": content["pid"],
+            "pid": pid or content["pid"],  # 0: it runs in another PID namespace
             "version": content["version"],
             "started_at": content["started_at"],
             "state": "serving" if age_s < SILENT_S else "silent",
@@ -101,6 +101,8 @@ def _show_run(run: dict[str, Any], console: Console) -> None:
     )
     if run["problem"]:
         console.print(f"  problem: {run['problem']}", markup=False)
+    for loss in _losses(run):
+        console.print(f"  {loss}; see `trackside doctor`", markup=False, highlight=False)
     table = Table("rank", "pid", "alive", "last step", "lag", "drops", "damaged", box=None)
     for rank in run["ranks"]:
         drops = ", ".join(f"{cause} {count}" for cause, count in rank["drops"].items()) or "none"
@@ -114,6 +116,19 @@ def _show_run(run: dict[str, Any], console: Console) -> None:
             str(rank["corrupt"] + rank["torn"]),
         )
     console.print(table)
+
+
+def _losses(run: dict[str, Any]) -> Iterator[str]:
+    """Say what is missing of a run, and why."""
+    if run["shed"]:
+        yield f"{run['shed']} steps without pictures, left out under load"
+    if run["failed"]:
+        yield f"{run['failed']} steps without their analysis"
+    if run["late"]:
+        yield f"{run['late']} records came after their step was written"
+    for rank in run["ranks"]:
+        if rank["problem"]:
+            yield f"rank {rank['rank']}: {rank['problem']}"
 
 
 def _show_checkpoints(directories: list[dict[str, Any]], console: Console) -> None:

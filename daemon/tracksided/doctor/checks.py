@@ -6,6 +6,7 @@ from tracksided.doctor.facts import Facts
 from tracksided.doctor.finding import Finding
 from tracksided.doctor.liveness import check_daemon, check_segments
 from tracksided.doctor.logout import check_logout
+from tracksided.doctor.losses import check_losses
 from tracksided.doctor.memory import check_directory, check_socket_path, check_space
 from tracksided.doctor.outputs import check_outputs
 from tracksided.doctor.page import check_http, check_settings
@@ -17,6 +18,7 @@ CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     check_socket_path,
     check_daemon,
     check_segments,
+    check_losses,
     check_logout,
     check_outputs,
     check_gpus,

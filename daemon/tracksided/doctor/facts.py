@@ -43,10 +43,30 @@ class OutputFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunFacts:
+    """What is missing of a run that the daemon serves."""
+
+    name: str
+    drops: Mapping[str, int]
+    """Samples that its trainers could not publish, by cause."""
+
+    num_shed: int
+    """Steps whose pictures were left out under load."""
+
+    num_failed: int
+    """Steps whose analysis failed."""
+
+    defect: str | None
+    """Why it is not served any more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DaemonFacts:
     """The daemon of this user on this node."""
 
     pid: int
+    """0 where it runs in another PID namespace."""
+
     version: str | None
     silent_s: float | None
     """Seconds since its last sign of life; None before its first."""
@@ -56,6 +76,8 @@ class DaemonFacts:
 
     problems: tuple[str, ...]
     """Of ranks that it does not follow any more."""
+
+    runs: tuple[RunFacts, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,7 @@ import pwd
 import resource
 import stat
 import sys
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -17,8 +16,9 @@ from trackside.wire.doorbell import SOCKET_NAME
 from trackside.wire.locks import daemon_pid
 from tracksided.config import Settings, load_settings
 from tracksided.doctor.asking import ask_page
-from tracksided.doctor.facts import DaemonFacts, DirectoryFacts, Facts, OutputFacts, SpaceFacts
+from tracksided.doctor.facts import DirectoryFacts, Facts, OutputFacts, SpaceFacts
 from tracksided.doctor.logind import lingers, removes_ipc
+from tracksided.doctor.serving import daemon_facts, objects, output_problem, text
 from tracksided.errors import SettingsError
 from tracksided.listen_address import parse_listen_address
 from tracksided.monitors.gpus import count_gpus
@@ -41,9 +41,9 @@ def gather(directory: Path, outputs: Sequence[Path], working_dir: Path) -> Facts
     """
     pid = daemon_pid(directory)
     status = None if pid is None else read_status(directory)
-    runs = _objects(status, "runs")
+    runs = objects(status, "runs")
     named = dict.fromkeys(outputs)
-    served = {Path(str(run["directory"])): _text(run.get("problem")) for run in runs}
+    served = {Path(str(run["directory"])): output_problem(run) for run in runs}
     places: Mapping[Path, str | None] = {**named, **served} or {working_dir / DEFAULT_OUTPUTS: None}
     settings, settings_error = _settings()
     url = _page_url(status, settings)
@@ -57,7 +57,7 @@ def gather(directory: Path, outputs: Sequence[Path], working_dir: Path) -> Facts
         socket_path=directory / SOCKET_NAME,
         space=_space(directory),
         num_segments=len(segment.scan(directory)),
-        daemon=None if pid is None else _daemon(pid, status, runs),
+        daemon=None if pid is None else daemon_facts(pid, status),
         has_logind=LOGIND_STATE.is_dir(),
         removes_ipc=removes_ipc(),
         lingers=lingers(user),
@@ -85,7 +85,7 @@ def _page_url(status: Mapping[str, Json] | None, settings: Settings) -> str | No
     """Return where the daemon serves its page, or would if it ran; None where HTTP is off."""
     if status is not None:
         said = status.get("http")
-        return _text(said.get("url")) if isinstance(said, dict) else None
+        return text(said.get("url")) if isinstance(said, dict) else None
     return parse_listen_address(settings.http.listen).url if settings.http.listen else None
 
 
@@ -101,33 +101,6 @@ def _directory(path: Path) -> DirectoryFacts:
         owner=found.st_uid,
         mode=stat.S_IMODE(found.st_mode),
     )
-
-
-def _daemon(
-    pid: int, status: Mapping[str, Json] | None, runs: Iterable[Mapping[str, Json]]
-) -> DaemonFacts:
-    content: Mapping[str, Json] = status or {}
-    updated, refused = content.get("updated_at"), content.get("refused")
-    ranks = [rank for run in runs for rank in _objects(run, "ranks")]
-    problems = [_text(rank.get("problem")) for rank in ranks]
-    return DaemonFacts(
-        pid=pid,
-        version=_text(content.get("version")),
-        silent_s=time.time() - updated if isinstance(updated, int | float) else None,
-        refused={name: str(reason) for name, reason in refused.items()}
-        if isinstance(refused, dict)
-        else {},
-        problems=tuple(problem for problem in problems if problem is not None),
-    )
-
-
-def _objects(document: Mapping[str, Json] | None, key: str) -> list[Mapping[str, Json]]:
-    found = (document or {}).get(key)
-    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
-
-
-def _text(value: Json) -> str | None:
-    return value if isinstance(value, str) else None
 
 
 def _output(path: Path, problem: str | None) -> OutputFacts:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from trackside.wire.locks import name_holder
 from tracksided.doctor.facts import Facts
 from tracksided.doctor.finding import Finding, fail, ok, warn
 from tracksided.status_file import SILENT_S
@@ -22,7 +23,7 @@ def check_daemon(facts: Facts) -> Iterator[Finding]:
         else:
             yield ok(check, "none runs; `attach` starts one, or: trackside daemon")
         return
-    name = f"pid {daemon.pid}"
+    name = name_holder(daemon.pid)
     if daemon.silent_s is None:
         yield ok(check, f"{name} is starting")
     elif daemon.silent_s > SILENT_S:
@@ -30,8 +31,9 @@ def check_daemon(facts: Facts) -> Iterator[Finding]:
             check,
             f"{name} gave its last sign of life {daemon.silent_s:.0f} s ago: stopped, starved, "
             "or shared memory is full",
-            f"kill -CONT {daemon.pid}; else kill -9 {daemon.pid} and start another: nothing is "
-            "lost",
+            f"kill -CONT {daemon.pid}; else kill -9 {daemon.pid} and start another: nothing is lost"
+            if daemon.pid
+            else "end its container and start another daemon: nothing is lost",
         )
     else:
         yield ok(check, f"{name} serves {facts.node.path}")
@@ -40,7 +42,9 @@ def check_daemon(facts: Facts) -> Iterator[Finding]:
         yield warn(
             check,
             f"{name} is version {daemon.version}, installed is {own}",
-            f"restart it: kill {daemon.pid} and start another",
+            f"restart it: kill {daemon.pid} and start another"
+            if daemon.pid
+            else "bring both sides to one version",
         )
 
 

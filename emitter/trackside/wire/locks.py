@@ -33,6 +33,11 @@ def lock_holder(path: Path) -> int | None:
     return None if kind == fcntl.F_UNLCK else max(pid, 0)
 
 
+def name_holder(pid: int) -> str:
+    """Say for people who `lock_holder` found: a process of another container has no pid here."""
+    return f"pid {pid}" if pid else "in another container"
+
+
 def daemon_pid(directory: Path) -> int | None:
     """Return the pid of the daemon that serves a node-local directory; see `lock_holder`.
 

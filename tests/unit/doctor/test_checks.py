@@ -13,6 +13,7 @@ from tracksided.doctor.facts import (
     Facts,
     HttpFacts,
     OutputFacts,
+    RunFacts,
     SpaceFacts,
 )
 from tracksided.doctor.finding import Finding, Level
@@ -21,7 +22,8 @@ NODE = Path("/dev/shm/trackside-1000")  # noqa: S108 - a name in facts
 ROOM = SpaceFacts(kind="tmpfs", total_bytes=8 << 30, free_bytes=8 << 30)
 DISK = SpaceFacts(kind="ext4", total_bytes=1 << 40, free_bytes=1 << 39)
 OUTPUT = OutputFacts(path=Path("/data/out"), is_writable=True, space=DISK, problem=None)
-DAEMON = DaemonFacts(pid=42, version="1.0", silent_s=2.0, refused={}, problems=())
+DAEMON = DaemonFacts(pid=42, version="1.0", silent_s=2.0, refused={}, problems=(), runs=())
+RUN = RunFacts(name="gpt", drops={}, num_shed=0, num_failed=0, defect=None)
 HEALTHY = Facts(
     uid=1000,
     user="ada",
@@ -61,7 +63,7 @@ def test_a_healthy_machine_has_nothing_to_mend() -> None:
 
     assert {finding.level for finding in findings} == {Level.OK}
     assert all(finding.mend is None for finding in findings)
-    assert len({finding.check for finding in findings}) == 12
+    assert len({finding.check for finding in findings}) == 13
 
 
 @pytest.mark.parametrize("has_daemon", [True, False])
@@ -82,6 +84,10 @@ def space(**changes: Any) -> dict[str, Any]:
 
 def daemon(**changes: Any) -> dict[str, Any]:
     return {"daemon": replace(DAEMON, **changes)}
+
+
+def run(**changes: Any) -> dict[str, Any]:
+    return daemon(runs=(replace(RUN, **changes),))
 
 
 def output(**changes: Any) -> dict[str, Any]:
@@ -131,6 +137,15 @@ ILL: dict[str, tuple[dict[str, Any], str, Level, str]] = {
         WARN,
         "trackside daemon",
     ),
+    "stopped in a container": (daemon(pid=0, silent_s=31.0), "daemon", FAIL, "end its container"),
+    "old in a container": (daemon(pid=0, version="0.9"), "daemon", WARN, "one version"),
+    "full rings": (run(drops={"ring_full": 3}), "runs", WARN, "ring_bytes="),
+    "records too large": (run(drops={"too_large": 3}), "runs", WARN, "step_bytes="),
+    "late copies": (run(drops={"copy_late": 3}), "runs", WARN, "every="),
+    "broken hooks": (run(drops={"error": 3}), "runs", WARN, "report it"),
+    "overload": (run(num_shed=7), "runs", WARN, "raise every="),
+    "failed steps": (run(num_failed=7), "runs", WARN, "log"),
+    "broken run": (run(defect="ZeroDivisionError"), "runs", FAIL, "restart the daemon"),
     "refused segment": (daemon(refused={"x": "bad magic"}), "segments", WARN, "remove it"),
     "lost rank": (daemon(problems=("was removed",)), "segments", WARN, "restart the training"),
     "logout deletes": ({"lingers": False}, "logout", WARN, "loginctl enable-linger ada"),

@@ -1,0 +1,23 @@
+"""How long the daemon has been silent, whatever becomes of the clock."""
+
+import pytest
+
+from tracksided.status_file import seconds_silent
+
+DAY = 86400.0
+WRITTEN = {"updated_at": 1e9, "updated_monotonic": 50.0}
+
+
+@pytest.mark.parametrize("step", [0.0, DAY, -DAY])
+def test_a_clock_that_is_set_changes_nothing(step: float) -> None:
+    assert seconds_silent(WRITTEN, wall=1e9 + 7 + step, monotonic=57.0) == 7.0
+
+
+def test_in_a_time_namespace_the_wall_clock_is_asked() -> None:
+    assert seconds_silent(WRITTEN, wall=1e9 + 7, monotonic=3.0) == 7.0
+    assert seconds_silent(WRITTEN, wall=1e9 - DAY, monotonic=3.0) == 0.0
+
+
+def test_a_file_that_does_not_say_tells_nothing() -> None:
+    assert seconds_silent({}, wall=1e9, monotonic=1.0) is None
+    assert seconds_silent({"updated_at": "now"}, wall=1e9, monotonic=1.0) is None
