@@ -34,6 +34,7 @@ BUSY_WAIT_S = 0.02  # while workers are at it: their answers ring no doorbell
 DRAIN_S = 8.0  # of the 10 s in which a service manager expects us to be gone
 LINGER_S = 600.0  # a script may save its last checkpoint after the session has ended
 AVERAGE_TAG = "Checkpoints/Averaged"
+SOURCES_TAG = "Checkpoints/Sources"  # readers know one kind of value to a tag
 
 
 class Daemon:
@@ -298,7 +299,7 @@ class Daemon:
         text = event.error or f"{event.output.name}: average of {', '.join(event.sources)}"
         scalars = () if event.error else (Scalar(AVERAGE_TAG, float(len(event.sources)), step),)
         try:
-            outputs.note_average(average, scalars, (Text(AVERAGE_TAG, text, step),))
+            outputs.note_average(average, scalars, (Text(SOURCES_TAG, text, step),))
         except OutputError as error:
             logger.error("an averaging is not noted: %s", error)  # noqa: TRY400 - no traceback for the user
 

@@ -1,21 +1,16 @@
 """A directory that the sink wrote, over the HTTP API of a real TensorBoard."""
 
 import io
-import json
-import re
-import subprocess
-import sys
-import threading
-import time
 import urllib.parse
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from daemon_process import wait_until
 from fake_trainer import make_hello
 from PIL import Image
+from tensorboard_server import TensorBoardServer
 
 from tracksided.renderers.png import encode
 from tracksided.reports import Histogram, Picture, Scalar, StepReport, Text
@@ -23,11 +18,8 @@ from tracksided.sinks.tensorboard import TensorBoardSink, truncate_uncommitted
 
 pytestmark = pytest.mark.integration
 
-DEADLINE_S = 60.0
-POLL_S = 0.02
+RUN = "."
 IMAGE_TAG = "attention/decoder_layer0_self"
-Get = Callable[..., object]
-
 HELLO = make_hello(Path("/nowhere"))
 
 
@@ -71,87 +63,56 @@ def logdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.fixture(scope="module")
-def get(logdir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Get]:
+@pytest.fixture(scope="module", params=["false", "true"], ids=["python", "rust"])
+def server(
+    logdir: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[TensorBoardServer]:
     log = tmp_path_factory.mktemp("log") / "tensorboard.log"
-    command = [sys.executable, "-W", "ignore", "-m", "tensorboard.main"]
-    options = ["--logdir", str(logdir), "--port", "0", "--host", "127.0.0.1"]
-    options += ["--load_fast", "false", "--samples_per_plugin", "images=100"]
-    with log.open("wb") as file:
-        server = subprocess.Popen([*command, *options], stdout=file, stderr=file)
-    try:
-        base = _address(log, server)
-
-        def get(route: str, **query: str | int) -> object:
-            address = f"{base}/data/{route}?{urllib.parse.urlencode(query)}"
-            with urllib.request.urlopen(address, timeout=DEADLINE_S) as response:  # noqa: S310
-                content = response.read()
-            is_json = response.headers.get_content_type() == "application/json"
-            return json.loads(content) if is_json else content
-
-        _wait_for(lambda: get("runs") == ["."])
-        yield get
-    finally:
-        server.terminate()
-        server.wait(timeout=DEADLINE_S)
+    with TensorBoardServer(logdir, log, request.param) as server:
+        wait_until(lambda: "Training/Loss" in server.tags("scalars", RUN))
+        wait_until(lambda: len(server.scalars(RUN, "Training/Loss")) == 19)
+        yield server
 
 
-def _address(log: Path, server: subprocess.Popen[bytes]) -> str:
-    found: list[str] = []
-
-    def is_up() -> bool:
-        assert server.poll() is None, log.read_text()
-        found[:] = re.findall(r"http://127\.0\.0\.1:\d+", log.read_text())
-        return bool(found)
-
-    _wait_for(is_up)
-    return found[0]
-
-
-def _wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        threading.Event().wait(POLL_S)
-
-
-def test_every_step_has_its_scalar_once(get: Get) -> None:
-    points = get("plugin/scalars/scalars", run=".", tag="Training/Loss")
+def test_every_step_has_its_scalar_once(server: TensorBoardServer) -> None:
+    points = server.get("plugin/scalars/scalars", run=RUN, tag="Training/Loss")
 
     assert [step for _, step, _ in points] == list(range(100, 2000, 100))
     assert points[1] == [1e9 + 1, 200, pytest.approx(1 / 200)]
+    assert points[-1][0] == 2e9  # of the second try
 
 
-def test_images_are_served_as_they_were_encoded(get: Get) -> None:
-    found = get("plugin/images/images", run=".", tag=IMAGE_TAG, sample=0)
+def test_images_are_served_as_they_were_encoded(server: TensorBoardServer) -> None:
+    found = server.get("plugin/images/images", run=RUN, tag=IMAGE_TAG, sample=0)
 
     assert [image["step"] for image in found] == list(range(100, 2000, 100))
     query = dict(urllib.parse.parse_qsl(found[0]["query"]))
-    png = get("plugin/images/individualImage", **query)
+    png = server.get("plugin/images/individualImage", **query)
     decoded = np.asarray(Image.open(io.BytesIO(png)))
     assert decoded.shape == (20, 30)
     assert (decoded == 100).all()
 
 
-def test_texts_are_rendered(get: Get) -> None:
-    found = get("plugin/text/text", run=".", tag="Training/Epoch_Summary")
+def test_texts_are_rendered(server: TensorBoardServer) -> None:
+    found = server.get("plugin/text/text", run=RUN, tag="Training/Epoch_Summary")
 
-    assert "step <strong>1900</strong>" in found[-1]["text"]  # the newest is always kept
+    assert [text["step"] for text in found] == list(range(100, 2000, 100))
+    assert "step <strong>1900</strong>" in found[-1]["text"]
 
 
-def test_histograms_are_found(get: Get) -> None:
-    found = get("plugin/histograms/histograms", run=".", tag="Gradients/w")
+def test_histograms_are_found(server: TensorBoardServer) -> None:
+    found = server.get("plugin/histograms/histograms", run=RUN, tag="Gradients/w")
 
     _, step, buckets = found[0]
     assert step == 100
     assert sum(count for _, _, count in buckets) == 4
 
 
-def test_the_layout_groups_the_tags(get: Get) -> None:
-    layout = get("plugin/custom_scalars/layout")
+def test_the_layout_groups_the_tags(server: TensorBoardServer) -> None:
+    layout = server.get("plugin/custom_scalars/layout")
 
     titles = [category["title"] for category in layout["category"]]
     assert titles[:3] == ["Training", "attention", "Memory"]
     pattern = layout["category"][1]["chart"][0]["multiline"]["tag"][0]
-    found = get("plugin/custom_scalars/scalars", run=".", tag=pattern)
+    found = server.get("plugin/custom_scalars/scalars", run=RUN, tag=pattern)
     assert list(found["tag_to_events"]) == ["attention/decoder_layer0_self_entropy"]
