@@ -63,6 +63,8 @@ LAYOUT = (
             ("Loss trend", (r"Monitoring/Loss_Trend",)),
             ("Gradient noise scale", (r"Monitoring/Gradient_Noise_Scale",)),
             ("Gradient cosine", (r"Monitoring/Gradient_Cosine",)),
+            ("Ranks", (r"Monitoring/Straggler_Score", r"Monitoring/Step_Time_Skew")),
+            ("Distinct weights", (r"Monitoring/Distinct_Weights",)),
         ),
     ),
     ("Epochs", (("All", (r"Epoch/.*",)),)),

@@ -4,9 +4,10 @@ The run behind it: two ranks; the daemon is killed after step 30 and started aga
 are killed after step 50 and begin again at step 30, with another loss. What a reader must see are
 steps 10 and 20 of the first try, 30 and 40 of the second, and nothing of 50.
 
-A new tag takes one line in `SCALARS`, `MACHINE`, `TEXTS`, `IMAGES` or `HISTOGRAMS`.
+A new tag takes one line in `SCALARS`, `MACHINE`, `LONG_RUN`, `TEXTS`, `IMAGES` or `HISTOGRAMS`.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -19,7 +20,7 @@ from daemon_process import DaemonProcess, wait_until
 from fake_trainer import FakeRank, make_attention, make_hello
 from safetensors.numpy import save_file
 from tensorboard_server import TensorBoardServer
-from written import load
+from written import history, load
 
 from trackside.wire.records import LoggedScalar, LoggedText
 
@@ -27,6 +28,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 STEPS = [10, 20, 30, 40]
 RUN = "run/tensorboard"
+LONG = "long/tensorboard"
+MEASURED = "measured/tensorboard"
 SECOND_TRY = 100.0  # added to the losses of the second try
 SHAPE = (2, 6, 4)
 
@@ -51,6 +54,9 @@ SCALARS: dict[str, Value] = {
     "Training/Step_Seconds": lambda *_: 0.1,
     # b = 1, B = 2: |G|^2 = 2 * 2^2 - 2.5^2, tr = (2.5^2 - 2^2) / (1 - 1/2)
     "Monitoring/Gradient_Noise_Scale": lambda *_: 4.5 / 1.75,
+    "Monitoring/Straggler_Score": lambda *_: 1.0,  # ranks take equally long
+    "Monitoring/Step_Time_Skew": lambda *_: 0.0,
+    "Monitoring/Distinct_Weights": lambda *_: 1.0,  # and have equal weights
     "Custom/accuracy": lambda *_: 0.25,
     "Eval/Loss": lambda step, _: step / 2,
     "Dataset/samples": lambda *_: 50_000,
@@ -64,7 +70,7 @@ SCALARS: dict[str, Value] = {
         for key in ("mean", "std", "entropy")
     },
 }
-# What only the machine knows, and not at every step: tag to what it must lie between.
+# What only the machine knows, of a third run that goes on until all is: tag to its limits.
 MACHINE = {
     "Memory/Process_RSS_MB": (1, 1e7),
     "Memory/Host_Percent": (0, 100),
@@ -73,16 +79,36 @@ MACHINE = {
 }
 # Those that have no point at every step: tag to its points.
 SINGLE_SCALARS = {
+    # Epoch 0 has step 10, epoch 1 steps 20 and 30, epoch 2 step 40; a step a second.
+    "Epoch/Loss": [(10, 1.0), (30, (0.5 + 10 / 30 + SECOND_TRY) / 2), (40, 0.25 + SECOND_TRY)],
+    "Epoch/Loss_Min": [(10, 1.0), (30, 0.5), (40, 0.25 + SECOND_TRY)],
+    "Epoch/Learning_Rate": [(10, 0.001), (30, 0.001), (40, 0.001)],
+    "Epoch/Gradient_Norm": [(10, 2.0), (30, 2.0), (40, 2.0)],
+    "Epoch/Clip_Rate": [(10, 0.5), (30, 0.5), (40, 0.5)],
+    "Epoch/Sampled_Steps": [(10, 1.0), (30, 2.0), (40, 1.0)],
+    "Epoch/Seconds": [(10, 0.0), (30, 10.0), (40, 0.0)],
+    "Config/Sequence_Length": [(10, 6.0), (30, 6.0)],
+    "Config/Gradient_Accumulation_Steps": [(10, 1.0), (30, 1.0)],
     "Final/Loss": [(45, 0.5)],
+    "Final/Best_Loss": [(45, 0.5)],
     "Final/Steps": [(45, 45.0)],
     "Final/Sampled_Steps": [(45, 2.0)],
     "Final/Dropped": [(45, 0.0)],
     "Checkpoints/Averaged": [(3, 3.0)],
 }
+# What takes ten steps to be known, of a second run with twelve: tag to first step and limits.
+LONG_RUN = {
+    "Monitoring/Convergence_Score": (10, 0.0, 1.0),
+    "Monitoring/Loss_Trend": (10, -math.inf, 0.0),  # the loss falls
+    "Monitoring/Gradient_Cosine": (2, -1.0, 1.0),
+    "Final/Convergence_Score": (12, 0.0, 1.0),
+}
 # Depends on the machine, or on what came before a restart of the daemon.
-OPTIONAL = re.compile(r"GPU_\d+/.*|Memory/GPU_.*|Monitoring/(Gradient_Cosine|Loss_Trend|Con.*)")
+OPTIONAL = re.compile(r"GPU_\d+/.*|Memory/.*|System/.*|Monitoring/Gradient_Cosine")
 TEXTS = {
-    "Training/Epoch_Summary": "summary of <strong>40</strong>",
+    "Training/Epoch_Summary": "Mean gradient norm",
+    "Config/Training_Settings": "every 10 steps",
+    "Custom/summary": "summary of <strong>40</strong>",
     "Training/Final_Summary": "finished",
     "Dataset/Summary": "wikitext",
     "Checkpoints/Sources": "model_step_1.safetensors",
@@ -143,7 +169,7 @@ class Ranks:
         }
         scalars = {"accuracy": 0.25, "Eval/Loss": step / 2, "Dataset/samples": 50_000.0}
         texts = {
-            "Training/Epoch_Summary": f"summary of **{step}**",
+            "summary": f"summary of **{step}**",
             "Dataset/Summary": "| source | wikitext |",
             "note": "a note",
         }
@@ -169,6 +195,15 @@ class Ranks:
 def committed(out: Path) -> int:
     path = out / "history.jsonl"
     return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def is_measured(out: Path, rank: FakeRank) -> bool:
+    """Publish a step; tell whether the machine was known well enough at the one before."""
+    count = committed(out)
+    rank.publish(count + 1)
+    wait_until(lambda: committed(out) > count)
+    host = history(out)[-1]["host"] or {}
+    return host.get("cpu_percent") is not None and bool(host.get("processes"))
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +233,15 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for step in (30, 40):
             second.publish(step)
         second.close()
+        long = FakeRank(shm_dir, make_hello(parent / "long", run="long"), nonce="long")
+        for step in range(1, 13):
+            long.publish(step)
+        long.close(steps=12)
+        measured = FakeRank(
+            shm_dir, make_hello(parent / "measured", run="m", visualize=()), nonce="m"
+        )
+        wait_until(lambda: is_measured(parent / "measured", measured))
+        measured.close()
         wait_until(lambda: not list(shm_dir.glob("*.ring")))
         daemon.stop()
     finally:
@@ -216,7 +260,8 @@ def server(
 ) -> Iterator[TensorBoardServer]:
     log = tmp_path_factory.mktemp("log") / "tensorboard.log"
     with TensorBoardServer(directory, log, request.param) as server:
-        wait_until(lambda: "Final/Steps" in server.tags("scalars", RUN))
+        for run in (RUN, LONG, MEASURED):
+            wait_until(lambda run=run: "Final/Steps" in server.tags("scalars", run))
         yield server
 
 
@@ -235,19 +280,29 @@ def test_scalar_has_one_point_at_every_step_that_counts(
 def test_reading_of_the_machine_is_shown_where_it_is_known(
     server: TensorBoardServer, tag: str
 ) -> None:
-    found = server.scalars(RUN, tag)
+    found = server.scalars(MEASURED, tag)
 
     low, high = MACHINE[tag]
     assert found
-    # The data server drops abandoned points of a tag when that tag has its next point: a reading
-    # that the second try does not have leaves that of step 50.
-    assert {step for step, _ in found} <= {*STEPS, 50}
     assert all(low <= value <= high for _, value in found)
 
 
 @pytest.mark.parametrize("tag", SINGLE_SCALARS)
-def test_scalar_of_the_end_has_its_only_point(server: TensorBoardServer, tag: str) -> None:
-    assert server.scalars(RUN, tag) == SINGLE_SCALARS[tag]
+def test_scalar_has_its_few_points(server: TensorBoardServer, tag: str) -> None:
+    found = server.scalars(RUN, tag)
+
+    assert [step for step, _ in found] == [step for step, _ in SINGLE_SCALARS[tag]]
+    expected = [value for _, value in SINGLE_SCALARS[tag]]
+    assert [value for _, value in found] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("tag", LONG_RUN)
+def test_what_takes_some_steps_to_know_is_shown(server: TensorBoardServer, tag: str) -> None:
+    found = server.scalars(LONG, tag)
+
+    first, low, high = LONG_RUN[tag]
+    assert [step for step, _ in found] == list(range(first, 13))
+    assert all(low <= value <= high for _, value in found)
 
 
 @pytest.mark.parametrize("tag", TEXTS)
@@ -255,7 +310,9 @@ def test_text_is_shown(server: TensorBoardServer, tag: str) -> None:
     found = server.get("plugin/text/text", run=RUN, tag=tag)
 
     assert TEXTS[tag] in found[-1]["text"]
-    assert [entry["step"] for entry in found] == (STEPS if len(found) > 1 else [found[0]["step"]])
+    # One at every step, epoch or start, or one at all; nothing of the abandoned step 50.
+    steps = [entry["step"] for entry in found]
+    assert len(steps) == 1 or steps in (STEPS, [10, 30, 40], [10, 30])
 
 
 @pytest.mark.parametrize("tag", sorted(IMAGES))
@@ -284,7 +341,7 @@ def test_histogram_counts_its_elements(server: TensorBoardServer, tag: str) -> N
 @pytest.mark.parametrize(
     ("plugin", "known"),
     [
-        ("scalars", {*SCALARS, *MACHINE, *SINGLE_SCALARS}),
+        ("scalars", {*SCALARS, *SINGLE_SCALARS}),
         ("text", set(TEXTS)),
         ("images", IMAGES),
         ("histograms", set(HISTOGRAMS)),
@@ -306,7 +363,7 @@ def test_every_curve_has_its_place_on_the_custom_page(server: TensorBoardServer)
     ]
 
     # What is logged once, or under a group of the user's own, is on the page of all scalars.
-    elsewhere = re.compile(r"Eval/.*|Dataset/.*|Final/.*|Checkpoints/.*|Training/Epoch")
+    elsewhere = re.compile(r"Eval/.*|Dataset/.*|Final/.*|Config/.*|Checkpoints/.*|Training/Epoch")
     missing = {
         tag
         for tag in server.tags("scalars", RUN)
