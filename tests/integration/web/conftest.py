@@ -1,7 +1,9 @@
-"""A site that is stopped at the end of the test, and a real daemon."""
+"""A site that is stopped at the end of the test, a real daemon, and a real browser."""
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from daemon_process import DaemonProcess
@@ -20,3 +22,60 @@ def daemon(shm_dir: Path, tmp_path: Path) -> Iterator[DaemonProcess]:
     process = DaemonProcess(shm_dir, tmp_path / "daemon.log")
     yield process
     process.kill()
+
+
+CHROMIUM = shutil.which("chromium")
+# No sandbox: tests may run as root. Nothing is asked of the network.
+ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+)
+
+OpenPage = Callable[..., Any]
+"""Opens a page at a port and returns it; keywords are those of a browser's context."""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Debian's chromium, without a window."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not here")
+    if CHROMIUM is None:
+        pytest.skip("chromium is not here (apt-get install chromium)")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[OpenPage]:
+    """Open pages; the test fails if one of them logs an error or asks another server."""
+    complaints: list[str] = []
+    contexts: list[Any] = []
+
+    def open_page(port: int, fragment: str = "", **options: Any) -> Any:
+        context = browser.new_context(locale="en-US", **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        own = f"http://127.0.0.1:{port}/"
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda message: note(message.type, message.text))
+        page.on(
+            "request",
+            lambda request: None if request.url.startswith(own) else complaints.append(request.url),
+        )
+        page.goto(own + fragment)
+        return page
+
+    def note(kind: str, text: str) -> None:
+        # A server that is stopped on purpose is news to the browser.
+        if kind in {"error", "warning"} and "net::ERR_" not in text:
+            complaints.append(text)
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert complaints == []

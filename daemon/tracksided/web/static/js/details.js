@@ -2,7 +2,7 @@
 
 import { byId, el, fillTable, say, swatch } from "./dom.js";
 import { ago, bytes, clock, number, seconds, UNKNOWN, whole } from "./format.js";
-import { stateOf } from "./runs.js";
+import { stateOf, stepOf } from "./runs.js";
 
 /** Show the open run. */
 export function showDetails(run, numbers, document_) {
@@ -27,7 +27,7 @@ function showTiles(run, numbers) {
   const last = (name) => numbers?.last(name) ?? null;
   const ended = run.state === "ended";
   const tiles = [
-    [run.waiting ? `Step (${run.waiting} wait)` : "Step", whole(run.committed_step || run.last_step), false],
+    [run.waiting ? `Step (${run.waiting} wait)` : "Step", whole(stepOf(run, numbers)), false],
     ["Loss", number(last("loss")), false],
     ["Gradient norm", number(last("norm_before_clip")), false],
     ["Learning rate", number(last("lr")), false],

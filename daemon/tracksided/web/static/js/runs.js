@@ -12,6 +12,12 @@ export function stateOf(run, document_) {
   return run.state;
 }
 
+/** Newest step that is on disk: of a run that is over its own history knows best. */
+export function stepOf(run, numbers) {
+  const written = run.committed_step || run.last_step;
+  return run.state === "ended" ? (numbers?.last("step") ?? written) : written;
+}
+
 export class RunList {
   constructor(selection) {
     this.selection = selection;
@@ -55,7 +61,7 @@ export class RunList {
     const isOpen = this.selection.open === run.key;
     const state = stateOf(run, store.documents.get(run.key));
     const alerts = store.documents.get(run.key)?.num_alerts ?? 0;
-    const step = run.committed_step || run.last_step;
+    const step = stepOf(run, store.numbers.get(run.key));
     const drawn = JSON.stringify([place, isOpen, state, alerts, step, run.run]);
     if (drawn === entry.drawn) return;
     entry.drawn = drawn;
