@@ -5,9 +5,8 @@ import contextlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from numbers import Real
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self, TypeVar, Unpack
@@ -21,6 +20,7 @@ from trackside.config import (
     EmitterConfig,
     unknown_variables,
 )
+from trackside.dataset import SUMMARY_TAG, describe
 from trackside.environment import is_switched_off
 from trackside.errors import ConfigError
 from trackside.identity import MAX_RUN_CHARS, Identity, identify
@@ -28,6 +28,7 @@ from trackside.opening import open_publisher, output_directory
 from trackside.optimizer_hooks import innermost
 from trackside.recorder import Recorder
 from trackside.root_hook import unwrap
+from trackside.texts import MAX_TEXTS
 from trackside.wire import segment
 
 logger = logging.getLogger("trackside")
@@ -96,12 +97,18 @@ def open_session(
         return kind(None)
 
 
-def log_dataset(**facts: object) -> None:
+def log_dataset(
+    *,
+    texts: Iterable[str] | int | None = None,
+    terms: Sequence[str] = (),
+    max_texts: int = MAX_TEXTS,
+    **facts: object,
+) -> None:
     """Log what is known of the data set to every open session; see `Session.dataset`."""
     if not _open_sessions and not is_switched_off(os.environ):
         logger.warning("trackside: log_dataset() has no session to log to; call attach() first")
     for session in tuple(_open_sessions):
-        session.dataset(**facts)
+        session.dataset(texts=texts, terms=terms, max_texts=max_texts, **facts)
 
 
 class _Parts:
@@ -236,17 +243,51 @@ class Session:
             recorder = self._parts.recorder
             recorder.guard.run("tokens", recorder.logbook.give_tokens, tokens)
 
-    def dataset(self, **facts: object) -> None:
+    def dataset(
+        self,
+        *,
+        texts: Iterable[str] | int | None = None,
+        terms: Sequence[str] = (),
+        max_texts: int = MAX_TEXTS,
+        **facts: object,
+    ) -> None:
         """Log what is known of the data set, such as ``samples=50_000, source="wikitext"``.
 
-        Numbers become ``Dataset/<name>``, and all of it the text ``Dataset/Summary``, a table.
+        Numbers become ``Dataset/<name>``; a mapping from names to numbers, such as
+        ``difficulty={"easy": 0.7, "hard": 0.3}``, becomes ``Dataset/<name>/<key>``; many numbers,
+        such as ``lengths=[...]``, become their count, mean, median, 95th percentile and maximum.
+        All of it becomes the text ``Dataset/Summary``, a table.
+
+        Texts are measured here and now, which takes some seconds at most: lengths, scripts,
+        vocabulary and, with ``terms``, their coverage. Only the first rank of a node does so.
+
+        Args:
+            texts: a list, or a column of a data set, never the iterator that you train from; or
+                just how many there are.
+            terms: words or phrases that the texts should contain.
+            max_texts: how many are looked at; of a list evenly spaced ones.
+            facts: the rest.
         """
-        numbers = {
-            f"Dataset/{name}": fact for name, fact in facts.items() if isinstance(fact, Real)
-        }
-        self.log_at(self.step, numbers)
-        rows = "".join(f"| {name} | {fact} |\n" for name, fact in facts.items())
-        self.text("Dataset/Summary", f"| | |\n|---|---|\n{rows}")
+        if self._parts is not None and self._parts.identity.place.local_rank == 0:
+            guard = self._parts.recorder.guard
+            guard.run("dataset", self._describe, facts, texts, terms, max_texts)
+
+    def _describe(
+        self,
+        facts: Mapping[str, object],
+        texts: Iterable[str] | int | None,
+        terms: Sequence[str],
+        max_texts: int,
+    ) -> None:
+        if isinstance(texts, int):
+            facts, texts = {"texts": texts, **facts}, None
+        try:
+            found = describe(facts, texts=texts, terms=terms, max_texts=max_texts)
+        except ConfigError as error:
+            logger.warning("trackside: the texts of the data set are not measured: %s", error)
+            found = describe(facts)
+        self.log_at(self.step, found.numbers)
+        self.text(SUMMARY_TAG, found.summary)
 
     def follow(self, step: int) -> None:
         """Take over a framework's count of optimizer steps done so far, exactly."""

@@ -149,6 +149,23 @@ def test_facts_of_the_data_set_become_scalars_and_a_table(
     assert text.splitlines()[2:] == ["| samples | 50 |", "| source | wiki |"]
 
 
+def test_texts_that_cannot_be_measured_cost_their_measures_only(
+    quiet_attach: Attach, receive: Receive, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, optimizer = make_regression()
+    session = quiet_attach(model, optimizer, every=1)
+
+    session.dataset(samples=50, texts=[{"text": "a"}])  # type: ignore[list-item]  # a mistake
+    session.dataset(texts=3)
+    session.dataset(texts=["ab", "c"])
+    train_step(model, optimizer)
+
+    assert "texts[0] is a dict" in caplog.text
+    found = [(entry.name, entry.value) for entry in receive().steps[0].scalars]
+    assert found[:2] == [("Dataset/samples", 50.0), ("Dataset/texts", 3.0)]
+    assert dict(found)["Dataset/Characters"] == 3.0
+
+
 def test_facts_without_a_session_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     trackside.log_dataset(samples=1)
 
