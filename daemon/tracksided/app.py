@@ -4,15 +4,15 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from trackside.wire.doorbell import Listener
 from trackside.wire.segment import ensure_node_directory
+from tracksided.channels.service import AlertSender
 from tracksided.checkpoints.service import AverageEvent, CheckpointService
-from tracksided.config import Settings
+from tracksided.config import Settings, public_settings
 from tracksided.errors import OutputError, SettingsError
 from tracksided.intake import Intake
 from tracksided.lifecycle import DaemonLock, ServiceNotifier, Signals, raise_descriptor_limit
@@ -64,7 +64,8 @@ class Daemon:
         self._lock = DaemonLock(directory)
         self._listener = Listener(directory)
         self._status = StatusFile(directory)
-        self._intake = Intake(directory)
+        self._sender = AlertSender(self._settings.alerts)
+        self._intake = Intake(directory, tell=self._sender.tell)
         self._pool = WorkerPool(self._settings.workers)
         self._checkpoints = self._checkpoint_service()
         self._averages = {"published": 0, "failed": 0}
@@ -158,6 +159,7 @@ class Daemon:
             self._advance_all(current, now)
         for event in self._checkpoints.poll(now):
             self._note_average(event)
+        self._sender.poll(now)
         if self._reload_due and self._pool.is_idle and not self._checkpoints.is_busy():
             self._apply_reload()
         is_averaging = self._checkpoints.is_busy()
@@ -212,7 +214,8 @@ class Daemon:
         return longest if notifier.watchdog_s is None else min(longest, notifier.watchdog_s / 3)
 
     def _is_idle(self) -> bool:
-        return not self._intake.runs and not self._checkpoints.is_busy()
+        is_busy = self._checkpoints.is_busy() or self._sender.is_busy
+        return not self._intake.runs and not is_busy
 
     def _is_idle_for_too_long(self) -> bool:
         if self._idle_exit_s is None or not self._is_idle():
@@ -226,7 +229,9 @@ class Daemon:
         """Finish what is published, within the time that a service manager gives."""
         deadline = self._clock() + DRAIN_S
         self._turn(0)
-        while self._clock() < deadline and any(run.has_work for run in self._intake.runs):
+        while self._clock() < deadline and (
+            self._sender.is_busy or any(run.has_work for run in self._intake.runs)
+        ):
             self._turn(BUSY_WAIT_S)
         left = sum(run.has_work for run in self._intake.runs)
         if left:
@@ -237,6 +242,7 @@ class Daemon:
         self._pool.close()
         self._checkpoints.close()
         self._monitors.close()
+        self._sender.close()
         self._intake.close()
         self._listener.close()
         if self._lock.is_in_place:  # else what lies there is another daemon's
@@ -276,6 +282,9 @@ class Daemon:
         self._web = WebProcess(self._settings.http, self._directory)
         self._monitors.close()
         self._monitors = MonitorService(self._settings.monitors)
+        self._sender.configure(self._settings.alerts)
+        for run in self._intake.runs:
+            run.configure(self._settings)
         self._reload_due = False
         logger.info("settings reloaded")
 
@@ -310,7 +319,7 @@ class Daemon:
                     "version": self._version,
                     "started_at": self._started_at,
                     "directory": str(self._directory),
-                    "settings": plain(asdict(self._settings)),
+                    "settings": plain(public_settings(self._settings)),
                     "runs": [run.status() for run in self._intake.runs],
                     "refused": self._intake.refused,
                     "checkpoints": self._checkpoints.status(),

@@ -5,7 +5,7 @@ import tomllib
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,15 @@ class Settings:
                 f"checkpoints.min_checkpoints is {self.checkpoints.min_checkpoints}, more than "
                 f"checkpoints.last ({self.checkpoints.last}): nothing would ever be averaged"
             )
+
+
+def public_settings(settings: Settings) -> dict[str, Any]:
+    """Return all settings as plain values, without what is secret: the URLs of channels."""
+    document = asdict(settings)
+    document["alerts"]["apprise"] = [
+        f"{url.partition('://')[0]}://..." for url in settings.alerts.apprise
+    ]
+    return document
 
 
 def default_config_paths(home: Path) -> tuple[Path, ...]:

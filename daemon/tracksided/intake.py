@@ -10,6 +10,7 @@ from tracksided.ingest.generation import Generation
 from tracksided.ingest.segments import SegmentScanner
 from tracksided.ingest.stream import Delivery, RankStream
 from tracksided.outputs import RunOutputs
+from tracksided.reports import Alert
 from tracksided.runs import Run, State
 
 logger = logging.getLogger(__name__)
@@ -26,9 +27,11 @@ class Intake:
         self,
         directory: Path,
         open_outputs: Callable[[Path], RunOutputs] = RunOutputs,
+        tell: Callable[[Alert], None] = lambda alert: None,  # noqa: ARG005 - nobody is told
     ) -> None:
         self._scanner = SegmentScanner(directory)
         self._open_outputs = open_outputs
+        self._tell = tell
         self._outputs: dict[Path, RunOutputs] = {}
         self.runs: list[Run] = []
         """In order of their start."""
@@ -115,7 +118,7 @@ class Intake:
             join_grace_s=settings.join_grace_seconds,
             max_lag_s=settings.max_lag_seconds,
         )
-        run = Run(Generation(aligner, stream), settings, self._open)
+        run = Run(Generation(aligner, stream), settings, self._open, self._tell)
         for other in self.runs:
             if other.directory == run.directory and other.run_id != run.run_id and other.is_alive:
                 logger.warning(

@@ -3,6 +3,7 @@
 import enum
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ class Run:
         generation: Generation,
         settings: Settings,
         open_outputs: Callable[[Path], RunOutputs],
-        tell: Callable[[Alert], None] = lambda alert: None,  # noqa: ARG005 - nobody is told
+        tell: Callable[[Alert], None],
     ) -> None:
         self.generation = generation
         self.state = State.OPENING
@@ -175,6 +176,12 @@ class Run:
         self._reading = reading
         if reading is not None and self._alarms is not None and self.state is State.RUNNING:
             self._alarms.look_at_machine(of_ranks(reading, self._pids))
+
+    def configure(self, settings: Settings) -> None:
+        """Take other settings of the alerts; the others hold from the start of a run on."""
+        self._settings = replace(self._settings, alerts=settings.alerts)
+        if self._alarms is not None:
+            self._alarms.watch.configure(settings.alerts)
 
     def note_average(self, error: str | None) -> None:
         """Take the outcome of an averaging of this run's checkpoints: why it failed, or None."""

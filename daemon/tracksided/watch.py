@@ -52,12 +52,8 @@ class RunWatch:
             alerts: that were raised before, oldest first.
         """
         self._run = run
-        self._settings = settings
-        self._rules = tuple(rule for rule in settings.step_rules if rule.enabled)
-        self._host_rules = tuple(rule for rule in settings.host_rules if rule.enabled)
-        self._desk = AlertDesk(
-            cooldown_s=settings.cooldown_seconds, clear_after=settings.clear_after
-        )
+        self._desk = AlertDesk()
+        self.configure(settings)
         self._memory: deque[Observation] = deque(maxlen=MEMORY_STEPS)
         self._readings: deque[HostReading] = deque(maxlen=MEMORY_STEPS)
         self._broken_rules: set[str] = set()
@@ -66,6 +62,14 @@ class RunWatch:
         """What the steps say together."""
 
         self._resume(tuple(alert for alert in alerts if alert.run == run), lines)
+
+    def configure(self, settings: AlertSettings) -> None:
+        """Take other settings of the rules; what they remember stays."""
+        self._settings = settings
+        self._rules = tuple(rule for rule in settings.step_rules if rule.enabled)
+        self._host_rules = tuple(rule for rule in settings.host_rules if rule.enabled)
+        self._desk.cooldown_s = settings.cooldown_seconds
+        self._desk.clear_after = settings.clear_after
 
     def complete(self, report: StepReport, reading: HostReading | None) -> StepReport:
         """Return the report with all that this process knows, and the alerts that it raises.

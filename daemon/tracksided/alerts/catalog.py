@@ -42,6 +42,15 @@ class AlertSettings:
     clear_after: int = 10
     """Looks in a row without a finding that this takes besides."""
 
+    apprise: tuple[str, ...] = ()
+    """URLs of Apprise to which every alert is sent."""
+
+    command: tuple[str, ...] = ()
+    """Program and arguments that get every alert as JSON on standard input; none by default."""
+
+    command_seconds: float = 30.0
+    """After which the command is killed."""
+
     nonfinite: Nonfinite = field(default_factory=Nonfinite)
     gradient_explosion: GradientExplosion = field(default_factory=GradientExplosion)
     clip_rate: ClipRate = field(default_factory=ClipRate)
@@ -71,6 +80,10 @@ class AlertSettings:
             raise SettingsError(
                 f"alerts.cooldown_seconds is {self.cooldown_seconds}, alerts.clear_after "
                 f"{self.clear_after}; expected numbers from 0 and from 1 on"
+            )
+        if not self.command_seconds > 0:
+            raise SettingsError(
+                f"alerts.command_seconds is {self.command_seconds}, expected a number above 0"
             )
         for rule in (*self.step_rules, *self.host_rules, *self.event_rules):
             _check(rule)

@@ -75,15 +75,14 @@ class Look:
 class AlertDesk:
     """Remembers what is raised. It has no clock: time is handed to it. One thread."""
 
-    def __init__(self, *, cooldown_s: float, clear_after: int) -> None:
-        """Begin with everything quiet.
+    def __init__(self, *, cooldown_s: float = 0.0, clear_after: int = 1) -> None:
+        """Begin with everything quiet."""
+        self.cooldown_s = cooldown_s
+        """Time without a finding until a rule is quiet again."""
 
-        Args:
-            cooldown_s: time without a finding until a rule is quiet again.
-            clear_after: clean looks in a row that this takes besides.
-        """
-        self._cooldown_s = cooldown_s
-        self._clear_after = clear_after
+        self.clear_after = clear_after
+        """Clean looks in a row that this takes besides."""
+
         self._standings: dict[Key, Standing] = {}
 
     @property
@@ -143,7 +142,7 @@ class AlertDesk:
         num_clean = standing.num_clean + 1
         # A clock that was set back must not keep a rule raised for good: it counts from there on.
         last_found = min(standing.last_found, now)
-        if num_clean >= self._clear_after and now - last_found >= self._cooldown_s:
+        if num_clean >= self.clear_after and now - last_found >= self.cooldown_s:
             del self._standings[key]
             return
         self._standings[key] = replace(

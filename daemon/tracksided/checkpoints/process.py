@@ -17,12 +17,19 @@ _SINGLE_THREADED = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NU
 
 
 class ChildProcess:
-    """One averaging in a process of its own.
+    """One averaging, or another task, in a process of its own.
 
     It talks through unlinked files, so that neither side ever waits for the other.
     """
 
-    def __init__(self, request: Mapping[str, object], command: Sequence[str] = COMMAND) -> None:
+    def __init__(
+        self,
+        request: Mapping[str, object],
+        command: Sequence[str] = COMMAND,
+        *,
+        what: str = "averaging",
+    ) -> None:
+        self._what = what
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `collect` and `end`
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `collect` and `end`
         with tempfile.TemporaryFile() as stdin:
@@ -68,7 +75,7 @@ class ChildProcess:
         size = os.fstat(self._errors.fileno()).st_size
         self._errors.seek(max(0, size - _ERROR_TAIL_BYTES))
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        return f"the averaging process {how}" + (f": {lines[-1]}" if lines else "")
+        return f"the {self._what} process {how}" + (f": {lines[-1]}" if lines else "")
 
     def end(self) -> None:
         """End it if it runs, and close its files."""

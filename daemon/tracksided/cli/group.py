@@ -11,6 +11,7 @@ from trackside.errors import TracksideError
 from tracksided.errors import TracksidedError
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
+    "alerts": ("tracksided.cli.alerts", "Try the channels to which alerts are sent."),
     "average": ("tracksided.cli.average", "Average checkpoints into one."),
     "daemon": ("tracksided.cli.daemon", "Serve all runs of this user on this node."),
     "demo": ("tracksided.cli.demo", "Train a small GPT and show everything trackside makes of it."),

@@ -1,4 +1,4 @@
-"""`trackside status`: show the daemon, runs, ranks, lag and drops."""
+"""`trackside status`: show the daemon, runs, ranks, lag, drops and alerts."""
 
 import json
 import os
@@ -18,19 +18,33 @@ from trackside.wire.segment import node_directory
 from tracksided.status_file import SILENT_S, read_status, seconds_silent
 
 EXIT_NO_DAEMON = 3  # as `systemctl status` has it
+EXIT_WARNING = 4  # alerts are active
+EXIT_CRITICAL = 5
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(*, as_json: bool) -> None:
-    """Show the daemon of this user on this node; exit code 3 where none runs."""
+    """Show the daemon of this user on this node.
+
+    Exit code: 0 all is well, 3 no daemon runs, 4 warnings are active, 5 critical alerts are.
+    """
     status = _gather(node_directory(os.environ))
     if as_json:
         click.echo(json.dumps(status, indent=2))
     else:
         # A path that is broken across lines cannot be searched for or copied.
         _show(status, Console(soft_wrap=True))
-    sys.exit(0 if status["daemon"] is not None else EXIT_NO_DAEMON)
+    sys.exit(_exit_code(status))
+
+
+def _exit_code(status: dict[str, Any]) -> int:
+    if status["daemon"] is None:
+        return EXIT_NO_DAEMON
+    severities = {alert["severity"] for run in status["runs"] for alert in run.get("alerts", ())}
+    if "critical" in severities:
+        return EXIT_CRITICAL
+    return EXIT_WARNING if severities else 0
 
 
 def _gather(directory: Path) -> dict[str, Any]:
@@ -103,6 +117,14 @@ def _show_run(run: dict[str, Any], console: Console) -> None:
         console.print(f"  problem: {run['problem']}", markup=False)
     for loss in _losses(run):
         console.print(f"  {loss}; see `trackside doctor`", markup=False, highlight=False)
+    for alert in run.get("alerts", ()):
+        where = "" if alert["step"] is None else f" at step {alert['step']}"
+        state = "" if alert["state"] == "raised" else ", not found any more"
+        console.print(
+            f"  {alert['severity']} {alert['rule']}{where}{state}: {alert['message']}",
+            markup=False,
+            highlight=False,
+        )
     table = Table("rank", "pid", "alive", "last step", "lag", "drops", "damaged", box=None)
     for rank in run["ranks"]:
         drops = ", ".join(f"{cause} {count}" for cause, count in rank["drops"].items()) or "none"
