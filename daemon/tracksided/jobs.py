@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from tracksided.gradient_memory import GradientMemory
 from tracksided.reports import StepReport
@@ -39,6 +40,13 @@ class OverviewJob:
 
 
 @dataclass(frozen=True, slots=True)
+class ReportJob:
+    """The output directory of a run that is over: its final report is to be written."""
+
+    output_dir: Path
+
+
+@dataclass(frozen=True, slots=True)
 class JobDone:
     """The step's folder is on disk; the rest is for the parent to write."""
 
@@ -56,9 +64,18 @@ class OverviewDone:
 
 
 @dataclass(frozen=True, slots=True)
+class ReportDone:
+    """The final report is on disk."""
+
+
+@dataclass(frozen=True, slots=True)
 class JobFailed:
-    """The step could not be analysed, or its folder not written; the same of an overview."""
+    """The job was not done: a step not analysed, or its folder, overview or report not written."""
 
     reason: str
     is_output: bool
     """Whether the output directory is the cause: then trying again later may work."""
+
+
+AnyJob: TypeAlias = Job | OverviewJob | ReportJob
+Outcome: TypeAlias = JobDone | OverviewDone | ReportDone | JobFailed

@@ -105,6 +105,15 @@ class RunOutputs:
         finished = self._run.get("finished_segments")
         return isinstance(finished, list) and any(nonce in finished for nonce in nonces)
 
+    def is_reported(self, nonces: Sequence[str]) -> bool:
+        """Whether `note_report` has been called for one of these segments."""
+        reported = self._run.get("reported_segments")
+        return isinstance(reported, list) and any(nonce in reported for nonce in nonces)
+
+    def note_report(self, nonces: Sequence[str]) -> None:
+        """Note in ``run.json`` that the final report was made, or cannot be."""
+        self._write_run({"reported_segments": list(nonces)})
+
     def commit(self, report: StepReport, records: Mapping[int, tuple[str, int]]) -> None:
         """Write a step to TensorBoard and history; when this returns it is committed.
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tracksided.config import WorkerSettings
-from tracksided.jobs import Job, JobDone, JobFailed, OverviewDone, OverviewJob
+from tracksided.jobs import AnyJob, JobFailed, Outcome
 from tracksided.talking import TalkingChild
 
 logger = logging.getLogger(__name__)
@@ -25,13 +25,12 @@ MAX_DOUBLINGS = 16  # far beyond the longest wait, and no float overflows
 _SINGLE_THREADED = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 Ticket = int
-Outcome = JobDone | OverviewDone | JobFailed
 
 
 @dataclass(slots=True)
 class _Task:
     ticket: Ticket
-    job: Job | OverviewJob
+    job: AnyJob
     deaths: int = 0
 
 
@@ -59,7 +58,7 @@ class WorkerPool:
         """Whether no job waits or runs."""
         return not self._waiting and not self._num_busy
 
-    def submit(self, job: Job | OverviewJob) -> Ticket:
+    def submit(self, job: AnyJob) -> Ticket:
         """Queue a job; its outcome comes from `poll` under the returned number."""
         ticket = self._next_ticket
         self._next_ticket += 1

@@ -19,6 +19,7 @@ from tracksided.outputs import RunOutputs
 from tracksided.overviews import Overviews
 from tracksided.pipeline import Pipeline, Retry
 from tracksided.pool import WorkerPool
+from tracksided.reporting import FinalReport
 from tracksided.reports import Alert, SegmentProgress, StepReport
 from tracksided.summaries import Finale, final_scalars, final_texts
 from tracksided.totals import leader_close, run_totals
@@ -39,7 +40,7 @@ class State(enum.Enum):
 
     RUNNING = "running"
     ENDING = "ending"
-    """All steps are written; a last averaging and the last overview may be under way."""
+    """All steps are written; a last averaging, overview and the report may be under way."""
 
     FINISHED = "finished"
     BROKEN = "broken"
@@ -70,6 +71,7 @@ class Run:
         words = [word for word in generation.hello.visualize if word in OVERVIEW_WORDS]
         self._overviews = Overviews(self.directory, tuple(words))
         self._alarms: RunAlarms | None = None
+        self._report = FinalReport(self.directory)
         self._end_deadline = 0.0
         self._defect: str | None = None
 
@@ -125,14 +127,15 @@ class Run:
 
     def receive(self, ticket: int, outcome: Any, now: float) -> bool:
         """Take a worker's answer; False if it is not for this run."""
-        if self._overviews.receive(ticket, outcome):
+        if self._overviews.receive(ticket, outcome) or self._report.receive(ticket, outcome):
             return True
         return self._pipeline is not None and self._pipeline.receive(ticket, outcome, now)
 
     def end(self, pool: WorkerPool, now: float, *, is_averaging: bool) -> bool:
         """End a run whose steps are all written; True when done.
 
-        First its totals are written, once nothing is averaged, then its last overview.
+        First its totals are written, once nothing is averaged, then its last overview and its
+        final report.
         """
         outputs = self._outputs
         if self.state is not State.ENDING or outputs is None or now < self._retry.not_before:
@@ -144,10 +147,14 @@ class Run:
             if not outputs.is_finished(nonces):
                 finale = self._finale()
                 outputs.finish(finale.totals, final_scalars(finale), final_texts(finale), nonces)
+            if not self._overviews.finish(pool, self._num_committed()):
+                return False
+            if not outputs.is_reported(nonces):
+                if not self._report.finish(pool):
+                    return False
+                outputs.note_report(nonces)
         except OutputError as error:
             self._retry.failed(str(error), now)
-            return False
-        if not self._overviews.finish(pool, self._num_committed()):
             return False
         self.state = State.FINISHED
         logger.info("run %s is over, see %s", self.run_id, self.directory)

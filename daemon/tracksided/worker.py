@@ -1,15 +1,16 @@
 """The analysis process: ``python -m tracksided.worker FD PARENT MEMORY_BYTES``.
 
 Takes one job at a time from its socket. For a `Job` it reads the records straight from shared
-memory and writes the step folder; for an `OverviewJob` it reads what lies in the output directory.
-It answers with a `JobDone`, `OverviewDone` or `JobFailed`. A crash, a hang or running out of
-memory here costs the daemon nothing.
+memory and writes the step folder; for an `OverviewJob` or a `ReportJob` it reads what lies in the
+output directory. It answers with the job's outcome or a `JobFailed`. A crash, a hang or running
+out of memory here costs the daemon nothing.
 """
 
 import logging
 import resource
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -20,11 +21,23 @@ from trackside.wire.ring import RingReader
 from tracksided.analysis import analyse
 from tracksided.assemble import RankStep, assemble, folder_name
 from tracksided.clipping import infer_clipping
-from tracksided.errors import OutputError
+from tracksided.errors import OutputError, ReportError
 from tracksided.gradient_memory import GradientMemory
-from tracksided.jobs import Job, JobDone, JobFailed, OverviewDone, OverviewJob, RecordRef
+from tracksided.jobs import (
+    AnyJob,
+    Job,
+    JobDone,
+    JobFailed,
+    Outcome,
+    OverviewDone,
+    OverviewJob,
+    RecordRef,
+    ReportDone,
+    ReportJob,
+)
 from tracksided.overview import write_overview
 from tracksided.priority import become_idle, die_with
+from tracksided.progress.final_files import write_final_report
 from tracksided.samples import Sample, StepSamples, build_sample
 from tracksided.shards import join_shards
 from tracksided.sinks.folder import write_step_folder
@@ -42,15 +55,13 @@ class Worker:
     def __init__(self) -> None:
         self._readers: dict[Path, RingReader] = {}
 
-    def run(self, job: Job | OverviewJob) -> JobDone | OverviewDone | JobFailed:
+    def run(self, job: AnyJob) -> Outcome:
         """Do one job; whatever goes wrong becomes an answer."""
         try:
-            if isinstance(job, OverviewJob):
-                return OverviewDone(write_overview(job.output_dir, job.visualize))
-            return self._analyse(job)
+            return self._do(job)
         except OutputError as error:
             return JobFailed(str(error), is_output=True)
-        except TracksideError as error:
+        except (TracksideError, ReportError) as error:
             return JobFailed(str(error), is_output=False)
         except MemoryError:
             return JobFailed(
@@ -60,6 +71,16 @@ class Worker:
             # The stage boundary: an unforeseen failure costs this step's analysis only.
             logger.exception("analysis failed")
             return JobFailed(f"{type(error).__name__}: {error}", is_output=False)
+
+    def _do(self, job: AnyJob) -> Outcome:
+        match job:
+            case OverviewJob():
+                return OverviewDone(write_overview(job.output_dir, job.visualize))
+            case ReportJob():
+                write_final_report(job.output_dir, time.time())
+                return ReportDone()
+            case Job():
+                return self._analyse(job)
 
     def _analyse(self, job: Job) -> JobDone:
         samples = [self._sample(record) for record in job.records]
@@ -153,7 +174,7 @@ def main(arguments: Sequence[str]) -> int:
                 job = connection.recv()
             except EOFError:
                 return 0
-            if not isinstance(job, Job | OverviewJob):
+            if not isinstance(job, AnyJob):
                 raise RecordCorrupt(f"the daemon sent {type(job).__name__}, expected a Job")
             connection.send(worker.run(job))
 

@@ -35,19 +35,11 @@ def read_event_files(directory: Path, name: str) -> TrainingCurve:
         ReportError: a file cannot be read, or no tag is a training loss.
     """
     files = event_files(directory)
-    columns: dict[str, Rows] = defaultdict(Rows)
-    notes: list[str] = []
-    for path in files:
-        try:
-            _read(path, columns)
-        except EventDamage as error:
-            notes.append(f"{path.name} {error}; what follows is lost")
-        except OSError as error:
-            raise ReportError(f"cannot read {path}: {error.strerror}") from error
+    columns, damages = _columns(files)
     loss = names.find(columns, names.LOSS)
     if loss is None:
         raise ReportError(f"{directory} has no loss: {_listed(tuple(columns))}")
-    notes += dict.fromkeys(note for rows in columns.values() for note in rows.notes())
+    rollbacks = dict.fromkeys(note for rows in columns.values() for note in rows.notes())
     return TrainingCurve(
         name=name,
         source=directory,
@@ -62,8 +54,32 @@ def read_event_files(directory: Path, name: str) -> TrainingCurve:
         step=max(rows.last_step or 0 for rows in columns.values()),
         started_at=float(columns[loss].series(_WALL_TIME).values[0]),
         written_at=max(path.stat().st_mtime for path in files),
-        notes=tuple(notes),
+        notes=(*damages, *rollbacks),
     )
+
+
+def read_evaluation(directory: Path) -> tuple[dict[str, Series], tuple[str, ...]]:
+    """Return the metrics on held-out data that event files hold, and what is to be said of it.
+
+    Raises:
+        ReportError: a file cannot be read.
+    """
+    columns, damages = _columns(event_files(directory))
+    return _evaluation(columns), damages
+
+
+def _columns(files: Sequence[Path]) -> tuple[dict[str, Rows], tuple[str, ...]]:
+    """Read all files of a run, tag by tag; return also what is damaged in them."""
+    columns: dict[str, Rows] = defaultdict(Rows)
+    damages: list[str] = []
+    for path in files:
+        try:
+            _read(path, columns)
+        except EventDamage as error:
+            damages.append(f"{path.name} {error}; what follows is lost")
+        except OSError as error:
+            raise ReportError(f"cannot read {path}: {error.strerror}") from error
+    return columns, tuple(damages)
 
 
 def _is_event_file(path: Path) -> bool:

@@ -13,12 +13,14 @@ from tracksided.errors import CheckpointError, ObservationError, ReportError
 from tracksided.observations import AttentionObservation, observe
 from tracksided.progress import fields, names
 from tracksided.progress.curve import Kind, Series, Totals, TrainingCurve
+from tracksided.progress.event_files import read_evaluation
 from tracksided.progress.rows import Rows
 from tracksided.sinks.history import FILE_NAME
 from tracksided.sinks.json_file import Json, read_json
 
 RUN_FILE = "run.json"
 TOTALS_FILE = "training_statistics.json"
+TENSORBOARD_DIR = "tensorboard"
 # Columns of a line that are numbers over steps; `nonfinite` names those that were NaN or infinite.
 CHECKPOINT_PATTERNS = ("*.pt", "*.pth", "*.ckpt", "*.safetensors", "*/")
 _COLUMNS = (
@@ -32,6 +34,7 @@ _COLUMNS = (
     "micro_batches",
     "epoch",
     "gradient_noise_scale",
+    "norm_peak",
     "timestamp",
 )
 _LOGGED = "logged "  # prefix of columns that the script logged; no column of a line has a blank
@@ -39,7 +42,9 @@ _LOGGED = "logged "  # prefix of columns that the script logged; no column of a 
 # and not needed here: it is not even parsed.
 _NUMBERS_END = b', "ranks": ['
 _LOGGED_START = b', "logged": {'
-_LOGGED_END = b', "failures": {'
+_DECODER = json.JSONDecoder()
+_NO_ATTENTION = b'"attention": {"encoder": [], "decoder": []}'
+_EMPTY = b"{}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,11 +53,16 @@ class History:
 
     curve: TrainingCurve
     clip_rate: Series
-    noise_scale: Series
-    first: Mapping[str, Any]
-    """The first line that counts, whole; empty where there is none."""
+    """Share of the steps since the sample before whose gradient was clipped, 0 to 1."""
 
-    last: Mapping[str, Any]
+    noise_scale: Series
+    norm_peak: Series
+    """Largest gradient norm since the sample before, sampled or not."""
+
+    first_attention: Mapping[str, Any]
+    """The first line that counts and has attention, whole; empty where there is none."""
+
+    last_attention: Mapping[str, Any]
     run: Mapping[str, Json]
     """``run.json``; empty where it is missing."""
 
@@ -81,27 +91,39 @@ def read_history(path: Path, name: str) -> History:
     totals = read_json(path.with_name(TOTALS_FILE)) or {}
     if totals.get("run") != run.get("run"):
         totals = {}  # of an earlier run in this directory
-    first, last = lines.documents()
+    curve = _curve(lines, run, totals)
+    # Event files know the exact step of a metric, and what was logged after the last sample.
+    evaluation, damages = read_evaluation(path.with_name(TENSORBOARD_DIR))
+    curve = replace(
+        curve,
+        name=name,
+        source=path,
+        written_at=written_at,
+        evaluation=evaluation or curve.evaluation,
+        notes=(*curve.notes, *damages),
+    )
     return History(
-        curve=replace(_curve(lines, run, totals), name=name, source=path, written_at=written_at),
+        curve=curve,
         clip_rate=lines.rows.series("clip_rate"),
         noise_scale=lines.rows.series("gradient_noise_scale"),
-        first=first,
-        last=last,
+        norm_peak=lines.rows.series("norm_peak"),
+        first_attention=lines.first_attention,
+        last_attention=lines.last_attention,
         run=run,
         totals=totals,
     )
 
 
 class _Lines:
-    """Takes in lines; keeps their numbers, and whole the first and the last that count."""
+    """Takes in lines; keeps their numbers, and whole the few that are looked at as such."""
 
     def __init__(self) -> None:
         self.rows = Rows()
         self.count = 0
         self.num_skipped = 0
-        self._first: tuple[int, bytes] | None = None
-        self._last: bytes | None = None
+        self._last = _EMPTY
+        self._first_attention: tuple[int, bytes] | None = None
+        self._last_attention: tuple[int, bytes] | None = None
 
     def add(self, line: bytes) -> None:
         self.count += 1
@@ -111,18 +133,38 @@ class _Lines:
             return
         step, _ = entry
         self.rows.add(*entry)
-        if self._first is None or step <= self._first[0]:
-            self._first = (step, line)
         self._last = line
+        if self._first_attention is not None and step <= self._first_attention[0]:
+            self._first_attention = None  # of a try that was abandoned
+        if self._last_attention is not None and step <= self._last_attention[0]:
+            self._last_attention = None
+        if _NO_ATTENTION not in line:
+            self._first_attention = self._first_attention or (step, line)
+            self._last_attention = (step, line)
 
-    def documents(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        if self._first is None or self._last is None:
-            return {}, {}
-        return json.loads(self._first[1]), json.loads(self._last)
+    @property
+    def last(self) -> dict[str, Any]:
+        """The last line, empty where there is none."""
+        return _whole(self._last)
+
+    @property
+    def first_attention(self) -> dict[str, Any]:
+        """The first line that counts and has attention."""
+        return _whole(_EMPTY if self._first_attention is None else self._first_attention[1])
+
+    @property
+    def last_attention(self) -> dict[str, Any]:
+        """The last line that has attention."""
+        return _whole(_EMPTY if self._last_attention is None else self._last_attention[1])
 
     def notes(self) -> tuple[str, ...]:
         skipped = f"{self.num_skipped} of {self.count} lines of {FILE_NAME} are not readable"
         return (*self.rows.notes(), *([skipped] if self.num_skipped else ()))
+
+
+def _whole(line: bytes) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(line)
+    return document
 
 
 def _entry(line: bytes) -> tuple[int, list[tuple[str, float]]] | None:
@@ -143,11 +185,11 @@ def _parse(line: bytes) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     parsed. Quotes within texts are escaped, so that no text looks like a key.
     """
     head, found, tail = line.partition(_NUMBERS_END)
-    _, found_logged, after = tail.rpartition(_LOGGED_START)
-    logged, found_end, _ = after.partition(_LOGGED_END)
-    if found and found_logged and found_end:
+    _, found_logged, after = tail.partition(_LOGGED_START)
+    if found and found_logged:
         try:
-            return json.loads(head + b"}"), json.loads(b"{" + logged)
+            logged, _ = _DECODER.raw_decode("{" + after.decode())
+            return json.loads(head + b"}"), logged
         except ValueError:
             pass  # parsed as a whole below
     document = json.loads(line)
@@ -239,14 +281,14 @@ def _own_settings(run: Mapping[str, Json]) -> dict[str, Json]:
 
 
 def _statistics(lines: _Lines, totals: Mapping[str, Json]) -> dict[str, float]:
-    _, last = lines.documents()
+    last = lines.last
     found: dict[str, float | None] = {
         "clip rate": fields.number(last.get("clip_rate")),
         "gradient noise scale": fields.number(last.get("gradient_noise_scale")),
         "dropped samples": fields.number(last.get("dropped")),
         "sampled steps": fields.number(totals.get("processed")),
     }
-    for entry in attention_entries(last):
+    for entry in attention_entries(lines.last_attention):
         found[f"entropy of {entry.title}"] = entry.entropy
     return {name: value for name, value in found.items() if value is not None}
 

@@ -41,6 +41,7 @@ EPOCH = ("training/epoch", "train/epoch", "epoch")
 TOKENS = ("num_input_tokens_seen", "train/num_input_tokens_seen", "trainer/num_input_tokens_seen")
 SECONDS_PER_STEP = ("training/step_seconds",)
 
+_CUSTOM = "Custom/"  # trackside's, of what scripts log without a group
 _LR_PREFIX = "lr-"  # Lightning: lr-AdamW
 _EVALUATION_PREFIXES = ("eval", "val", "valid", "validation", "test")
 _EVALUATION_GROUPS = tuple(f"/{prefix}" for prefix in _EVALUATION_PREFIXES)
@@ -69,7 +70,7 @@ def evaluation_name(name: str) -> str | None:
 
     ``eval_loss``, ``eval/loss``, ``Eval/loss`` are all ``eval_loss``; ``Loss/val`` is ``val_loss``.
     """
-    found = _evaluation_name(name)
+    found = _evaluation_name(name.removeprefix(_CUSTOM))
     return None if found is None or found.lower().endswith(_COSTS) else found
 
 

@@ -58,8 +58,9 @@ class Speed:
     steps_per_second: float | None = None
     samples_per_second: float | None = None
     tokens_per_second: float | None = None
-    is_recent: bool = False
-    """Over the newest intervals; else over the whole training, as its trainer says."""
+    num_intervals: int = 0
+    """Newest intervals between logged steps that it is of; 0: of the whole training, as its
+    trainer says."""
 
     remaining_seconds: float | None = None
     """Until all steps are done, at this speed."""
@@ -200,7 +201,7 @@ def _speed(curve: TrainingCurve) -> Speed:
         steps_per_second=steps_per_second,
         samples_per_second=samples,
         tokens_per_second=None if tokens is None else tokens * steps_per_second,
-        is_recent=bool(seconds),
+        num_intervals=len(recent) if seconds else 0,
         remaining_seconds=None if remaining is None else remaining / steps_per_second,
     )
 

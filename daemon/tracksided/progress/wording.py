@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from tracksided.progress.curve import Kind, TrainingCurve
-from tracksided.progress.summary import PER_STEPS, RECENT, Statistics, Summary, Trend
+from tracksided.progress.summary import PER_STEPS, Statistics, Summary, Trend
 from tracksided.sinks.json_file import Json, plain_object
 
 SCHEMA = 1
@@ -209,7 +209,7 @@ def _optimizer(summary: Summary) -> Iterable[Row]:
         ),
     )
     if norm.nonfinite:
-        yield "NaN or infinite", f"{norm.nonfinite} of {norm.count} gradient norms"
+        yield "gradient norms", f"NaN or infinite: {norm.nonfinite} of {norm.count}"
     if summary.clipped is not None:
         above, count = summary.clipped
         limit = number(summary.curve.max_gradient_norm)
@@ -235,7 +235,8 @@ def _speed(summary: Summary) -> Iterable[Row]:
     whole = ", over the whole training, as its trainer says"
     how = samples = ""
     if speed.steps_per_second is not None:
-        how = f", median of the newest {RECENT} intervals" if speed.is_recent else whole
+        newest = f", median of the newest {speed.num_intervals} intervals"
+        how = newest if speed.num_intervals else whole
     if speed.samples_per_second is not None and summary.curve.samples_per_step is None:
         samples = whole
     yield "steps per second", number(speed.steps_per_second) + how

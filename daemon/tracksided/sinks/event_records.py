@@ -18,7 +18,7 @@ from tensorboard.compat.proto.types_pb2 import DT_DOUBLE, DT_FLOAT
 
 from tracksided.sinks.event_file import CRC_BYTES, LENGTH, masked_crc
 
-MAX_NUMBERS_BYTES = 1 << 20  # an event of thousands of numbers is smaller; larger ones are pictures
+MAX_NUMBERS_BYTES = 1 << 18  # room for some thousand numbers; larger events are pictures
 _DOUBLE = struct.Struct("<d")
 _FLOAT = struct.Struct("<f")
 
@@ -37,7 +37,7 @@ class EventScalars:
 
 
 class EventDamage(Exception):
-    """A file's records end before the file does; the message says where."""
+    """A record is damaged, and nothing behind it can be found; the message says where."""
 
 
 def is_event_file(name: str) -> bool:
@@ -48,9 +48,12 @@ def is_event_file(name: str) -> bool:
 def read_scalars(path: Path) -> Iterator[EventScalars]:
     """Yield the events that carry numbers, and restarts, in the order of the file.
 
+    A record that ends with the file in its middle is still being written, or was when its writer
+    was killed: it ends the events.
+
     Raises:
         OSError: the file cannot be read.
-        EventDamage: a record is torn or damaged; nothing behind it can be found.
+        EventDamage: a record is damaged; nothing behind it can be found.
     """
     with path.open("rb") as file:
         size = path.stat().st_size
@@ -65,15 +68,13 @@ def _next_event(file: BinaryIO, size: int) -> Event | None:
     while True:
         start = file.tell()
         head = file.read(LENGTH.size + CRC_BYTES)
-        if not head:
-            return None
         if len(head) < LENGTH.size + CRC_BYTES:
-            raise EventDamage(f"ends in the middle of a record at byte {start}")
+            return None
         if masked_crc(head[: LENGTH.size]) != head[LENGTH.size :]:
             raise EventDamage(f"has a damaged record at byte {start}")
         (length,) = LENGTH.unpack(head[: LENGTH.size])
         if file.tell() + length + CRC_BYTES > size:
-            raise EventDamage(f"ends in the middle of a record at byte {start}")
+            return None
         if length > MAX_NUMBERS_BYTES:
             file.seek(length + CRC_BYTES, os.SEEK_CUR)
             continue

@@ -125,10 +125,10 @@ def _take_back(new: Path, old: Path, target: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    if path.is_symlink() or path.is_file():
-        path.unlink()
-    elif path.exists():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
+    else:  # never opened: a pipe would wait for its other end
+        path.unlink(missing_ok=True)
 
 
 def _write(path: Path, content: bytes | memoryview) -> None:

@@ -90,7 +90,7 @@ def test_a_port_that_is_taken_costs_only_http(
         rank = FakeRank(daemon.directory, make_hello(tmp_path / "run"))
         rank.publish(10)
         rank.close(steps=10)
-        wait_until((tmp_path / "run" / "training_statistics.json").exists)
+        wait_until(lambda: not list(daemon.directory.glob("*.ring")))
 
     wait_until(lambda: answers(port))
 

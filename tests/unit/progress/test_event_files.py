@@ -1,8 +1,9 @@
 """TensorBoard directories of anybody, read without pictures."""
 
 import math
+import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -94,38 +95,29 @@ def test_large_events_are_passed_over_unread(tmp_path: Path) -> None:
     assert read_event_files(tmp_path, "run").loss.values.tolist() == [1.0, 2.0]
 
 
-def cut(content: bytearray) -> None:
-    del content[-3:]
-
-
-def cut_in_the_head(content: bytearray) -> None:
-    content += b"\x01\x02\x03"
-
-
-def flip_in_the_event(content: bytearray) -> None:
-    content[-6] ^= 0xFF
-
-
-def flip_in_the_length(content: bytearray) -> None:
-    content += frame(b"x" * 20)
-    content[-36] ^= 0xFF
-
-
-@pytest.mark.parametrize("damage", [cut, cut_in_the_head, flip_in_the_event, flip_in_the_length])
-def test_damage_ends_a_file_and_is_told(
-    tmp_path: Path, damage: Callable[[bytearray], None]
-) -> None:
+@pytest.mark.parametrize("lost", [1, 3, 20])
+def test_record_that_is_still_written_ends_the_file_in_silence(tmp_path: Path, lost: int) -> None:
     path = own_file(tmp_path, 1, [Scalar("loss", 1.0, 1), Scalar("loss", 2.0, 2)])
-    content = bytearray(path.read_bytes())
-    damage(content)
+    os.truncate(path, path.stat().st_size - lost)
+
+    curve = read_event_files(tmp_path, "run")
+
+    assert curve.loss.values.tolist() == [1.0]
+    assert curve.notes == ()
+
+
+@pytest.mark.parametrize("place", [-6, -36], ids=["event", "length"])
+def test_damaged_record_ends_the_file_and_is_told(tmp_path: Path, place: int) -> None:
+    path = own_file(tmp_path, 1, [Scalar("loss", 1.0, 1)])
+    content = bytearray(path.read_bytes() + frame(b"x" * 20))
+    content[place] ^= 0xFF
     path.write_bytes(content)
 
     curve = read_event_files(tmp_path, "run")
 
-    assert len(curve.loss) in {1, 2}
+    assert curve.loss.values.tolist() == [1.0]
     (note,) = curve.notes
-    assert path.name in note
-    assert "at byte" in note
+    assert note.startswith(f"{path.name} has a damaged record at byte ")
     with pytest.raises(EventDamage):
         list(read_scalars(path))
 

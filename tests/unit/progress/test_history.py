@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,6 @@ def test_curve_has_what_the_daemon_wrote(tmp_path: Path) -> None:
     assert curve.seconds_per_step.values[0] == 0.5
     assert curve.epoch.steps[0] == 10
     assert (curve.step, curve.max_steps) == (30, None)
-    assert (history.first["step"], history.last["step"]) == (10, 30)
     assert history.run["run"] == "fake-run"
     assert history.totals == {}
 
@@ -96,6 +96,42 @@ def test_training_that_went_back_counts_once(tmp_path: Path) -> None:
     assert curve.loss.steps.tolist() == [10, 20, 30, 40]
     assert curve.loss.values.tolist() == [0.0, 3.0, 4.0, 5.0]
     assert curve.notes == ("training went back from step 30 to step 20; the later try counts",)
+
+
+def test_attention_is_looked_at_where_it_was_captured_and_still_counts(tmp_path: Path) -> None:
+    path = write_run(tmp_path, [{"step": step} for step in (10, 20, 30, 40)])
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    layer = {"layer": 0, "module": "m", "type": "self_attention", "entropy": 1.0}
+    for index in (1, 2):
+        lines[index]["attention"]["decoder"] = [layer]
+
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    history = read_history(path, "run")
+    assert (history.first_attention["step"], history.last_attention["step"]) == (20, 30)
+    assert history.curve.statistics["entropy of decoder layer 0 (self)"] == 1.0
+
+    abandoned = [*lines, {**lines[3], "step": 20}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in abandoned))
+    history = read_history(path, "run")
+    assert (history.first_attention, history.last_attention) == ({}, {})
+
+
+def test_lines_as_they_are_written_take_the_short_way(tmp_path: Path) -> None:
+    path = write_run(tmp_path, [{"step": 10}])
+
+    numbers, _ = _parse(path.read_bytes())
+
+    assert "attention" not in numbers
+
+
+def test_metrics_stand_at_the_step_at_which_they_were_logged(tmp_path: Path) -> None:
+    late = (LoggedScalar(step=13, name="Eval/loss", value=2.0),)
+    path = write_run(tmp_path, [{"step": 20, "scalars": late}])
+
+    assert read_history(path, "run").curve.evaluation["eval_loss"].steps.tolist() == [13]
+
+    shutil.rmtree(tmp_path / "tensorboard")
+    assert read_history(path, "run").curve.evaluation["eval_loss"].steps.tolist() == [20]
 
 
 def test_samples_of_a_step_come_from_the_trainers_own_arguments(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from tracksided.progress.names import LEARNING_RATE, LOSS, evaluation_name, find
         ("Eval/loss", "eval_loss"),
         ("eval/loss", "eval_loss"),
         ("val_acc", "val_acc"),
+        ("Custom/val_acc", "val_acc"),
+        ("Custom/acc", None),
         ("Loss/val", "val_loss"),
         ("test/f1", "test_f1"),
         ("eval_runtime", None),

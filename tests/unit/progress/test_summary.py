@@ -83,7 +83,7 @@ def test_progress_and_time_left_come_from_steps() -> None:
 
     assert (summary.step_percent, summary.epoch_percent) == (25.0, 25.0)
     assert summary.speed.steps_per_second == 2.0  # of the newest 20 only
-    assert summary.speed.is_recent
+    assert summary.speed.num_intervals == 20
     assert summary.speed.samples_per_second == 32.0
     assert summary.speed.tokens_per_second == 2.0 * 4000 / 200
     assert summary.speed.remaining_seconds == 900 / 2.0
@@ -101,7 +101,7 @@ def test_time_left_comes_from_epochs_where_the_number_of_steps_is_unknown() -> N
     )
 
     assert summary.speed.remaining_seconds == pytest.approx((300 * 4 / 1.5 - 300) / 5.0)
-    assert not summary.speed.is_recent
+    assert summary.speed.num_intervals == 0
 
 
 def test_unknown_stays_unknown() -> None:

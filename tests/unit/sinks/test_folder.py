@@ -180,6 +180,14 @@ def test_a_link_in_the_place_of_a_folder_is_replaced_not_followed(tmp_path: Path
     assert not (save_dir / "step_100").is_symlink()
 
 
+def test_sweep_does_not_wait_for_the_other_end_of_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "run.json.trackside-tmp")
+
+    sweep(tmp_path)
+
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_sweep_leaves_what_is_not_temporary(tmp_path: Path) -> None:
     write(tmp_path, 1)
     (tmp_path / "history.jsonl").touch()
