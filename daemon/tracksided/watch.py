@@ -12,8 +12,8 @@ from tracksided.alerts.catalog import AlertSettings
 from tracksided.alerts.desk import AlertDesk, Look
 from tracksided.alerts.document import alert_document
 from tracksided.alerts.finding import Finding
-from tracksided.alerts.robust import median
 from tracksided.alerts.stalled_trainer import Liveness
+from tracksided.convergence.robust import median
 from tracksided.errors import ObservationError
 from tracksided.monitoring import Monitoring
 from tracksided.monitors.document import host_object, host_scalars

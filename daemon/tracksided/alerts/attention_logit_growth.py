@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from tracksided.alerts.attention_series import series
 from tracksided.alerts.finding import Finding
-from tracksided.alerts.robust import median
+from tracksided.convergence.robust import median
 from tracksided.observations import AttentionObservation, Observation
 
 ADVICE = (

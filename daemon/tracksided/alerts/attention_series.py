@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
-from tracksided.alerts.robust import finite
+from tracksided.convergence.robust import finite
 from tracksided.observations import AttentionObservation, Observation
 
 Place = tuple[str, str, int]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tracksided.alerts.finding import Finding
-from tracksided.alerts.robust import finite, median
+from tracksided.convergence.robust import finite, median
 from tracksided.observations import Observation
 
 ADVICE = (

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tracksided.alerts.finding import Finding
-from tracksided.alerts.robust import finite
+from tracksided.convergence.robust import finite
 from tracksided.monitors.reading import HostReading, own_gpus
 
 ADVICE = (

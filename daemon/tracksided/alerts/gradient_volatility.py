@@ -1,13 +1,12 @@
 """Gradient norm that jumps up and down."""
 
-import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from tracksided.alerts.finding import Finding
-from tracksided.alerts.robust import finite
+from tracksided.convergence.gradients import num_swings
+from tracksided.convergence.robust import finite
 from tracksided.observations import Observation
 
 ADVICE = (
@@ -32,24 +31,16 @@ class GradientVolatility:
         """Count swings in both directions."""
         recent = (*before[-self.window_steps :], now)
         norms = finite(entry.gradient_norm for entry in recent)
-        ratios = [_ratio(a, b) for a, b in itertools.pairwise(norms)]
-        num_swings = sum(ratio >= self.swing_ratio for ratio in ratios)
-        if num_swings < self.min_swings:
+        found = num_swings(norms, self.swing_ratio)
+        if found < self.min_swings:
             return None
         return Finding(
             severity="warning",
-            value=float(num_swings),
+            value=float(found),
             threshold=float(self.min_swings),
             message=(
-                f"gradient norm changed by {self.swing_ratio:g} times or more {num_swings} times "
-                f"in {len(ratios)} samples, between {min(norms):.3g} and {max(norms):.3g}"
+                f"gradient norm changed by {self.swing_ratio:g} times or more {found} times "
+                f"in {len(norms) - 1} samples, between {min(norms):.3g} and {max(norms):.3g}"
             ),
             advice=ADVICE,
         )
-
-
-def _ratio(first: float, second: float) -> float:
-    low, high = sorted((abs(first), abs(second)))
-    if low == 0:
-        return math.inf if high > 0 else 1.0
-    return high / low

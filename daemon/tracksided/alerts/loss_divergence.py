@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tracksided.alerts.finding import Finding
-from tracksided.alerts.robust import finite, median, spread
+from tracksided.convergence.robust import finite, median, spread
 from tracksided.observations import Observation
 
 ADVICE = (

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tracksided.alerts.finding import Finding
-from tracksided.alerts.robust import median
+from tracksided.convergence.robust import median
 from tracksided.monitors.reading import HostReading, ProcessReading
 
 ADVICE = (

@@ -1,11 +1,12 @@
 """A rank that is slower than the others."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from tracksided.alerts.finding import Finding
-from tracksided.alerts.robust import median
+from tracksided.convergence.ranks import STRAGGLER_SCORE, straggler_scores
+from tracksided.convergence.robust import median
 from tracksided.observations import Observation
 
 ADVICE = (
@@ -26,7 +27,7 @@ class Straggler:
     name: ClassVar[str] = "straggler"
 
     enabled: bool = True
-    min_score: float = 0.75
+    min_score: float = STRAGGLER_SCORE
     persist_steps: int = 5
 
     def check(self, now: Observation, before: Sequence[Observation]) -> Finding | None:
@@ -36,7 +37,7 @@ class Straggler:
         recent = [
             _seconds(entry) for entry in (*before[len(before) - self.persist_steps + 1 :], now)
         ]
-        scores = [_scores(seconds) for seconds in recent]
+        scores = [straggler_scores(seconds) for seconds in recent]
         if not scores[-1]:
             return None
         worst = min(scores[-1], key=lambda rank: scores[-1][rank])
@@ -60,13 +61,4 @@ def _seconds(entry: Observation) -> dict[int, float]:
         rank.rank: rank.step_seconds
         for rank in entry.ranks
         if rank.step_seconds is not None and rank.step_seconds > 0
-    }
-
-
-def _scores(seconds: Mapping[int, float]) -> dict[int, float]:
-    if len(seconds) < 2:  # noqa: PLR2004 - a rank and another one
-        return {}
-    return {
-        rank: median([value for other, value in seconds.items() if other != rank]) / own
-        for rank, own in seconds.items()
     }

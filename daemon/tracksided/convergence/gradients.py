@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-import numpy as np
+from tracksided.convergence.robust import finite, median
 
 BASE_POINTS = 256  # the newest samples whose median is what is usual
 MIN_POINTS = 10  # fewer have no usual norm among them
@@ -55,25 +55,25 @@ def gradient_health(norms: Sequence[float | None]) -> GradientHealth | None:
         norms: before clipping, in order of time; None is unknown.
     """
     known = [norm for norm in norms if norm is not None][-BASE_POINTS:]
-    finite = [norm for norm in known if math.isfinite(norm)]
+    sound = finite(known)
     if known and not math.isfinite(known[-1]):
         return "exploding"
-    if len(finite) < MIN_POINTS:
+    if len(sound) < MIN_POINTS:
         return None
-    usual = float(np.median(finite))
-    recent = finite[-RECENT_POINTS:]
+    usual = median(sound)
+    recent = sound[-RECENT_POINTS:]
     num_raised = sum(norm > RAISED_RATIO * usual for norm in recent)
     if known[-1] > EXPLODING_RATIO * usual or num_raised >= MIN_RAISED:
         return "exploding"
-    if num_swings(finite[-SWING_POINTS - 1 :]) >= MIN_SWINGS:
+    if num_swings(sound[-SWING_POINTS - 1 :]) >= MIN_SWINGS:
         return "volatile"
-    if float(np.median(recent)) < max(VANISHING_SHARE * usual, TINY_NORM):
+    if median(recent) < max(VANISHING_SHARE * usual, TINY_NORM):
         return "vanishing"
     return "healthy"
 
 
-def num_swings(norms: Sequence[float]) -> int:
-    """Count changes of `SWING_RATIO` or more between neighbours; 0 to anything else is one."""
+def num_swings(norms: Sequence[float], ratio: float = SWING_RATIO) -> int:
+    """Count changes by this ratio or more between neighbours; 0 to anything else is one."""
     return sum(
-        max(pair) >= SWING_RATIO * min(pair) and max(pair) > 0 for pair in itertools.pairwise(norms)
+        max(pair) >= ratio * min(pair) and max(pair) > 0 for pair in itertools.pairwise(norms)
     )

@@ -8,16 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
-from tracksided.convergence.robust import mann_kendall, theil_sen
+from tracksided.convergence.robust import mann_kendall, median, spread, theil_sen
 
 TREND_POINTS = 64  # the newest samples that a trend is made of
 MIN_POINTS = 10  # fewer say nothing about a direction
 CLEAR_Z = 3.0  # neighbouring losses are not quite independent: hence not 2
 STAGNANT_CHANGE = 0.01  # of the loss over a full window; less is no progress
 REFERENCE_POINTS = 5  # the first samples, whose median stands for where the run began
-MAD_TO_SIGMA = 1.4826  # 1 / Phi^-1(3/4): what makes it a standard deviation for a normal sample
 CLEAR_FALL = 3.0 * math.sqrt(math.pi / 2 / REFERENCE_POINTS)  # 3 standard errors of that median
 
 Direction = Literal["falling", "rising", "flat"]
@@ -69,27 +66,25 @@ def loss_trend(steps: Sequence[int], losses: Sequence[float | None]) -> LossTren
     known = _finite(steps, losses)[-TREND_POINTS:]
     if len(known) < MIN_POINTS:
         return None
-    x, y = [step for step, _ in known], [loss for _, loss in known]
+    x, y = [float(step) for step, _ in known], [loss for _, loss in known]
     slope = theil_sen(x, y)
     if slope is None:
         return None
     z = mann_kendall(y)
-    scale = float(np.median(np.abs(y)))
+    scale = median([abs(loss) for loss in y])
     change = slope * (x[-1] - x[0])
-    residuals = np.asarray(y) - slope * np.asarray(x)
-    noise = MAD_TO_SIGMA * float(np.median(np.abs(residuals - np.median(residuals))))
     direction: Direction = "flat"
     if abs(z) > CLEAR_Z:
         direction = "falling" if z < 0 else "rising"
     return LossTrend(
         slope=slope,
-        level=float(np.median(y)),
-        middle_step=float(np.median(x)),
+        level=median(y),
+        middle_step=median(x),
         relative_change=change / scale if scale else 0.0,
         direction=direction,
-        noise=noise,
+        noise=spread([loss - slope * step for step, loss in known]),
         num_points=len(known),
-        since_step=x[0],
+        since_step=known[0][0],
     )
 
 
@@ -99,8 +94,8 @@ def find_reference(steps: Sequence[int], losses: Sequence[float | None]) -> Refe
     if len(known) < REFERENCE_POINTS:
         return None
     return Reference(
-        step=float(np.median([step for step, _ in known])),
-        loss=float(np.median([loss for _, loss in known])),
+        step=median([float(step) for step, _ in known]),
+        loss=median([loss for _, loss in known]),
     )
 
 

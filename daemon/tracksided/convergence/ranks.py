@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable, Iterable, Mapping
 
-import numpy as np
+from tracksided.convergence.robust import median
 
 STRAGGLER_SCORE = 0.75  # below this a rank holds the others up; NVIDIA Resiliency's default
 
@@ -20,8 +20,7 @@ def straggler_scores(step_seconds: Mapping[int, float]) -> dict[int, float]:
     if len(step_seconds) < 2:  # noqa: PLR2004 - a rank and another one
         return {}
     return {
-        rank: float(np.median([value for other, value in step_seconds.items() if other != rank]))
-        / own
+        rank: median([value for other, value in step_seconds.items() if other != rank]) / own
         for rank, own in step_seconds.items()
     }
 
@@ -34,8 +33,8 @@ def step_time_skew(step_seconds: Mapping[int, float]) -> float | None:
     if len(step_seconds) < 2:  # noqa: PLR2004 - a rank and another one
         return None
     seconds = list(step_seconds.values())
-    median = float(np.median(seconds))
-    return (max(seconds) - median) / median
+    typical = median(seconds)
+    return (max(seconds) - typical) / typical
 
 
 def num_distinct(checksums: Iterable[Hashable | None]) -> int | None:

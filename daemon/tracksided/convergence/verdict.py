@@ -1,6 +1,5 @@
 """What can be said of a run after a step: one value with all measures of this package."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -16,6 +15,7 @@ from tracksided.convergence.loss import (
     loss_trend,
 )
 from tracksided.convergence.ranks import num_distinct, step_time_skew, straggler_scores
+from tracksided.convergence.robust import finite
 from tracksided.observations import RankObservation
 
 MEMORY_POINTS = 256  # what the longest of the measures looks back
@@ -105,7 +105,7 @@ def _trend(points: Sequence[Point]) -> LossTrend | None:
 
 
 def _learning_rate_share(points: Sequence[Point]) -> float | None:
-    rates = _finite([point.learning_rate for point in points])
+    rates = finite([point.learning_rate for point in points])
     newest = points[-1].learning_rate
     if newest is None or not rates or max(rates) <= 0:
         return None
@@ -113,9 +113,5 @@ def _learning_rate_share(points: Sequence[Point]) -> float | None:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    known = _finite(values)
+    known = finite(values)
     return sum(known) / len(known) if known else None
-
-
-def _finite(values: Sequence[float | None]) -> list[float]:
-    return [value for value in values if value is not None and math.isfinite(value)]
