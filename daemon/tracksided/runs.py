@@ -82,9 +82,15 @@ class Run:
 
     @property
     def checkpoint_directories(self) -> tuple[Path, ...]:
-        """Directories that any of its ranks announced."""
+        """Directories that any of its ranks announced, to be averaged by this daemon.
+
+        Nodes share them: were each to average, they would all write the same file. The first does.
+        """
         announced = (
-            name for stream in self.generation.streams for name in stream.hello.checkpoints
+            name
+            for stream in self.generation.streams
+            if stream.hello.node_rank == 0
+            for name in stream.hello.checkpoints
         )
         return tuple(Path(name) for name in dict.fromkeys(announced))
 
