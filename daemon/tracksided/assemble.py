@@ -210,6 +210,7 @@ def _rank(entry: RankStep) -> dict[str, Any]:
         "loss": entry.step.loss,
         "local_grad_norm": entry.step.local_gradient_norm,
         "step_seconds": entry.step.step_seconds,
+        "local_seconds": entry.step.local_seconds,
         "weight_norm": entry.weight_norm,
         "weight_checksum": entry.weight_checksum,
         "dropped": sum(entry.step.dropped.values()),

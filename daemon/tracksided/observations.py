@@ -50,6 +50,9 @@ class RankObservation:
     loss: float | None = None
     local_gradient_norm: float | None = None
     step_seconds: float | None = None
+    local_seconds: float | None = None
+    """From the end of the step before to the first backward: no other rank is waited for."""
+
     dropped: int = 0
     """Samples dropped since the rank's session began."""
 
@@ -188,6 +191,7 @@ def _rank(entry: Mapping[str, Any], nonfinite: frozenset[str]) -> RankObservatio
         loss=fields.number("loss"),
         local_gradient_norm=fields.number("local_grad_norm"),
         step_seconds=fields.number("step_seconds"),
+        local_seconds=fields.number("local_seconds"),
         dropped=fields.integer("dropped", 0),
         weight_checksum=checksum,
     )

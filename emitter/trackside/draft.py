@@ -43,6 +43,7 @@ class StepDraft:
     """Whether one rank is all there is, so that the norm before clipping is the local one."""
 
     step_seconds: float | None = None
+    local_seconds: float | None = None
     amp_scale: Number | None = None
     micro_batches: int | None = None
     shrunk: tuple[str, ...] = ()
@@ -117,6 +118,7 @@ class StepDraft:
             norm_peak=found["norm_peak"],
             local_gradient_norm=before if self.is_local_norm_total else found["local_norm"],
             step_seconds=self.step_seconds,
+            local_seconds=self.local_seconds,
             amp_scale=found["amp_scale"],
             micro_batches=self.micro_batches,
             dropped={},

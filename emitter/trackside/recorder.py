@@ -27,7 +27,7 @@ from torch import nn
 from trackside.capture.clipping import ClipWatch, Number
 from trackside.capture.local_norm import LocalNorm
 from trackside.capture.logbook import LoggedNumber
-from trackside.capture.scalars import NO_STEP, LossWatch, StepClock, as_number
+from trackside.capture.scalars import NO_STEP, LocalClock, LossWatch, StepClock, as_number
 from trackside.closures import run_after_closure
 from trackside.collector import Collector
 from trackside.config import EmitterConfig
@@ -100,6 +100,7 @@ class Recorder:
             can_copy=self._outbox.can_copy,
         )
         self._clock = StepClock()
+        self._local_clock = LocalClock()
         self._stance = Stance()
         self.logbook = self._outbox.logbook
         self._every = config.every
@@ -264,6 +265,8 @@ class Recorder:
         if self._is_over:
             self.remove()
             return
+        if self._is_sampling:
+            self._local_clock.on_backward(time.perf_counter())
         if self._held is not None:
             self.guard.run("start of backward", self._release_held)
         if self._tap is not None:
@@ -280,6 +283,7 @@ class Recorder:
 
     def _arm(self) -> None:
         """Sample the step that begins now."""
+        self._local_clock.arm(time.perf_counter())
         self._is_sampling = self._loss.is_sampling = True
         if self._collector.needs_eager_code:
             self._stance.force_eager()
@@ -324,6 +328,7 @@ class Recorder:
     def _finish(self) -> None:
         """Complete the draft after the step and send it on its way."""
         draft, self._draft = self._draft, None
+        local_seconds = self._local_clock.take()
         self._disarm()
         self._epoch_requested = False
         self.sampled += 1
@@ -333,6 +338,7 @@ class Recorder:
         draft.timestamp = time.time()
         draft.num_steps, draft.clipping = steps, self._clip.take_tally()
         draft.step_seconds = self._clock.lap(time.perf_counter(), self.steps_seen)
+        draft.local_seconds = local_seconds
         if self._gradients is not None:
             draft.gradients = self._gradients.after_step()
         if self._logged_loss is not None:

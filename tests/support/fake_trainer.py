@@ -114,6 +114,7 @@ def make_step(step: int, *, with_attention: bool = True, **changes: Any) -> Step
         norm_peak=2.0,
         local_gradient_norm=2.5,
         step_seconds=0.1,
+        local_seconds=0.05,
         amp_scale=None,
         micro_batches=1,
         dropped={},

@@ -106,6 +106,32 @@ class LossWatch:
             self._losses = []
 
 
+class LocalClock:
+    """Wall time of a sampled step up to its first backward, from when it was armed.
+
+    Nothing in it waits for another rank: those wait for each other in backward, so that the time
+    of a whole step is the same on all of them.
+    """
+
+    def __init__(self) -> None:
+        self._armed_at_s: float | None = None
+        self._seconds: float | None = None
+
+    def arm(self, now_s: float) -> None:
+        """Begin, at the end of the step before; ``now_s`` is of a monotonic clock."""
+        self._armed_at_s, self._seconds = now_s, None
+
+    def on_backward(self, now_s: float) -> None:
+        """End at the first backward."""
+        if self._armed_at_s is not None:
+            self._seconds, self._armed_at_s = now_s - self._armed_at_s, None
+
+    def take(self) -> float | None:
+        """Return the time of the step in progress, and forget it."""
+        seconds, self._seconds, self._armed_at_s = self._seconds, None, None
+        return seconds
+
+
 class StepClock:
     """Mean wall time of a step since the last sample."""
 

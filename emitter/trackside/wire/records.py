@@ -232,6 +232,10 @@ class Step:
     step_seconds: float | None
     """Mean wall time of a step since the last sample."""
 
+    local_seconds: float | None
+    """Wall time from the end of the step before to the first backward: data and forward, in which
+    a rank waits for no other; None where the step was not known to be sampled by then."""
+
     amp_scale: float | None
     micro_batches: int | None
     dropped: dict[str, int]

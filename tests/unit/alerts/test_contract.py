@@ -40,6 +40,7 @@ RANK = st.builds(
     rank=st.integers(0, 3),
     loss=NUMBER,
     step_seconds=NUMBER,
+    local_seconds=NUMBER,
     dropped=st.integers(0, 2**70),
     weight_checksum=st.none() | st.sampled_from(["a", "b", 3]),
 )

@@ -266,6 +266,27 @@ def test_rank_that_is_slower_for_five_samples_is_a_straggler() -> None:
     assert looks(Straggler(), rank_steps("step_seconds", [1.0] * 6, [1.3] * 6)) == []
     assert looks(Straggler(), rank_steps("step_seconds", [1.0, 2.0] * 5, [2.0, 1.0] * 5)) == []
     assert looks(Straggler(), rank_steps("step_seconds", [1.0] * 9)) == []
+    assert looks(Straggler(), rank_steps("step_seconds", [0.01] * 6, [0.025] * 6)) == []
+
+
+def test_straggler_is_found_among_ranks_that_wait_for_it() -> None:
+    steps = [
+        Observation(
+            step=n,
+            timestamp=float(n),
+            ranks=tuple(
+                RankObservation(rank=rank, step_seconds=0.3, local_seconds=seconds)
+                for rank, seconds in enumerate((0.1, 0.1, 0.25))
+            ),
+        )
+        for n in range(1, 6)
+    ]
+
+    finding = look(Straggler(), steps)
+
+    assert finding is not None
+    assert finding.rank == 2
+    assert finding.value == pytest.approx(0.1 / 0.25)
 
 
 def test_ranks_that_were_equal_and_are_not_are_out_of_sync() -> None:

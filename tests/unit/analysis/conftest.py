@@ -27,6 +27,7 @@ STEP = Step(
     norm_peak=None,
     local_gradient_norm=None,
     step_seconds=None,
+    local_seconds=None,
     amp_scale=None,
     micro_batches=None,
     dropped={},

@@ -43,7 +43,7 @@ def test_statistics_hold_what_the_contract_names() -> None:
         "schema": 1,
         "nonfinite": [],
     }
-    same = {"step_seconds": 0.1, "weight_checksum": "c0ffee00"}
+    same = {"step_seconds": 0.1, "local_seconds": 0.05, "weight_checksum": "c0ffee00"}
     assert statistics["ranks"] == [
         {**same, "rank": 0, "loss": 0.5, "local_grad_norm": 2.5, "weight_norm": 4.0, "dropped": 0},
         {**same, "rank": 1, "loss": 7.0, "local_grad_norm": 3.5, "weight_norm": 5.0, "dropped": 2},

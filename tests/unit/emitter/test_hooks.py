@@ -9,7 +9,7 @@ from torch import nn
 
 from trackside.capture.clipping import ClipWatch
 from trackside.capture.gradients import strip_wrappers
-from trackside.capture.scalars import LossWatch, StepClock, as_number
+from trackside.capture.scalars import LocalClock, LossWatch, StepClock, as_number
 from trackside.hooks import FunctionHook, backward_hook, clip_hook
 
 
@@ -190,3 +190,17 @@ def test_the_clock_averages_since_the_last_lap() -> None:
 )
 def test_names_lose_what_wrappers_put_in(name: str, expected: str) -> None:
     assert strip_wrappers(name) == expected
+
+
+def test_local_clock_runs_from_arming_to_the_first_backward() -> None:
+    clock = LocalClock()
+    clock.arm(10.0)
+    clock.on_backward(10.25)
+    clock.on_backward(11.0)  # another micro-batch
+
+    assert clock.take() == 0.25
+    assert clock.take() is None
+    clock.on_backward(12.0)
+    assert clock.take() is None
+    clock.arm(13.0)
+    assert clock.take() is None  # no backward was seen

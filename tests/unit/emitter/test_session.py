@@ -55,6 +55,21 @@ def test_loss_and_learning_rate_are_those_of_the_step(
     assert second.epoch is None
     assert second.amp_scale is None
     assert fourth.step_seconds > 0
+    assert fourth.local_seconds > 0
+
+
+def test_time_of_a_rank_alone_is_not_known_for_a_step_sampled_from_the_start(
+    quiet_attach: Attach, receive: Receive
+) -> None:
+    model, optimizer = make_regression()
+    quiet_attach(model, optimizer, every=1)
+
+    for _ in range(2):
+        train_step(model, optimizer)
+
+    first, second = receive().steps
+    assert first.local_seconds is None
+    assert second.local_seconds > 0
 
 
 def test_norms_before_and_after_clipping_match_numpy(
