@@ -52,8 +52,16 @@ def _for_integrations() -> dict[str, Any]:
     }
 
 
+def _for_stages() -> dict[str, Any]:
+    return {"dataset": {"ids": [[1, 2], [3]], "text": ["attention is", "all you need"]}}
+
+
 # What a page takes for granted besides.
-_PREPARED = {"docs/classic.md": _for_classic, "docs/integrations.md": _for_integrations}
+_PREPARED = {
+    "docs/classic.md": _for_classic,
+    "docs/integrations.md": _for_integrations,
+    "docs/stages.md": _for_stages,
+}
 
 
 @pytest.fixture

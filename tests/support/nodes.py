@@ -1,12 +1,15 @@
 """Two nodes of a cluster on one machine: network namespaces joined by a cable. Needs root."""
 
+import json
 import os
 import secrets
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 NETWORK = "10.231.7"
 INTERFACE = "cable"
@@ -29,6 +32,17 @@ class Node:
                 stdout=output,
                 stderr=output,
             )
+
+    def ask(self, url: str) -> Any:
+        """Fetch JSON from inside of the node; None where nobody answers."""
+        program = f"import urllib.request as u; print(u.urlopen({url!r}).read().decode())"
+        done = subprocess.run(
+            ["ip", "netns", "exec", self.namespace, sys.executable, "-c", program],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return json.loads(done.stdout) if done.returncode == 0 else None
 
 
 @contextmanager

@@ -1,14 +1,11 @@
 """torchrun over two nodes, a daemon on each, one output directory that both see."""
 
-import secrets
-import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from daemon_process import wait_until
-from nodes import INTERFACE, Node, can_make_nodes, two_nodes
+from nodes import INTERFACE, Node, can_make_nodes
 from written import history, load, scalars
 
 pytestmark = [
@@ -38,23 +35,6 @@ with trackside.attach(model, optimizer, every=2, attention=False, save_dir=sys.a
             torch.save(model.module.state_dict(), f"{sys.argv[2]}/step_{step}.pt")
 dist.destroy_process_group()
 """
-
-
-@pytest.fixture
-def nodes() -> Iterator[tuple[Node, Node]]:
-    with two_nodes() as pair:
-        yield pair
-
-
-@pytest.fixture
-def memories() -> Iterator[tuple[Path, Path]]:
-    """Each node's own shared memory."""
-    base = Path("/dev/shm") / f"ts-test-{secrets.token_hex(4)}"  # noqa: S108 - the real thing
-    pair = base / "0", base / "1"
-    for path in pair:
-        path.mkdir(mode=0o700, parents=True)
-    yield pair
-    shutil.rmtree(base)
 
 
 def test_each_node_writes_what_its_ranks_say(
