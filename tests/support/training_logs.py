@@ -1,4 +1,4 @@
-"""Writes what trainers leave behind: a Trainer's state, a run of trackside."""
+"""Writes what trainers leave behind: a Trainer's state, a run of trackside; and makes curves."""
 
 import json
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from fake_trainer import make_hello, make_step
 
 from tracksided.assemble import RankStep, assemble
 from tracksided.outputs import RunOutputs
+from tracksided.progress.curve import Kind, TrainingCurve
 
 Row = dict[str, Any]
 
@@ -27,6 +28,11 @@ STATE: dict[str, Any] = {
     "total_flos": 1000.0,
     "train_batch_size": 4,
 }
+
+
+def make_curve(**changes: Any) -> TrainingCurve:
+    """Return a curve of which nothing is known but these fields."""
+    return TrainingCurve(name="run", source=Path("run"), kind=Kind.TRAINER_STATE, **changes)
 
 
 def train_row(step: int, loss: float, **more: Any) -> Row:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tracksided.errors import ReportError
-from tracksided.progress.summary import PER_STEPS, Statistics, Summary, Trend
-from tracksided.progress.wording import UNKNOWN, document, duration, number, readable
+from tracksided.progress.summary import Statistics, Summary
+from tracksided.progress.wording import UNKNOWN, document, duration, number, readable, trend_words
 from tracksided.sinks.json_file import Json
 
 SCHEMA = 1
@@ -113,7 +113,8 @@ def _finals(summaries: Sequence[Summary]) -> Iterable[Row]:
         ("Loss", "mean", lambda s: _of(s.loss, "mean")),
         ("Loss", "min", lambda s: _of(s.loss, "minimum")),
         ("Loss", "at step", lambda s: _count(None if s.loss is None else s.loss.minimum_step)),
-        ("Loss", "trend", lambda s: _trend(s.loss_trend)),
+        ("Loss", "trend", lambda s: trend_words(s.loss_trend).partition(" over")[0]),
+        ("Loss", "convergence score", lambda s: number(s.verdict.convergence_score)),
         ("Loss", "NaN or infinite", lambda s: _count(None if s.loss is None else s.loss.nonfinite)),
         ("Optimizer", "learning rate", lambda s: _of(s.learning_rate, "current")),
         ("Optimizer", "largest learning rate", lambda s: _of(s.learning_rate, "maximum")),
@@ -151,13 +152,6 @@ def _settings(summary: Summary) -> dict[str, str]:
         for key, value in summary.curve.settings.items()
         if key not in _INCIDENTAL
     }
-
-
-def _trend(trend: Trend | None) -> str:
-    if trend is None:
-        return UNKNOWN
-    is_flat = trend.direction == "flat"
-    return "flat" if is_flat else f"{trend.direction}, {trend.slope:+.3g} per {PER_STEPS} steps"
 
 
 def _of(entry: Statistics | None, field: str) -> str:

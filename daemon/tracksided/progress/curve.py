@@ -77,6 +77,9 @@ class TrainingCurve:
     gradient_norm: Series = EMPTY
     """Before clipping, where the source tells it apart."""
 
+    clip_rate: Series = EMPTY
+    """Share of the steps since the value before whose gradient was clipped, 0 to 1."""
+
     epoch: Series = EMPTY
     seconds_per_step: Series = EMPTY
     tokens: Series = EMPTY
@@ -117,8 +120,14 @@ class TrainingCurve:
     """What the reader had to say: lines left out, steps that went back."""
 
     @property
-    def evaluation_loss(self) -> Series:
-        """The loss on held-out data; empty where none was logged."""
+    def evaluation_loss_name(self) -> str | None:
+        """Name of the loss on held-out data; None where none was logged."""
         names = sorted(name for name in self.evaluation if name.endswith("loss"))
         usual = [name for name in ("eval_loss", "val_loss") if name in names]
-        return self.evaluation[[*usual, *names][0]] if names else EMPTY
+        return next(iter([*usual, *names]), None)
+
+    @property
+    def evaluation_loss(self) -> Series:
+        """The loss on held-out data; empty where none was logged."""
+        name = self.evaluation_loss_name
+        return EMPTY if name is None else self.evaluation[name]

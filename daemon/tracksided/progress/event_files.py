@@ -10,7 +10,12 @@ from tracksided.errors import ReportError
 from tracksided.progress import names
 from tracksided.progress.curve import EMPTY, Kind, Series, TrainingCurve
 from tracksided.progress.rows import Rows
-from tracksided.sinks.event_records import EventDamage, is_event_file, read_scalars
+from tracksided.sinks.event_records import (
+    EventDamage,
+    EventScalars,
+    is_event_file,
+    read_scalars,
+)
 
 _VALUE = "value"
 _WALL_TIME = "wall time"
@@ -28,8 +33,9 @@ def event_files(directory: Path) -> tuple[Path, ...]:
 def read_event_files(directory: Path, name: str) -> TrainingCurve:
     """Read the scalars of one run.
 
-    A tag whose step goes back was written by a resumed training: its later values count. What
-    lies behind a damaged record cannot be found; a note says so.
+    A tag whose step goes back was written by a resumed training: its later values count. Where
+    the training loss goes back, that holds for all tags. What lies behind a damaged record cannot
+    be found; a note says so.
 
     Raises:
         ReportError: a file cannot be read, or no tag is a training loss.
@@ -47,6 +53,7 @@ def read_event_files(directory: Path, name: str) -> TrainingCurve:
         loss=columns[loss].series(_VALUE),
         learning_rate=_series(columns, names.LEARNING_RATE),
         gradient_norm=_series(columns, names.GRADIENT_NORM),
+        clip_rate=_series(columns, names.CLIP_RATE),
         epoch=_series(columns, names.EPOCH),
         seconds_per_step=_seconds_per_step(columns, columns[loss]),
         tokens=_series(columns, names.TOKENS),
@@ -88,11 +95,22 @@ def _is_event_file(path: Path) -> bool:
 
 def _read(path: Path, columns: dict[str, Rows]) -> None:
     for event in read_scalars(path):
-        if event.is_restart:
+        if event.is_restart or _goes_back(event, columns):
+            # Events lie in the order of time: all that is there already was written before.
             for rows in columns.values():
                 rows.go_back(event.step)
         for tag, value in event.values:
             columns[tag].add(event.step, ((_VALUE, value), (_WALL_TIME, event.wall_time)))
+
+
+def _goes_back(event: EventScalars, columns: dict[str, Rows]) -> bool:
+    """Whether the training itself goes back, and not only a metric that is logged by epochs."""
+    losses = [columns[tag] for tag, _ in event.values if tag in columns and _is_loss(tag)]
+    return any(rows.last_step is not None and event.step < rows.last_step for rows in losses)
+
+
+def _is_loss(tag: str) -> bool:
+    return tag.lower() in names.LOSS
 
 
 def _series(columns: dict[str, Rows], wanted: tuple[str, ...]) -> Series:
@@ -115,7 +133,7 @@ def _evaluation(columns: dict[str, Rows]) -> dict[str, Series]:
     found: dict[str, Series] = {}
     for tag, rows in columns.items():
         name = names.evaluation_name(tag)
-        if name is not None and tag.lower() not in names.LOSS:
+        if name is not None and not _is_loss(tag):
             found[name] = rows.series(_VALUE)
     return found
 

@@ -12,6 +12,7 @@ from tracksided.progress.history import History, attention_entries
 from tracksided.progress.summary import Summary, statistics, summarise
 from tracksided.progress.wording import (
     UNKNOWN,
+    at_step,
     describe,
     duration,
     moment,
@@ -24,7 +25,7 @@ from tracksided.sinks.json_file import Json
 MAX_ALERTS = 50
 MAX_SETTINGS = 200
 # Of a training that is over.
-_SECTIONS = ("Loss", "Optimizer", "Evaluation", "Speed", "Notes")
+_SECTIONS = ("Loss", "Optimizer", "Evaluation", "Convergence", "Speed", "Notes")
 _LEFT_OUT = ("time left", "gradient norm", "gradient norms", "above the limit")
 _SHOWN_ELSEWHERE = ("world_size", "every")
 _STATES = {
@@ -103,12 +104,12 @@ def _gradients(history: History, summary: Summary) -> Iterable[Cells]:
         yield "gradient norm", UNKNOWN
     else:
         yield "median norm of the sampled steps", number(norm.median)
-        yield "largest of the sampled steps", _at(norm.maximum, norm.maximum_step)
+        yield "largest of the sampled steps", at_step(norm.maximum, norm.maximum_step)
         yield "NaN or infinite", f"{norm.nonfinite} of {norm.count} sampled steps"
     if peak is not None:
-        yield "largest of all steps, up to the sample at", _at(peak.maximum, peak.maximum_step)
+        yield "largest of all steps, up to the sample at", at_step(peak.maximum, peak.maximum_step)
     yield "clipped to", number(history.curve.max_gradient_norm)
-    rates = history.clip_rate.finite
+    rates = history.curve.clip_rate.finite
     if len(rates):
         mean, last = 100 * float(rates.values.mean()), 100 * float(rates.values[-1])
         yield "clip rate", f"{mean:.1f} % on average over the samples, {last:.1f} % at the last"
@@ -252,10 +253,6 @@ def _escaped(text: str) -> str:
 def _of(document: Mapping[str, Any], key: str) -> str:
     value = document.get(key)
     return UNKNOWN if value is None else str(value)
-
-
-def _at(value: float | None, step: int | None) -> str:
-    return number(value) if step is None else f"{number(value)} at step {step}"
 
 
 def _objects(value: Json) -> list[Mapping[str, Json]]:

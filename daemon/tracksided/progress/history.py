@@ -52,9 +52,6 @@ class History:
     """All that a run's directory tells."""
 
     curve: TrainingCurve
-    clip_rate: Series
-    """Share of the steps since the sample before whose gradient was clipped, 0 to 1."""
-
     noise_scale: Series
     norm_peak: Series
     """Largest gradient norm since the sample before, sampled or not."""
@@ -104,7 +101,6 @@ def read_history(path: Path, name: str) -> History:
     )
     return History(
         curve=curve,
-        clip_rate=lines.rows.series("clip_rate"),
         noise_scale=lines.rows.series("gradient_noise_scale"),
         norm_peak=lines.rows.series("norm_peak"),
         first_attention=lines.first_attention,
@@ -242,6 +238,7 @@ def _curve(lines: _Lines, run: Mapping[str, Json], totals: Mapping[str, Json]) -
         loss=rows.series("loss"),
         learning_rate=rows.series("lr"),
         gradient_norm=norms if len(norms) else rows.series("norm_after_clip"),
+        clip_rate=rows.series("clip_rate"),
         epoch=rows.series("epoch"),
         seconds_per_step=rows.series("step_seconds"),
         tokens=logged[tokens] if tokens is not None else rows.series(""),

@@ -37,6 +37,7 @@ GRADIENT_NORM = (
     "trainer/grad_norm",
     "grad_2.0_norm_total",
 )
+CLIP_RATE = ("training/clip_rate",)
 EPOCH = ("training/epoch", "train/epoch", "epoch")
 TOKENS = ("num_input_tokens_seen", "train/num_input_tokens_seen", "trainer/num_input_tokens_seen")
 SECONDS_PER_STEP = ("training/step_seconds",)

@@ -1,21 +1,15 @@
 """From a curve to the numbers that say how far a training is and how it goes. Pure."""
 
-import math
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 
+from tracksided.convergence.loss import LossTrend, loss_trend
+from tracksided.convergence.verdict import Verdict
 from tracksided.progress.curve import Series, TrainingCurve
+from tracksided.progress.judgement import judge_curve
 
 RECENT = 20  # logged intervals: the speed of now, not of the first steps with their warm-up
-MIN_TREND_POINTS = 8  # fewer say nothing about a direction
-# Standard errors that a slope must differ from 0 by; the values of neighbouring steps are not
-# independent, which makes the error look smaller than it is: hence not 2.
-CLEAR_ERRORS = 3.0
-PER_STEPS = 1000
-
-Direction = Literal["falling", "rising", "flat"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,20 +29,6 @@ class Statistics:
     maximum_step: int | None
     mean: float | None
     median: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trend:
-    """Where the newer half of a series goes, by least squares."""
-
-    direction: Direction
-    """``flat`` where the slope is not clearly different from 0."""
-
-    slope: float
-    """Per 1000 steps."""
-
-    points: int
-    since_step: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,13 +58,18 @@ class Summary:
     num_epochs: float | None
     epoch_percent: float | None
     loss: Statistics | None
-    loss_trend: Trend | None
+    loss_trend: LossTrend | None
+    """Of the newest values."""
+
     learning_rate: Statistics | None
     gradient_norm: Statistics | None
     clipped: tuple[int, int] | None
     """How many of the logged gradient norms were above the limit, and of how many."""
 
     evaluation: dict[str, Statistics]
+    verdict: Verdict
+    """What the measures of convergence say of it."""
+
     speed: Speed
     tokens: float | None
     training_seconds: float | None
@@ -102,7 +87,8 @@ def summarise(curve: TrainingCurve) -> Summary:
         num_epochs=curve.num_epochs,
         epoch_percent=_percent(epoch, curve.num_epochs),
         loss=statistics(curve.loss),
-        loss_trend=trend(curve.loss),
+        loss_trend=loss_trend(curve.loss.steps.tolist(), curve.loss.values.tolist()),
+        verdict=judge_curve(curve),
         learning_rate=statistics(curve.learning_rate),
         gradient_norm=statistics(curve.gradient_norm),
         clipped=_clipped(curve),
@@ -137,37 +123,6 @@ def statistics(series: Series) -> Statistics | None:
         maximum_step=int(finite.steps[highest]) if has_any else None,
         mean=float(finite.values.mean()) if has_any else None,
         median=float(np.median(finite.values)) if has_any else None,
-    )
-
-
-def trend(series: Series) -> Trend | None:
-    """Fit a line to the newer half of the finite values; None where there are too few.
-
-    The slope b of values y over steps x has the standard error
-    s_b = sqrt(sum of squared residuals / (n - 2) / sum (x - mean x)^2); it is clear where
-    |b| > `CLEAR_ERRORS` * s_b.
-
-    Source: ordinary least squares, Draper and Smith, Applied Regression Analysis, section 1.4.
-    """
-    finite = series.finite
-    newer = max(MIN_TREND_POINTS, math.ceil(len(finite) / 2))
-    if len(finite) < MIN_TREND_POINTS:
-        return None
-    steps = finite.steps[-newer:].astype(np.float64)
-    values = finite.values[-newer:]
-    centred = steps - steps.mean()
-    spread = float(centred @ centred)
-    slope = float(centred @ (values - values.mean())) / spread
-    residuals = values - values.mean() - slope * centred
-    error = math.sqrt(float(residuals @ residuals) / (len(values) - 2) / spread)
-    direction: Direction = "flat"
-    if abs(slope) > CLEAR_ERRORS * error:
-        direction = "falling" if slope < 0 else "rising"
-    return Trend(
-        direction=direction,
-        slope=slope * PER_STEPS,
-        points=len(values),
-        since_step=int(steps[0]),
     )
 
 

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
+from tracksided.convergence.loss import LossTrend
 from tracksided.progress.curve import Kind, TrainingCurve
-from tracksided.progress.summary import PER_STEPS, Statistics, Summary, Trend
+from tracksided.progress.summary import Statistics, Summary
 from tracksided.sinks.json_file import Json, plain_object
 
 SCHEMA = 1
@@ -40,6 +41,7 @@ def describe(summary: Summary, now: float) -> tuple[Section, ...]:
         Section("Loss", tuple(_loss(summary))),
         Section("Optimizer", tuple(_optimizer(summary))),
         Section("Evaluation", tuple(_evaluation(summary.evaluation))),
+        Section("Convergence", tuple(_convergence(summary))),
         Section("Speed", tuple(_speed(summary))),
         Section("Notes", tuple(("", note) for note in summary.curve.notes)),
     )
@@ -86,6 +88,12 @@ def document(summary: Summary) -> dict[str, Json]:
                 "compared": norms,
             },
             "evaluation": {name: asdict(entry) for name, entry in summary.evaluation.items()},
+            "convergence": {
+                "score": summary.verdict.convergence_score,
+                "stagnant": summary.verdict.stagnant,
+                "gradient_health": summary.verdict.gradient_health,
+                "advice": summary.verdict.advice,
+            },
             "speed": asdict(summary.speed),
             "totals": {
                 "tokens": summary.tokens,
@@ -121,6 +129,11 @@ def number(value: float | None) -> str:
     return f"{value:.5g}" if abs(value) < LARGE / 10 else f"{value:.0f}"
 
 
+def at_step(value: float | None, step: int | None) -> str:
+    """Write a value with the step at which it stands."""
+    return number(value) if step is None else f"{number(value)} at step {step}"
+
+
 def duration(seconds: float | None) -> str:
     """Write a duration with its two largest units."""
     if seconds is None:
@@ -141,15 +154,12 @@ def moment(unix_s: float | None) -> str:
     return datetime.fromtimestamp(unix_s).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
-def trend_words(trend: Trend | None) -> str:
+def trend_words(trend: LossTrend | None) -> str:
     """Say where the loss goes."""
     if trend is None:
         return f"{UNKNOWN}, too few values"
-    since = f"over the newer {trend.points} values, since step {trend.since_step}"
-    slope = f"{trend.slope:+.3g} per {PER_STEPS} steps"
-    if trend.direction == "flat":
-        return f"flat: {slope} is not clear of noise, {since}"
-    return f"{trend.direction}: {slope}, {since}"
+    change = f"{trend.direction}, {100 * trend.relative_change:+.1f} %"
+    return f"{change} over the newest {trend.num_points} values, since step {trend.since_step}"
 
 
 def _progress(summary: Summary, now: float) -> Iterable[Row]:
@@ -181,10 +191,10 @@ def _loss(summary: Summary) -> Iterable[Row]:
     if loss is None:
         yield "loss", UNKNOWN
         return
-    yield "current", _at(loss.current, loss.current_step)
+    yield "current", at_step(loss.current, loss.current_step)
     yield "mean", f"{number(loss.mean)} of {loss.count - loss.nonfinite} values"
-    yield "min", _at(loss.minimum, loss.minimum_step)
-    yield "max", _at(loss.maximum, loss.maximum_step)
+    yield "min", at_step(loss.minimum, loss.minimum_step)
+    yield "max", at_step(loss.maximum, loss.maximum_step)
     yield "trend", trend_words(summary.loss_trend)
     if loss.nonfinite:
         yield "NaN or infinite", f"{loss.nonfinite} of {loss.count} values"
@@ -205,7 +215,7 @@ def _optimizer(summary: Summary) -> Iterable[Row]:
         "gradient norm",
         (
             f"{number(norm.current)}, median {number(norm.median)}, "
-            f"max {_at(norm.maximum, norm.maximum_step)}"
+            f"max {at_step(norm.maximum, norm.maximum_step)}"
         ),
     )
     if norm.nonfinite:
@@ -223,11 +233,20 @@ def _evaluation(evaluation: Mapping[str, Statistics]) -> Iterable[Row]:
         yield (
             readable(name),
             (
-                f"{_at(entry.current, entry.current_step)}, "
-                f"min {_at(entry.minimum, entry.minimum_step)}, "
-                f"max {_at(entry.maximum, entry.maximum_step)}"
+                f"{at_step(entry.current, entry.current_step)}, "
+                f"min {at_step(entry.minimum, entry.minimum_step)}, "
+                f"max {at_step(entry.maximum, entry.maximum_step)}"
             ),
         )
+
+
+def _convergence(summary: Summary) -> Iterable[Row]:
+    verdict = summary.verdict
+    scale = "" if verdict.convergence_score is None else ", from 0 (still falling) to 1 (a plateau)"
+    yield "score", number(verdict.convergence_score) + scale
+    yield "gradients", verdict.gradient_health or UNKNOWN
+    for line in verdict.advice:
+        yield "advice", line
 
 
 def _speed(summary: Summary) -> Iterable[Row]:
@@ -252,7 +271,3 @@ def _time_left(summary: Summary) -> str:
     if summary.speed.remaining_seconds == 0:
         return "none, all steps are done"
     return duration(summary.speed.remaining_seconds)
-
-
-def _at(value: float | None, step: int | None) -> str:
-    return number(value) if step is None else f"{number(value)} at step {step}"

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from daemon_process import DaemonProcess, wait_until
 from fake_trainer import FakeRank, make_hello
@@ -62,6 +63,43 @@ def test_run_that_ends_gets_its_report(
     with Image.open(out / "final_report.png") as picture:
         assert picture.size == (1375, 902)
     assert load(out / "run.json")["reported_segments"] == ["a"]
+
+
+def test_report_of_a_real_training_says_what_the_training_said(
+    shm_dir: Path, tmp_path: Path, daemon: DaemonProcess
+) -> None:
+    out = tmp_path / "out"
+    daemon.start()
+    done = subprocess.run(
+        [
+            sys.executable,
+            TRAINER.with_name("real_trainer.py"),
+            "24",
+            "every=2",
+            f"save_dir='{out}'",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    wait_until(lambda: is_empty(shm_dir))
+
+    losses = [float.fromhex(line) for line in done.stdout.split()[:-1]]
+    sampled = np.array(losses[1::2])  # of steps 2, 4 ... 24
+    report = (out / "final_report.md").read_text()
+    assert cells(report, "optimizer steps") == ["24"]
+    assert cells(report, "last loss of the lowest rank") == [f"{losses[-1]:.5g}"]
+    assert cells(report, "mean") == [f"{sampled.mean():.5g} of 12 values"]
+    lowest = int(sampled.argmin())
+    assert cells(report, "min") == [f"{sampled[lowest]:.5g} at step {2 * lowest + 2}"]
+    norms = [line["norm_before_clip"] for line in history(out)]
+    clipped = [line["clip_rate"] for line in history(out)]
+    assert cells(report, "median norm of the sampled steps") == [f"{np.median(norms):.5g}"]
+    assert cells(report, "clipped to") == ["1"]
+    mean, last = f"{100 * np.mean(clipped):.1f}", f"{100 * clipped[-1]:.1f}"
+    said = f"{mean} % on average over the samples, {last} % at the last"
+    assert cells(report, "clip rate") == [said]
+    assert len([row for row in report.splitlines() if row.startswith("| decoder layer")]) == 2
 
 
 def test_run_whose_trainer_was_killed_gets_its_report(

@@ -63,13 +63,15 @@ def test_scalars_of_torch_are_what_tensorboards_own_loader_finds(
 
 
 def test_own_files_are_read_in_order_and_a_resumed_run_counts_once(tmp_path: Path) -> None:
-    own_file(tmp_path, 1, [Scalar("Training/Loss", float(s), s) for s in (10, 20, 30)])
+    last = Scalar("Eval/loss", 1.0, 35)
+    own_file(tmp_path, 1, [*(Scalar("Training/Loss", float(s), s) for s in (10, 20, 30)), last])
     own_file(tmp_path, 2, [Scalar("Training/Loss", float(-s), s) for s in (20, 30, 40)])
 
     curve = read_event_files(tmp_path, "run")
 
     assert curve.loss.values.tolist() == [10.0, -20.0, -30.0, -40.0]
-    assert curve.notes == ("training went back from step 30 to step 20; the later try counts",)
+    assert len(curve.evaluation_loss) == 0
+    assert curve.notes[0] == "training went back from step 30 to step 20; the later try counts"
 
 
 def test_restart_that_the_writer_announced_forgets_every_tag(tmp_path: Path) -> None:

@@ -1,19 +1,12 @@
-"""The numbers of one curve, checked with numpy."""
+"""The numbers of one curve."""
 
 import math
-from pathlib import Path
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from training_logs import make_curve
 
-from tracksided.progress.curve import Kind, Series, Totals, TrainingCurve
-from tracksided.progress.summary import statistics, summarise, trend
-
-
-def curve(**changes: object) -> TrainingCurve:
-    return TrainingCurve(name="run", source=Path("run"), kind=Kind.TRAINER_STATE, **changes)  # type: ignore[arg-type] # names of fields
+from tracksided.progress.curve import Series, Totals
+from tracksided.progress.summary import statistics, summarise
 
 
 def test_numbers_of_a_series_leave_nan_out_but_count_it() -> None:
@@ -36,41 +29,9 @@ def test_series_without_a_finite_value_has_no_smallest() -> None:
     assert statistics(Series.of([], [])) is None
 
 
-@given(st.lists(st.floats(-1e3, 1e3), min_size=8, max_size=60))
-def test_slope_of_the_newer_half_is_that_of_polyfit(values: list[float]) -> None:
-    steps = np.arange(len(values)) * 10 + 10
-    found = trend(Series.of(steps.tolist(), values))
-
-    assert found is not None
-    newer = max(8, math.ceil(len(values) / 2))
-    slope = np.polyfit(steps[-newer:].astype(float), values[-newer:], 1)[0]
-    assert found.slope == pytest.approx(1000 * slope, rel=1e-6, abs=1e-6)
-    assert (found.points, found.since_step) == (newer, steps[-newer])
-
-
-@pytest.mark.parametrize(
-    ("slope", "noise", "direction"),
-    [(-0.01, 0.05, "falling"), (0.01, 0.05, "rising"), (-1e-5, 1.0, "flat"), (0.0, 0.0, "flat")],
-)
-def test_direction_is_told_where_it_is_clear_of_noise(
-    slope: float, noise: float, direction: str
-) -> None:
-    steps = np.arange(100)
-    values = 3 + slope * steps + noise * np.random.default_rng(0).standard_normal(100)
-
-    found = trend(Series.of(steps.tolist(), values.tolist()))
-
-    assert found is not None
-    assert found.direction == direction
-
-
-def test_few_values_have_no_trend() -> None:
-    assert trend(Series.of([*range(8)], [math.nan, *range(7)])) is None
-
-
 def test_progress_and_time_left_come_from_steps() -> None:
     summary = summarise(
-        curve(
+        make_curve(
             step=300,
             max_steps=1200,
             num_epochs=4.0,
@@ -92,7 +53,7 @@ def test_progress_and_time_left_come_from_steps() -> None:
 
 def test_time_left_comes_from_epochs_where_the_number_of_steps_is_unknown() -> None:
     summary = summarise(
-        curve(
+        make_curve(
             step=300,
             num_epochs=4.0,
             epoch=Series.of([300], [1.5]),
@@ -105,7 +66,7 @@ def test_time_left_comes_from_epochs_where_the_number_of_steps_is_unknown() -> N
 
 
 def test_unknown_stays_unknown() -> None:
-    summary = summarise(curve())
+    summary = summarise(make_curve())
 
     assert (summary.step, summary.step_percent, summary.epoch, summary.loss) == (None,) * 4
     assert (summary.learning_rate, summary.gradient_norm, summary.clipped) == (None,) * 3
@@ -119,5 +80,5 @@ def test_unknown_stays_unknown() -> None:
 def test_gradient_norms_above_the_limit_are_counted() -> None:
     norms = Series.of([1, 2, 3, 4], [0.5, 1.5, math.nan, 1.0])
 
-    assert summarise(curve(gradient_norm=norms, max_gradient_norm=1.0)).clipped == (1, 3)
-    assert summarise(curve(gradient_norm=norms)).clipped is None
+    assert summarise(make_curve(gradient_norm=norms, max_gradient_norm=1.0)).clipped == (1, 3)
+    assert summarise(make_curve(gradient_norm=norms)).clipped is None
