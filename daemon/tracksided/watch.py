@@ -84,7 +84,7 @@ class RunWatch:
         if not self._settings.enabled:
             return report
         failures: dict[str, str] = {}
-        alerts = self._look(observe(report.history), failures)
+        alerts = self.look(observe(report.history), failures)
         history = {
             **report.history,
             "alerts": [alert_document(alert) for alert in alerts],
@@ -158,11 +158,11 @@ class RunWatch:
             except ObservationError as error:
                 logger.debug("a line of history.jsonl tells the rules nothing: %s", error)
                 continue
-            self._look(now, {})
+            self.look(now, {})
             self._desk.restore(by_moment.get((now.step, now.timestamp), ()))
         self._desk.adopt(known)
 
-    def _look(self, now: Observation, failures: dict[str, str]) -> tuple[Alert, ...]:
+    def look(self, now: Observation, failures: dict[str, str] | None = None) -> tuple[Alert, ...]:
         """Ask every rule about a step; what lies ahead of it belongs to an abandoned try."""
         if self._memory and now.step <= self._memory[-1].step:
             kept = [entry for entry in self._memory if entry.step < now.step]

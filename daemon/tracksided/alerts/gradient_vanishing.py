@@ -41,7 +41,7 @@ class GradientVanishing:
         if len(before) < self.window_steps - 1:
             return None
         recent = (*before[len(before) - self.window_steps + 1 :], now)
-        return self._whole(recent, before) or self._layer(recent)
+        return self._whole(recent, before) or self._layer(recent, before)
 
     def _whole(
         self, recent: Sequence[Observation], before: Sequence[Observation]
@@ -64,21 +64,27 @@ class GradientVanishing:
             advice=ADVICE,
         )
 
-    def _layer(self, recent: Sequence[Observation]) -> Finding | None:
+    def _layer(
+        self, recent: Sequence[Observation], before: Sequence[Observation]
+    ) -> Finding | None:
+        """Look for layers that stay tiny; one that had a gradient and has none counts as 0."""
+        has_earlier = len(before) >= self.window_steps
+        known = before[len(before) - self.window_steps].layer_norms if has_earlier else {}
+        norms: dict[str, float] = {}
+        typical = 0.0
         tiny: set[str] | None = None
         for entry in recent:
-            norms = {name: norm for name, norm in entry.layer_norms.items() if math.isfinite(norm)}
-            if len(norms) < MIN_LAYERS:
+            found = {name: norm for name, norm in entry.layer_norms.items() if math.isfinite(norm)}
+            if len(found) < MIN_LAYERS:
                 return None
-            limit = self.layer_ratio * median(list(norms.values()))
-            below = {name for name, norm in norms.items() if norm < limit}
+            norms = dict.fromkeys(known.keys() - entry.layer_norms.keys(), 0.0) | found
+            typical = median(list(found.values()))
+            below = {name for name, norm in norms.items() if norm < self.layer_ratio * typical}
             tiny = below if tiny is None else tiny & below
             if not tiny:
                 return None
         assert tiny  # noqa: S101 - recent is not empty
-        norms = dict(recent[-1].layer_norms)
         worst = min(sorted(tiny), key=lambda name: norms[name])
-        typical = median(finite(norms.values()))
         others = f" (and {len(tiny) - 1} more)" if len(tiny) > 1 else ""
         return Finding(
             severity="warning",

@@ -140,6 +140,21 @@ def test_layer_without_gradient_is_found_among_others() -> None:
     assert look(GradientVanishing(), steps(0.0011)) is None
 
 
+def test_layer_that_gets_no_gradient_any_more_is_found() -> None:
+    before = {"h.0": 1.0, "h.1": 1.0, "h.2": 1.0, "head": 1.0}
+    after = {name: norm for name, norm in before.items() if name != "h.1"}
+    steps = [
+        Observation(step=n, timestamp=n, layer_norms=before if n <= 5 else after)
+        for n in range(1, 26)
+    ]
+
+    assert looks(GradientVanishing(), steps[:24]) == []
+    finding = look(GradientVanishing(), steps)
+    assert finding is not None
+    assert "h.1" in finding.message
+    assert finding.value == 0.0
+
+
 def test_swings_are_counted_in_both_directions() -> None:
     spikes = [1.0] * 15 + [10.0, 1.0, 10.0, 1.0]
 

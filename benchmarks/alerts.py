@@ -1,0 +1,269 @@
+"""Labelled runs: does every fault raise its alert, how late, and how often is it a false one?
+
+    python benchmarks/alerts.py [--out DIR] [--seeds 3] [--only CASE ...] [--json FILE]
+                                [--markdown FILE]
+
+Real small trainings (`benchmarks/alerts_trainer.py`) with every step sampled, served by a real
+daemon with the default rules. Other settings: readings of the machine every 0.2 s, a stall after
+5 s, and nothing is shed, because these trainings are faster than the daemon. Results are kept in
+DIR, run by run: what is there is not run again. Alerts in healthy runs, and in others before their
+fault, are false. The replay asks the rules about 10,000 steps of lognormal AR(1) gradient norms,
+with spread 0.3 and 0.6 and correlation 0 and 0.9, and a loss that falls like a power of the steps.
+"""
+
+import argparse
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from alerts_trainer import CASES
+
+from tracksided.alerts.catalog import AlertSettings
+from tracksided.observations import Observation
+from tracksided.watch import RunWatch
+
+HEALTHY_STEPS = 2000
+FAULT_STEP = 150
+SETTINGS = """
+[workers]
+shed_pictures_at = 1000000
+shed_statistics_at = 1000000
+[monitors]
+every_seconds = 0.2
+[alerts.stalled_trainer]
+min_seconds = 5.0
+"""
+DEADLINE_S = 900.0
+REPLAY_STEPS = 10_000
+BURST = {
+    "gradient_explosion",
+    "gradient_volatility",
+    "loss_spike",
+    "loss_divergence",
+    "nonfinite",
+}
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a run is, and which rules may say so."""
+
+    rules: frozenset[str]
+    steps: int = 400
+    fault_step: int = FAULT_STEP
+    num_ranks: int = 1
+
+
+def label(*rules: str, **others: int) -> Label:
+    return Label(frozenset(rules), **others)
+
+
+HEALTHY = Label(frozenset(), HEALTHY_STEPS)
+LABELS = {
+    "exploding": Label(frozenset(BURST)),
+    "exploding-gpt": Label(frozenset(BURST)),
+    "vanishing": label("gradient_vanishing", fault_step=1),
+    "nan-batch": label("nonfinite"),
+    "dead-layer": label("gradient_vanishing"),
+    "frozen-layer": label("gradient_vanishing"),
+    "entropy-collapse": label("attention_entropy_collapse", fault_step=1, steps=600),
+    "growing-logits": label("attention_logit_growth", "attention_entropy_collapse"),
+    "learning-rate-0": label("loss_stagnation", fault_step=1, steps=600),
+    "swings": label("gradient_volatility"),
+    "bad-batch": label("loss_spike"),
+    "always-clipped": label("clip_rate", fault_step=1),
+    "leak": label("memory_growth", steps=1500),
+    "straggler": label("straggler", num_ranks=2),
+    "desynchronised": label("ranks_out_of_sync", num_ranks=2),
+    "stalled-loader": label("stalled_trainer", steps=200),
+    "gpt-two-ranks": Label(frozenset(), 1000, num_ranks=2),
+}
+
+
+@dataclass
+class Result:
+    """One run: its alerts, and what they are worth."""
+
+    case: str
+    seed: int
+    steps: int
+    alerts: list[dict[str, Any]]
+    found_by: str | None
+    delay: int | None
+    false_alarms: list[str]
+    healthy_steps: int
+    also: list[str]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("alerts-benchmark"))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", nargs="*", default=list(CASES))
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--markdown", type=Path)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    results = []
+    with Daemon(arguments.out.absolute()) as daemon:
+        for case in CASES:
+            for seed in range(arguments.seeds):
+                file = arguments.out / f"{case}.{seed}.json"
+                if not file.exists() and case in arguments.only:
+                    result = daemon.run(case, seed)
+                    file.write_text(json.dumps(asdict(result)))
+                    print(case, seed, result.found_by, result.delay, result.false_alarms)
+                if file.exists():
+                    results.append(Result(**json.loads(file.read_text())))
+    replayed = [replay(spread, phi) for spread in (0.3, 0.6) for phi in (0.0, 0.9)]
+    page = markdown(results, replayed)
+    print(page)
+    if arguments.markdown:
+        arguments.markdown.write_text(page)
+    if arguments.json:
+        content = {"runs": [asdict(result) for result in results], "replay": replayed}
+        arguments.json.write_text(json.dumps(content, indent=2) + "\n")
+
+
+class Daemon:
+    """A daemon of our own, and trainings that it serves."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.directory = Path("/dev/shm") / f"ts-alerts-{secrets.token_hex(3)}"  # noqa: S108 - the real thing
+        self.environ = os.environ | {
+            "TRACKSIDE_SHM_DIR": str(self.directory),
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def __enter__(self) -> Self:
+        self.directory.mkdir(mode=0o700)
+        config = self.out / "daemon.toml"
+        config.write_text(SETTINGS)
+        with (self.out / "daemon.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "tracksided", "daemon", "--config", str(config)],
+                env=self.environ,
+                stdout=log,
+                stderr=log,
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def run(self, case: str, seed: int) -> Result:
+        wanted = LABELS.get(case, HEALTHY)
+        directory = self.out / f"{case}.{seed}"
+        shutil.rmtree(directory, ignore_errors=True)
+        words = [case, str(seed), str(wanted.steps), str(wanted.fault_step), str(directory)]
+        script = str(Path(__file__).with_name("alerts_trainer.py"))
+        launcher = [sys.executable]
+        if wanted.num_ranks > 1:
+            launcher += ["-m", "torch.distributed.run", "--standalone"]
+            launcher += [f"--nproc-per-node={wanted.num_ranks}"]
+        subprocess.run([*launcher, script, *words], env=self.environ, check=True)
+        deadline = time.monotonic() + DEADLINE_S
+        while not (directory / "training_statistics.json").exists():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{directory} is not finished")
+            time.sleep(0.2)
+        result = judge(case, seed, wanted, directory)
+        for path in directory.iterdir():  # folders of steps: many and of no use here
+            if path.is_dir():
+                shutil.rmtree(path)
+        return result
+
+
+def judge(case: str, seed: int, wanted: Label, directory: Path) -> Result:
+    """Compare the alerts of a run with its label."""
+    lines = [json.loads(line) for line in (directory / "history.jsonl").read_text().splitlines()]
+    file = directory / "alerts.jsonl"
+    alerts = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    for alert in alerts:
+        if alert["step"] is None:  # of the machine: the newest step then
+            before = [line["step"] for line in lines if line["timestamp"] <= alert["timestamp"]]
+            alert["step"] = max(before, default=0)
+    is_faulty = bool(wanted.rules)
+    late = [alert for alert in alerts if is_faulty and alert["step"] >= wanted.fault_step]
+    early = [alert for alert in alerts if alert not in late]
+    first = next((alert for alert in late if alert["rule"] in wanted.rules), None)
+    return Result(
+        case=case,
+        seed=seed,
+        steps=len(lines),
+        alerts=alerts,
+        found_by=None if first is None else first["rule"],
+        delay=None if first is None else first["step"] - wanted.fault_step,
+        false_alarms=[alert["rule"] for alert in early],
+        healthy_steps=sum(not is_faulty or line["step"] < wanted.fault_step for line in lines),
+        also=sorted({alert["rule"] for alert in late} - wanted.rules),
+    )
+
+
+def replay(spread: float, phi: float) -> dict[str, Any]:
+    """Count alerts, and findings one by one, in healthy series."""
+    random = np.random.default_rng(round(100 * spread + 10 * phi))
+    noise = random.normal(size=REPLAY_STEPS) * spread * np.sqrt(1 - phi**2)
+    logs = np.zeros(REPLAY_STEPS)
+    for n in range(1, REPLAY_STEPS):
+        logs[n] = phi * logs[n - 1] + noise[n]
+    n = np.arange(REPLAY_STEPS)
+    losses = 1.5 + 2 * (1 + n / 50) ** -0.3 + random.normal(0, 0.05, REPLAY_STEPS)
+    steps = [
+        Observation(step=i + 1, timestamp=float(i), loss=loss, norm_before_clip=float(norm))
+        for i, (loss, norm) in enumerate(zip(losses, np.exp(logs), strict=True))
+    ]
+    watch = RunWatch("replay", AlertSettings())
+    alerts = Counter(alert.rule for step in steps for alert in watch.look(step))
+    return {"spread": spread, "phi": phi, "steps": REPLAY_STEPS, "alerts": dict(alerts)}
+
+
+def markdown(results: Sequence[Result], replayed: Sequence[dict[str, Any]]) -> str:
+    rows = ["| fault | runs | found | by | delay, steps (median, worst) | also raised |"]
+    rows.append("|---|---|---|---|---|---|")
+    for case in dict.fromkeys(result.case for result in results if result.case in LABELS):
+        runs = [result for result in results if result.case == case]
+        if not LABELS[case].rules:
+            continue
+        delays = [result.delay for result in runs if result.delay is not None]
+        delay = f"{np.median(delays):.0f}, {max(delays)}" if delays else "-"
+        found = sorted({result.found_by for result in runs if result.found_by})
+        also = sorted({rule for result in runs for rule in result.also})
+        row = (case, len(runs), len(delays), listed(found), delay, listed(also))
+        rows.append("| " + " | ".join(map(str, row)) + " |")
+    healthy = sum(result.healthy_steps for result in results)
+    false = Counter(rule for result in results for rule in result.false_alarms)
+    rate = 10_000 * sum(false.values()) / healthy if healthy else 0.0
+    rows.append("")
+    rows.append("| healthy steps | false alarms | for 10,000 steps | by |")
+    rows.append("|---|---|---|---|")
+    names = listed(f"{rule} {count}" for rule, count in sorted(false.items()))
+    rows.append(f"| {healthy}, trained | {sum(false.values())} | {rate:.2f} | {names} |")
+    for entry in replayed:
+        count = sum(entry["alerts"].values())
+        by = listed(f"{rule} {count}" for rule, count in sorted(entry["alerts"].items()))
+        title = f"{entry['steps']}, replayed: s = {entry['spread']}, phi = {entry['phi']}"
+        rows.append(f"| {title} | {count} | {10_000 * count / entry['steps']:.2f} | {by} |")
+    return "\n".join(rows) + "\n"
+
+
+def listed(words: Iterable[str]) -> str:
+    return ", ".join(words) or "-"
+
+
+if __name__ == "__main__":
+    main()
