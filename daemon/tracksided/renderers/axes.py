@@ -14,7 +14,9 @@ TICK_STYLE = Style(13)
 # Of tokens: the first that fits; the last lets a sentence of 30 have them all.
 TOKEN_STYLES = (TICK_STYLE, Style(11), Style(9))
 MAX_TOKEN_PX = 104
-TICK_SPACE_PX = 16  # between two labels
+# Between two labels: side by side, and above each other.
+SPACE_ACROSS_PX = 16
+SPACE_UPRIGHT_PX = 2
 MAX_TICKS = 8
 NICE_STEPS = (1, 2, 5)  # times powers of ten
 
@@ -73,8 +75,12 @@ def make_axis(
         is_thinned = len(labelled) < len(positions)
         labels = [_token_label(tokens, p, style, is_thinned=is_thinned) for p in labelled]
     else:
-        label_px = style.height_px if is_upright else width_px(str(positions[-1]), style)
-        max_ticks = min(MAX_TICKS, max(1, length_px // (label_px + TICK_SPACE_PX)))
+        label_px = (
+            style.height_px + SPACE_UPRIGHT_PX
+            if is_upright
+            else width_px(str(positions[-1]), style) + SPACE_ACROSS_PX
+        )
+        max_ticks = min(MAX_TICKS, max(1, length_px // label_px))
         labelled = _labelled_positions(positions, max_ticks)
         labels = [str(position) for position in labelled]
     indices = np.interp(labelled, positions, np.arange(len(positions)))
@@ -100,7 +106,7 @@ def _labelled_positions(positions: NDArray[np.int64], max_ticks: int) -> Sequenc
         return [int(position) for position in positions]
     gaps = np.diff(positions)
     # Evenly spaced up to rounding: the numbers between can be read off. Else real rows are named.
-    if gaps.max() - gaps.min() > 1:
+    if gaps.max() > 2 * gaps.min():
         stride = -(-len(positions) // max_ticks)
         return [int(position) for position in positions[::stride]]
     first, last = int(positions[0]), int(positions[-1])

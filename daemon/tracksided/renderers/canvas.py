@@ -28,7 +28,7 @@ PANEL_GAP_PX = 22  # between panels
 OVERHANG_PX = PANEL_GAP_PX // 2 - 2  # of tick labels beyond their panel
 TICK_PX = 4
 BAR_PX = 18
-MIN_BAR_PX = 200  # room for its label, also beside flat panels
+MIN_BAR_PX = 240  # room for its label, also beside flat panels
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,4 +237,5 @@ def _center(image: Indices, drawn: Indices, top: int, columns: tuple[int, int]) 
 def _center_upright(image: Indices, drawn: Indices, left: int, rows: tuple[int, int]) -> None:
     """Draw text that reads from bottom to top."""
     upright = np.rot90(drawn)
-    paste(image, upright, top=(sum(rows) - upright.shape[0]) // 2, left=left)
+    top = max(rows[0], (sum(rows) - upright.shape[0]) // 2)  # not into the titles
+    paste(image, upright, top=top, left=left)

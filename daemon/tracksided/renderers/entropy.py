@@ -18,6 +18,7 @@ FILE_NAME = "entropy.png"
 MAX_STEPS = 512  # one pixel each
 WIDTH_PX = 512
 MAX_HEIGHT_PX = 384  # of one stack
+MIN_HEIGHT_PX = 104
 ROW_PX = 26
 LABELS = Labels(across="step", upright="layer", bar="entropy / ln(visible keys)", scale=SHARE)
 _KINDS = {"self_attention": "self", "cross_attention": "cross"}
@@ -36,7 +37,7 @@ class EntropyByLayer:
         """Yield one picture, or none where no entropy is known."""
         steps = thinned(run.steps, MAX_STEPS)
         found = [dict(_entropies(run.line(step))) for step in steps]
-        keys = sorted({key for entropies in found for key in entropies})
+        keys = sorted({key for entropies in found for key in entropies}, key=_order)
         if not keys:
             return
         groups: dict[_Group, list[int]] = {}
@@ -44,11 +45,18 @@ class EntropyByLayer:
             groups.setdefault((stack, kind), []).append(layer)
         panels = [_panel(group, layers, steps, found) for group, layers in groups.items()]
         shown = f"{len(steps)} of {len(run.steps)}" if len(steps) < len(run.steps) else len(steps)
+        what = panels[0].caption if len(panels) == 1 else "attention"  # else below, by panel
         titles = (
-            "entropy of attention by layer and step",
-            f"{shown} sampled steps; 0: one key takes all, 1: all visible keys alike",
+            f"entropy of {what} by layer and step",
+            f"sampled steps: {shown}; 0: one key takes all, 1: all visible keys alike",
         )
         yield draw(FILE_NAME, None, titles, panels, labels=LABELS, num_columns=1)
+
+
+def _order(key: tuple[str, str, int]) -> tuple[bool, bool, int]:
+    """Put the encoder first, then what the decoder sees of itself and of the encoder."""
+    stack, kind, layer = key
+    return stack == "decoder", kind == "cross", layer
 
 
 def _entropies(line: Mapping[str, Any]) -> Iterable[tuple[tuple[str, str, int], float]]:
@@ -71,7 +79,7 @@ def _panel(
         [[entropies.get((stack, kind, layer), np.nan) for entropies in found] for layer in layers],
         dtype=np.float32,
     )  # [layers, steps]
-    height_px = min(MAX_HEIGHT_PX, max(len(layers), ROW_PX * len(layers)))
+    height_px = min(MAX_HEIGHT_PX, max(MIN_HEIGHT_PX, ROW_PX * len(layers)))
     panel = Panel(
         make_axis(np.array(layers), max_cells=len(layers), max_px=height_px, is_upright=True),
         make_axis(
@@ -81,4 +89,4 @@ def _panel(
             is_upright=False,
         ),
     )
-    return ReducedPanel(f"{stack}, {kind} attention", panel, colour_indices(values, SHARE))
+    return ReducedPanel(f"{stack} {kind} attention", panel, colour_indices(values, SHARE))

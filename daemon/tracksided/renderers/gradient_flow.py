@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tracksided.renderers.lettering import Style, fit, line, paste, shorten, width_px
+from tracksided.renderers.lettering import Style, fit, line, paste, width_px
 from tracksided.renderers.log_chart import (
     GAP_PX,
     TICK_PX,
@@ -33,7 +33,7 @@ GRADIENT_PX = 260
 RATIO_PX = 150
 ZERO_PX = 12
 MARGIN_PX = 12
-NAMES_PX = 210  # of the longest name that is not shortened
+NAMES_PX = 300  # of the longest name that is not shortened
 TITLE_STYLE = Style(16, is_bold=True)
 TEXT_STYLE = Style(13)
 NAME_STYLES = (Style(10), Style(8))  # the first in which all names stand side by side
@@ -219,9 +219,18 @@ def _name_labels(columns: _Columns) -> tuple[Style, list[tuple[int, str]]]:
     style = next(fitting, NAME_STYLES[0])
     stride = -(-columns.count * style.height_px // length_px)
     return style, [
-        (index, shorten(columns.names[index], style, NAMES_PX))
-        for index in range(0, columns.count, stride)
+        (index, _end_of(columns.names[index], style)) for index in range(0, columns.count, stride)
     ]
+
+
+def _end_of(name: str, style: Style) -> str:
+    """Return a name, or as much of its end as there is room for: that tells more."""
+    shown = name
+    while (width := width_px(shown, style)) > NAMES_PX:
+        kept = min(len(name) - 1, len(shown) * NAMES_PX // width)
+        name = name[len(name) - kept :]
+        shown = f"...{name[3:]}"
+    return shown
 
 
 def _common_prefix(names: Sequence[str]) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tracksided.renderers.gradient_flow import COLOURS, GradientFlow
+from tracksided.renderers.gradient_flow import COLOURS, GradientFlow, _end_of
+from tracksided.renderers.lettering import Style, width_px
 from tracksided.renderers.log_chart import LogChart, LogScale
 from tracksided.renderers.palette import WHITE
 from tracksided.reports import Picture
@@ -138,7 +139,7 @@ def test_any_number_of_parameters_fits(make_step: MakeStep, decode: Decode, coun
 
     pixels = decode(picture)
     assert pixels.shape[1] < 760
-    assert pixels.shape[0] < 860
+    assert pixels.shape[0] < 950
     assert all((edge == 255).all() for edge in (pixels[[0, -1]], pixels[:, [0, -1]]))
 
 
@@ -154,3 +155,14 @@ def test_a_chart_without_values_is_empty() -> None:
     chart.draw(image, 5, 60)
 
     assert (image != 1).all()
+
+
+@pytest.mark.parametrize("length", [0, 10, 40, 500])
+def test_a_long_name_keeps_its_end(length: int) -> None:
+    name = "block." * length + "weight"
+
+    shown = _end_of(name, Style(10))
+
+    assert width_px(shown, Style(10)) <= 300
+    assert name.endswith(shown.removeprefix("..."))
+    assert shown.endswith("weight")
