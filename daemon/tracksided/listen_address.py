@@ -25,13 +25,17 @@ class ListenAddress:
         return ipaddress.ip_address(self.host).is_loopback
 
     @property
+    def text(self) -> str:
+        """How it stands in the settings."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    @property
     def url(self) -> str:
         """What a browser on this machine is told."""
-        address = ipaddress.ip_address(self.host)
-        if address.is_unspecified:  # all addresses, so loopback too
-            address = ipaddress.ip_address("127.0.0.1" if address.version == 4 else "::1")  # noqa: PLR2004 - IP versions
-        host = f"[{address}]" if isinstance(address, ipaddress.IPv6Address) else str(address)
-        return f"http://{host}:{self.port}/"
+        loopbacks = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - all addresses, so these too
+        host = loopbacks.get(self.host, self.host)
+        return f"http://{ListenAddress(host, self.port).text}/"
 
 
 def parse_listen_address(text: str) -> ListenAddress:

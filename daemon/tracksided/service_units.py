@@ -204,9 +204,8 @@ def _http_files(
         "[Service]",
     ]
     if http.is_option:
-        host = f"[{http.address.host}]" if ":" in http.address.host else http.address.host
         lines.append("ExecStart=")
-        lines.append(f"{_command(program.python)} --http {host}:{http.address.port}")
+        lines.append(f"{_command(program.python)} --http {http.address.text}")
     lines.append("RestrictAddressFamilies=AF_INET AF_INET6")
     if scope == "system":
         # IPAddressDeny=any stands in the unit: only what is allowed here passes.

@@ -20,6 +20,7 @@ from tracksided.demo.processes import evaluate, run_training, train_command, tra
 from tracksided.demo.results import Results, find_results, wait_for_average
 from tracksided.errors import OutputError
 from tracksided.launch import running_daemon, wait_until_drained
+from tracksided.listen_address import DEFAULT, ListenAddress, parse_listen_address
 
 DEFAULT_STEPS = 400
 MIN_STEPS = 60  # below that, sampled steps and checkpoints lie too close to show anything
@@ -56,7 +57,14 @@ class Interrupted(BaseException):
     show_default=True,
     help="Training steps.",
 )
-def command(out: Path | None, steps: int) -> None:
+@click.option(
+    "--http",
+    is_flag=False,
+    flag_value=DEFAULT,
+    metavar="[HOST:PORT]",
+    help=f"Show the training on a page there while it runs. Without value: {DEFAULT}.",
+)
+def command(out: Path | None, steps: int, http: str | None) -> None:
     """Train a small GPT on two CPU ranks, and show what trackside makes of it.
 
     The text is the source of Python's standard library. It takes about two minutes on two cores,
@@ -64,15 +72,18 @@ def command(out: Path | None, steps: int) -> None:
     """
     try:
         with _signals_as_exceptions():
-            _run(create_output(out, Path.cwd()), steps)
+            page = None if http is None else parse_listen_address(http)
+            _run(create_output(out, Path.cwd()), steps, page)
     except Interrupted as interrupted:
         click.echo("trackside demo: interrupted; all its processes have ended", err=True)
         sys.exit(interrupted.exit_code)
 
 
-def _run(out: Path, steps: int) -> None:
+def _run(out: Path, steps: int, page: ListenAddress | None) -> None:
     started = time.monotonic()
     click.echo(f"training {steps} steps on 2 ranks; outputs go to {out}")
+    if page is not None:
+        click.echo(f"watch it at {page.url}")
     run = f"demo-{secrets.token_hex(4)}"
     losses: list[float] = []
     with contextlib.ExitStack() as stack:
@@ -80,7 +91,10 @@ def _run(out: Path, steps: int) -> None:
         # A file of its own: what the user configured (directories to watch) is not for the demo.
         config = shm / "demo.toml"
         config.write_text(DAEMON_CONFIG, encoding="utf-8")
-        stack.enter_context(running_daemon(shm, "--low-priority", "--config", str(config)))
+        options = ["--low-priority", "--config", str(config)]
+        if page is not None:
+            options += ["--http", page.text]
+        stack.enter_context(running_daemon(shm, *options))
         with _progress(steps) as show:
 
             def report(step: int, loss: float) -> None:

@@ -11,7 +11,10 @@ from tracksided.web.json_lines import Lines, LineTail
 FILE_NAME = "alerts.jsonl"
 KEPT_ALERTS = 100
 MAX_RULES = 200  # times severities; a file of foreign make does not grow the metrics without bound
-SHOWN = ("rule", "severity", "step", "rank", "value", "threshold", "message", "advice", "timestamp")
+SHOWN = (
+    *("id", "rule", "severity", "step", "rank", "value", "threshold"),
+    *("message", "advice", "timestamp"),
+)
 
 
 class AlertLog:

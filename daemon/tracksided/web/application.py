@@ -57,8 +57,9 @@ class _Endpoints:
         del request
         self._node.look()
         served = self._node.served
-        runs = metrics_runs(served) if served is not None and self._node.is_up else ()
-        content = render_metrics(served, await self._node.readings(runs))
+        is_up = self._node.is_up
+        runs = metrics_runs(served) if served is not None and is_up else ()
+        content = render_metrics(served, await self._node.readings(runs), is_up=is_up)
         return Response(content, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def health(self, request: Request) -> Response:

@@ -6,7 +6,6 @@ last value for a current one. Unknown values have no series either.
 Source: https://prometheus.io/docs/practices/naming/ and its text exposition format.
 """
 
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -14,8 +13,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from tracksided.status_file import SILENT_S
 from tracksided.web.fields import number, objects, text
+from tracksided.web.machine_metrics import machine_metrics
 from tracksided.web.readings import Readings
 from tracksided.web.served import Served, ServedRank, ServedRun
 
@@ -37,22 +36,25 @@ _OF_STEP = (
         "norm_before_clip",
     ),
     ("step_seconds", "Duration of the newest sampled step.", "step_seconds"),
+    (
+        "gradient_noise_scale",
+        "Gradient noise scale of the newest sampled step, in samples.",
+        "gradient_noise_scale",
+    ),
     ("sample_timestamp_seconds", "When the newest sampled step was taken.", "timestamp"),
 )
 
 
 def render_metrics(
-    served: Served | None, readings: Mapping[str, Readings], now: float | None = None
+    served: Served | None, readings: Mapping[str, Readings], *, is_up: bool
 ) -> bytes:
     """Return the text of a scrape.
 
     Args:
         served: what the daemon says; None where it says nothing.
         readings: key of a run to its readings.
-        now: seconds since the epoch.
+        is_up: whether its last sign of life is young.
     """
-    now = time.time() if now is None else now
-    is_up = served is not None and now - served.updated_at < SILENT_S
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Snapshot(served, readings, is_up=is_up))
     return generate_latest(registry)
@@ -110,6 +112,13 @@ class _Snapshot(Collector):
             for (rule, severity), amount in sorted(readings.alerts.items()):
                 alerts.add_metric((run.run, rule, severity), amount)
         yield alerts
+        score = _gauges("run_convergence_score", "0 to 1, see docs/stages.md.", "run")
+        for run, readings in read:
+            monitoring = readings.newest.get("monitoring")
+            if isinstance(monitoring, dict):
+                _add(score, (run.run,), number(monitoring, "convergence_score"))
+        yield score
+        yield from machine_metrics({run.run: readings.newest for run, readings in read})
 
 
 def _daemon_metrics(served: Served) -> Iterator[Metric]:
@@ -143,6 +152,11 @@ def _run_metrics(runs: Iterable[ServedRun]) -> Iterator[Metric]:
         ("run_committed_step", "Newest step that is on disk.", lambda run: run.committed_step),
         ("run_waiting_steps", "Steps that wait for analysis.", lambda run: run.waiting),
         ("run_world_size", "Ranks of the whole job.", lambda run: run.world_size),
+        (
+            "run_active_alerts",
+            "Alerts whose cause is there or was a moment ago.",
+            lambda run: len(run.active_alerts),
+        ),
         ("run_alive_ranks", "Ranks on this node whose trainer runs.", _num_alive),
         (
             "run_problem",

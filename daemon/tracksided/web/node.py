@@ -5,13 +5,13 @@ import json
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tracksided.sinks.json_file import plain
-from tracksided.status_file import FILE_NAME, SILENT_S, read_status
+from tracksided.status_file import FILE_NAME, SILENT_S, read_status, seconds_silent
 from tracksided.web.readings import Readings, RunReader
 from tracksided.web.run_view import RunView
 from tracksided.web.served import Served, ServedRun, read_served
@@ -35,9 +35,9 @@ class KnownRun:
 class Node:
     """Looks at the files of one node-local directory. Belongs to one event loop."""
 
-    def __init__(self, directory: Path, wall_clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._wall_clock = wall_clock
+        self._status: Mapping[str, object] = {}
         self._version: tuple[int, int] | None = None
         self._known: dict[str, KnownRun] = {}
         self._readers: dict[str, RunReader] = {}
@@ -51,13 +51,13 @@ class Node:
         try:
             found = (self._directory / FILE_NAME).stat()
         except OSError:
-            self._version, self.served = None, None
+            self._version, self.served, self._status = None, None, {}
             return
         version = (found.st_ino, found.st_mtime_ns)
         if version == self._version:
             return
         status = read_status(self._directory)
-        self._version = version
+        self._version, self._status = version, status or {}
         self.served = None if status is None else read_served(status)
         if self.served is not None:
             self._remember(self.served)
@@ -65,7 +65,7 @@ class Node:
     @property
     def silent_s(self) -> float | None:
         """Seconds since the daemon's last sign of life, None where there was none."""
-        return None if self.served is None else self._wall_clock() - self.served.updated_at
+        return seconds_silent(self._status, wall=time.time(), monotonic=time.monotonic())
 
     @property
     def is_up(self) -> bool:
@@ -156,6 +156,7 @@ def _run_overview(known: KnownRun) -> dict[str, Any]:
         "shed": run.shed,
         "failed": run.failed,
         "problem": run.problem,
+        "active_alerts": run.active_alerts,
         "ranks": [
             {
                 "rank": rank.rank,

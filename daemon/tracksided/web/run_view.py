@@ -47,6 +47,9 @@ class RunView:
         self.record: Mapping[str, Any] = {}
         """``run.json``."""
 
+        self.newest: Mapping[str, Any] = {}
+        """Last line of ``history.jsonl``."""
+
         self.alerts = AlertLog(run, directory)
         self._history = LineTail(directory, FILE_NAME)
         self._unseen: deque[str] = deque(maxlen=MAX_UNSEEN)
@@ -92,12 +95,13 @@ class RunView:
     def _apply(self, reading: _Reading) -> bool:
         if reading.history.is_new_file:
             self.curves = Curves()
-            self.serial = secrets.token_hex(4)
+            self.serial, self.newest = secrets.token_hex(4), {}
         self._unseen.clear()
         for line in reading.history.objects:
             if line.get("run", self.run) == self.run:
                 self.curves.add(line)
                 self._note_folder(line)
+                self.newest = line
         self.alerts.apply(reading.alerts)
         if reading.run_file is not None and reading.run_file.get("run") == self.run:
             self.record = reading.run_file

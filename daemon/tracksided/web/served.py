@@ -8,6 +8,7 @@ from typing import Any
 
 from tracksided.web.fields import count, counts, number, objects, text
 
+MAX_ACTIVE = 100  # alerts of one run
 KEY_LETTERS = 12  # 48 bits: enough to tell the runs of a node apart
 
 
@@ -48,6 +49,9 @@ class ServedRun:
     shed: int
     failed: int
     problem: str | None
+    active_alerts: tuple[str, ...]
+    """Ids of alerts whose cause is still there, or was a moment ago."""
+
     ranks: tuple[ServedRank, ...]
 
     @property
@@ -122,6 +126,9 @@ def _run(entry: Mapping[str, Any]) -> ServedRun:
         shed=count(entry, "shed"),
         failed=count(entry, "failed"),
         problem=text(entry, "problem"),
+        active_alerts=tuple(text(alert, "id") or "unnamed" for alert in objects(entry, "alerts"))[
+            :MAX_ACTIVE
+        ],
         ranks=tuple(_rank(rank) for rank in objects(entry, "ranks")),
     )
 

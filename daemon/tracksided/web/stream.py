@@ -138,6 +138,8 @@ def _run_document(view: RunView) -> dict[str, object]:
         "num_alerts": sum(view.alerts.counts.values()),
         "folder": view.folder,
         "pictures": view.pictures,
+        "host": view.newest.get("host"),
+        "monitoring": view.newest.get("monitoring"),
     }
 
 

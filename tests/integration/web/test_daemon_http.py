@@ -12,6 +12,7 @@ from fake_trainer import FakeRank, make_hello
 from web_site import answers, free_port, get
 
 from tracksided.cli.group import group
+from tracksided.sinks.json_file import write_json
 
 pytestmark = pytest.mark.integration
 
@@ -100,12 +101,9 @@ def test_a_stopped_daemon_is_not_healthy(daemon: DaemonProcess, config: Path, po
     daemon.start("--config", str(config))
     wait_until(lambda: answers(port) and get(port, "/health").status == 200)
     daemon.signal(signal.SIGSTOP)
-    status = daemon.directory / "status.json"
-    old = status.read_text(encoding="utf-8").replace(
-        f'"updated_at": {daemon.status["updated_at"]}',
-        f'"updated_at": {daemon.status["updated_at"] - 60}',
-    )
-    status.write_text(old, encoding="utf-8")
+    status = daemon.status
+    stamps = {name: status[name] - 60 for name in ("updated_at", "updated_monotonic")}
+    write_json(daemon.directory / "status.json", status | stamps)
 
     wait_until(lambda: get(port, "/health").status == 503)
 

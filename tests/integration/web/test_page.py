@@ -222,6 +222,38 @@ def test_ranks_with_their_lag_and_drops_are_shown(site: WebSite, run: str, open_
     wait_for_text(page.locator("#tiles"), r"Ranks alive\s*1 of 2")
 
 
+def test_the_machine_is_shown_where_it_is_known(site: WebSite, run: str, open_page: Any):
+    del run
+    page = open_page(site.port)
+    wait_for_text(loss_readout(page), "step 20")
+    assert not page.locator("#machine").is_visible()
+    gpu = {"index": 5, "name": "H100", "utilization_percent": 80.0, "temperature_c": 71.0}
+    process = {"pid": 9, "rank": 0, "rss_bytes": 3 << 30}
+    host = {"timestamp": 1.0, "cpu_percent": 37.5, "gpus": [gpu], "processes": [process]}
+
+    append(site.root / "a" / "history.jsonl", make_line("a", 40, host=host))
+
+    wait_for_text(page.locator("#machine-facts"), r"CPU\s*37\.5 %")
+    row = page.locator("#gpu-table tbody tr").inner_text().split("\t")
+    assert row[:4] == ["5", "H100", "80 %", "\N{EN DASH}"]  # its memory is not known
+    assert "71 \N{DEGREE SIGN}C" in row
+    wait_for_text(page.locator("#rank-table"), r"3\.0 GiB")
+
+
+def test_an_alert_that_still_holds_is_marked(site: WebSite, run: str, open_page: Any):
+    del run
+    alert = {"rule": "stalled", "severity": "warning", "run": "a", "message": "no step"}
+    append(site.root / "a" / "alerts.jsonl", alert | {"id": "old"}, alert | {"id": "new"})
+    site.write_status(make_run("a", site.root / "a", alerts=[alert | {"id": "new"}]))
+
+    page = open_page(site.port)
+
+    wait_for_text(page.locator("#run-list .count"), "1 active alerts")
+    active = page.locator("#alert-list li").filter(has_text="still so")
+    active.wait_for()
+    assert (active.count(), page.locator("#alert-list li").count()) == (1, 2)
+
+
 def test_a_silent_daemon_is_told(site: WebSite, run: str, open_page: Any):
     del run
     page = open_page(site.port)

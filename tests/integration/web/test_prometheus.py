@@ -24,6 +24,12 @@ pytestmark = [
 DASHBOARD = json.loads(
     (Path(__file__).parents[3] / "docs/grafana.json").read_text(encoding="utf-8")
 )
+HOST = {
+    "timestamp": 1.0,
+    "cpu_percent": 50.0,
+    "memory_percent": 25.0,
+    "gpus": [{"index": 0, "utilization_percent": 80.0, "memory_used_bytes": 30}],
+}
 CONFIG = """
 global: {{scrape_interval: 200ms, scrape_timeout: 200ms}}
 scrape_configs: [{{job_name: trackside, static_configs: [{{targets: ["localhost:{port}"]}}]}}]
@@ -53,7 +59,7 @@ class Prometheus:
 def prometheus(site: WebSite, tmp_path: Path) -> Iterator[Prometheus]:
     """Prometheus that scrapes a site with a run, which has everything that can be told."""
     directory = site.run_directory("run-a")
-    append(directory / "history.jsonl", *(make_line("a", step) for step in (1, 2)))
+    append(directory / "history.jsonl", *(make_line("a", step, host=HOST) for step in (1, 2)))
     append(directory / "alerts.jsonl", {"run": "a", "rule": "loss_spike", "severity": "warning"})
     rank = make_rank(0, drops={"ring_full": 3})
     site.write_status(make_run("a", directory, ranks=[rank]), averages={"published": 2})

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from tracksided.cli import demo
-from tracksided.errors import OutputError
+from tracksided.errors import OutputError, SettingsError
 
 
 @pytest.mark.parametrize("steps", ["0", "59", "-5", "many"])
@@ -31,6 +31,13 @@ def test_an_output_directory_with_content_is_refused(tmp_path: Path) -> None:
 
     assert isinstance(result.exception, OutputError)
     assert not result.stdout
+
+
+def test_an_address_that_is_none_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    result = CliRunner().invoke(demo.command, ["--out", str(tmp_path / "new"), "--http", "here"])
+
+    assert isinstance(result.exception, SettingsError)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -64,11 +71,11 @@ def test_a_signal_that_is_ignored_stays_ignored(
     assert result.exit_code == 0
 
 
-def interrupting(number: signal.Signals) -> Callable[[Path, int], None]:
+def interrupting(number: signal.Signals) -> Callable[[Path, int, object], None]:
     """Return a demo that is sent a signal, and the same again while it puts things in order."""
 
-    def run(out: Path, steps: int) -> None:
-        del out, steps
+    def run(out: Path, steps: int, page: object) -> None:
+        del out, steps, page
         try:
             os.kill(os.getpid(), number)
         finally:

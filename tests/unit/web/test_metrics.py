@@ -15,6 +15,31 @@ from tracksided.web.served import Served, read_served
 NOW = 1_700_000_000.0
 
 
+HOST = {
+    "timestamp": NOW - 5,
+    "cpu_percent": 50.0,
+    "memory_percent": 25.0,
+    "memory_pressure_level": 1,
+    "cgroup_memory_bytes": 7,
+    "cgroup_memory_limit_bytes": 8,
+    "disks": [{"path": "/data", "free_bytes": 10, "total_bytes": 20}],
+    "gpus": [
+        {
+            "index": 3,
+            "utilization_percent": 80.0,
+            "memory_used_bytes": 30,
+            "memory_total_bytes": 40,
+            "temperature_c": 71.0,
+            "power_w": 350.5,
+        },
+        {"index": 4, "temperature_c": None},
+    ],
+    "processes": [
+        {"pid": 9, "rank": 0, "rss_bytes": 50, "cpu_percent": 150.0, "gpu_memory_bytes": 60}
+    ],
+}
+
+
 def served(*runs: dict[str, Any], **changes: Any) -> Served:
     status = {
         "pid": 7,
@@ -29,9 +54,9 @@ def served(*runs: dict[str, Any], **changes: Any) -> Served:
     return read_served(status | changes)
 
 
-def scrape(status: Served | None, readings: dict[str, Readings], now: float = NOW) -> Any:
+def scrape(status: Served | None, readings: dict[str, Readings], *, is_up: bool = True) -> Any:
     """Return (name, labels) to value, as Prometheus' own parser reads it."""
-    text = render_metrics(status, readings, now).decode()
+    text = render_metrics(status, readings, is_up=is_up).decode()
     return {
         (sample.name, *sorted(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(text)
@@ -44,8 +69,19 @@ def a_run() -> tuple[Served, dict[str, Readings]]:
         make_rank(0, drops={"ring_full": 5, "too_large": 2}),
         make_rank(1, alive=False, torn=3),
     ]
-    status = served(make_run("a", Path("/data/a"), ranks=ranks, shed=6, world_size=2))
-    newest = make_line("a", 100, lr=None, norm_before_clip=3.0, norm_after_clip=1.0)
+    active = [{"id": "x", "rule": "loss_spike"}]
+    run = make_run("a", Path("/data/a"), ranks=ranks, shed=6, world_size=2, alerts=active)
+    status = served(run)
+    newest = make_line(
+        "a",
+        100,
+        lr=None,
+        norm_before_clip=3.0,
+        norm_after_clip=1.0,
+        gradient_noise_scale=512.0,
+        host=HOST,
+        monitoring={"convergence_score": 0.75},
+    )
     alerts = {("loss_spike", "warning"): 2, ("stalled", "critical"): 1}
     return status, {status.runs[0].key: Readings(newest, alerts)}
 
@@ -79,11 +115,39 @@ def test_the_newest_step_is_told_and_what_is_unknown_has_no_series():
     assert values[entropy, *layer] == 1.5
 
 
+def test_the_machine_is_told_in_base_units():
+    values = scrape(*a_run())
+
+    assert values["trackside_host_cpu_ratio",] == 0.5
+    assert values["trackside_host_memory_used_ratio",] == 0.25
+    assert values["trackside_host_memory_pressure_level",] == 1
+    assert values["trackside_disk_free_bytes", ("path", "/data")] == 10
+    assert values["trackside_gpu_utilization_ratio", ("gpu", "3")] == 0.8
+    assert values["trackside_gpu_power_watts", ("gpu", "3")] == 350.5
+    assert ("trackside_gpu_temperature_celsius", ("gpu", "4")) not in values
+    rank = (("rank", "0"), ("run", "a"))
+    assert values["trackside_rank_resident_memory_bytes", *rank] == 50
+    assert values["trackside_rank_cpu_cores", *rank] == 1.5
+
+
+def test_of_two_readings_of_the_machine_the_newer_one_is_told():
+    runs = [make_run(name, Path("/data")) for name in ("a", "b")]
+    status = served(*runs)
+    newer = {"host": HOST | {"timestamp": NOW, "cpu_percent": 75.0}}
+    readings = {
+        status.runs[0].key: Readings(newer),
+        status.runs[1].key: Readings({"host": HOST}),
+    }
+
+    assert scrape(status, readings)["trackside_host_cpu_ratio",] == 0.75
+
+
 def test_alerts_are_counted_by_rule():
     values = scrape(*a_run())
 
     kind = (("rule", "loss_spike"), ("run", "a"), ("severity", "warning"))
     assert values["trackside_alerts_total", *kind] == 2
+    assert values["trackside_run_active_alerts", ("run", "a")] == 1
 
 
 def test_the_daemon_is_told():
@@ -102,7 +166,7 @@ def test_the_daemon_is_told():
 def test_runs_of_a_daemon_that_is_silent_or_gone_vanish(case: str):
     status, readings = a_run()
 
-    values = scrape(None if case == "absent" else status, readings, NOW + 31)
+    values = scrape(None if case == "absent" else status, readings, is_up=False)
 
     assert values["trackside_daemon_up",] == 0
     assert not any("run" in name for name, *_ in values)
@@ -147,7 +211,8 @@ def test_the_page_of_the_docs_names_every_metric_and_no_other():
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (prometheus) is not here")
 @pytest.mark.parametrize("case", ["run", "absent"])
 def test_promtool_has_nothing_to_say(case: str):
-    text = render_metrics(*a_run(), NOW) if case == "run" else render_metrics(None, {}, NOW)
+    status, readings = a_run() if case == "run" else (None, {})
+    text = render_metrics(status, readings, is_up=case == "run")
 
     done = subprocess.run(
         ["promtool", "check", "metrics"], input=text, capture_output=True, check=False

@@ -11,30 +11,32 @@ export function showDetails(run, numbers, document_) {
   const problem = run.problem ?? document_?.problem ?? "";
   byId("detail-problem").hidden = !problem;
   say(byId("detail-problem"), problem);
-  showTiles(run, numbers);
-  showRanks(run);
+  showTiles(run, numbers, document_);
+  showRanks(run, document_?.host?.processes ?? []);
   showAverages(document_?.averages ?? []);
 }
 
 const TILE_HELP = {
+  Convergence: "How well the training goes, from 0 to 1; docs/stages.md has the formula",
   Dropped: "Samples that the trainer could not publish, because shared memory was full or for another cause",
   "Cut short": "Steps that lost pictures or statistics, because the daemon was overloaded or an analysis failed",
 };
 
-function showTiles(run, numbers) {
+function showTiles(run, numbers, document_) {
   const dropped = run.ranks.flatMap((rank) => Object.values(rank.drops)).reduce((sum, count) => sum + count, 0);
   const alive = run.ranks.filter((rank) => rank.alive).length;
   const last = (name) => numbers?.last(name) ?? null;
   const ended = run.state === "ended";
+  const score = document_?.monitoring?.convergence_score ?? null;
   const tiles = [
     [run.waiting ? `Step (${run.waiting} wait)` : "Step", whole(stepOf(run, numbers)), false],
     ["Loss", number(last("loss")), false],
     ["Gradient norm", number(last("norm_before_clip")), false],
-    ["Learning rate", number(last("lr")), false],
     ["Step time", seconds(last("step_seconds")), false],
     ["Ranks alive", ended ? UNKNOWN : `${alive} of ${run.ranks.length}`, !ended && alive < run.ranks.length],
     ["Dropped", whole(dropped), dropped > 0],
     ["Cut short", whole(run.shed + run.failed), run.failed > 0],
+    ...(score === null ? [] : [["Convergence", score.toFixed(2), false]]),
   ];
   const drawn = JSON.stringify(tiles);
   const list = byId("tiles");
@@ -44,10 +46,11 @@ function showTiles(run, numbers) {
     el("div", { class: "tile", "data-bad": isBad, title: TILE_HELP[name] ?? null }, el("dt", {}, name), el("dd", {}, value))));
 }
 
-/** Show the alerts of all drawn runs, the newest first. @param runs {name, place, document}. */
+/** Show the alerts of all drawn runs, the newest first. @param runs {name, place, document, active}. */
 export function showAlerts(runs) {
   const alerts = runs
-    .flatMap(({ name, place, document }) => (document?.alerts ?? []).map((alert) => ({ ...alert, name, place })))
+    .flatMap(({ name, place, document, active }) =>
+      (document?.alerts ?? []).map((alert) => ({ ...alert, name, place, isActive: active.includes(alert.id) })))
     .sort((left, right) => (right.timestamp ?? 0) - (left.timestamp ?? 0));
   const count = runs.reduce((sum, { document }) => sum + (document?.num_alerts ?? 0), 0);
   byId("alerts").hidden = !alerts.length;
@@ -61,6 +64,7 @@ export function showAlerts(runs) {
 
 function makeAlert(alert, hasName) {
   const where = [
+    alert.isActive ? "still so" : null,
     hasName ? alert.name : null,
     alert.step === null || alert.step === undefined ? null : `step ${whole(alert.step)}`,
     alert.rank === null || alert.rank === undefined ? null : `rank ${alert.rank}`,
@@ -73,18 +77,20 @@ function makeAlert(alert, hasName) {
     el("p", { class: "facts" }, hasName ? swatch(alert.place) : null, where));
 }
 
-function showRanks(run) {
+function showRanks(run, processes) {
   const ended = run.state === "ended";
   const rows = run.ranks.map((rank) => {
     const drops = Object.entries(rank.drops).map(([cause, count]) => `${cause.replaceAll("_", " ")} ${count}`).join(", ");
+    const process = processes.find((entry) => entry.rank === rank.rank);
+    const memory = process?.rss_bytes ? bytes(process.rss_bytes) : UNKNOWN;
     const state = ended ? UNKNOWN : rank.alive ? ["\u2713 alive", "good"] : ["\u2717 gone", "bad"];
     return [
-      String(rank.rank), state, String(rank.pid), [whole(rank.last_step), "number"], [bytes(rank.lag_bytes), "number"],
+      String(rank.rank), state, String(rank.pid), [memory, "number"], [whole(rank.last_step), "number"], [bytes(rank.lag_bytes), "number"],
       drops ? [drops, "bad"] : "none", rank.damaged ? [whole(rank.damaged), "bad"] : "none", rank.problem ?? "",
     ];
   });
   refill("rank-table", "Ranks of this run on this machine",
-    ["Rank", "Trainer", "Process", ["Last step", "number"], ["Not yet on disk", "number"], "Drops", "Damaged", "Problem"], rows);
+    ["Rank", "Trainer", "Process", ["Memory", "number"], ["Last step", "number"], ["Not yet on disk", "number"], "Drops", "Damaged", "Problem"], rows);
 }
 
 function showAverages(averages) {

@@ -16,7 +16,8 @@ export const whole = (value) =>
 export function bytes(value) {
   if (value < 1024) return `${value} B`;
   if (value < 1048576) return `${(value / 1024).toFixed(1)} KiB`;
-  return `${(value / 1048576).toFixed(1)} MiB`;
+  if (value < 1073741824) return `${(value / 1048576).toFixed(1)} MiB`;
+  return `${(value / 1073741824).toFixed(1)} GiB`;
 }
 
 export function seconds(value) {

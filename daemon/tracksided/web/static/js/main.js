@@ -5,6 +5,7 @@ import { Connection } from "./connection.js";
 import { showAlerts, showDaemon, showDetails } from "./details.js";
 import { byId, say } from "./dom.js";
 import { EntropyMap } from "./heatmap.js";
+import { showMachine } from "./machine.js";
 import { Pictures } from "./pictures.js";
 import { RunList } from "./runs.js";
 import { Selection } from "./selection.js";
@@ -59,6 +60,7 @@ function draw() {
     place,
     numbers: store.numbers.get(key),
     document: store.documents.get(key),
+    active: store.run(key)?.active_alerts ?? [],
   }));
   charts.update(drawn);
   showAlerts(drawn);
@@ -68,6 +70,7 @@ function draw() {
   const numbers = store.numbers.get(run.key);
   const document_ = store.documents.get(run.key);
   showDetails(run, numbers, document_);
+  showMachine(document_?.host ?? null);
   map.update(numbers);
   pictures.update(run.key, document_);
 }

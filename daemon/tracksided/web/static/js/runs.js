@@ -60,9 +60,10 @@ export class RunList {
     const place = this.selection.place(run.key);
     const isOpen = this.selection.open === run.key;
     const state = stateOf(run, store.documents.get(run.key));
-    const alerts = store.documents.get(run.key)?.num_alerts ?? 0;
+    const active = run.active_alerts.length;
+    const alerts = active || (store.documents.get(run.key)?.num_alerts ?? 0);
     const step = stepOf(run, store.numbers.get(run.key));
-    const drawn = JSON.stringify([place, isOpen, state, alerts, step, run.run]);
+    const drawn = JSON.stringify([place, isOpen, state, active, alerts, step, run.run]);
     if (drawn === entry.drawn) return;
     entry.drawn = drawn;
     entry.item.dataset.open = isOpen;
@@ -72,7 +73,8 @@ export class RunList {
     entry.facts.replaceChildren(
       el("span", { class: "state", "data-state": state }, state),
       ` \u00b7 step ${whole(step)}`,
-      alerts ? el("span", { class: "count" }, `\u25b2 ${alerts}`, el("span", { class: "hidden" }, " alerts")) : "",
+      alerts ? el("span", { class: "count", "data-active": active > 0 },
+        `\u25b2 ${alerts}`, el("span", { class: "hidden" }, active ? " active alerts" : " alerts")) : "",
     );
   }
 }
