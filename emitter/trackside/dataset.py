@@ -52,12 +52,12 @@ def describe(
     for name, fact in facts.items():
         found = dict(_numbers(name, fact))
         numbers |= found
-        rows += [(key, f"{value:.6g}") for key, value in found.items()] or [(name, _cell(fact))]
+        rows += [(key, _written(value)) for key, value in found.items()] or [(name, _cell(fact))]
     if texts is not None:
         sample = take_sample(texts, max_texts)
         rows.append(("texts that were measured", sample.origin))
         measured = measure_texts(sample.texts, terms)
-        rows += [(name, f"{value:.6g}") for name, value in measured.items()]
+        rows += [(name, _written(value)) for name, value in measured.items()]
         numbers = measured | numbers
     elif terms:
         raise ConfigError("terms are looked for in texts, and no texts were given")
@@ -98,6 +98,11 @@ def _figures(name: str, values: object) -> Iterator[tuple[str, float]]:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _written(value: float) -> str:
+    """Write counts in full, the rest with six digits."""
+    return f"{value:.0f}" if value.is_integer() else f"{value:.6g}"
 
 
 def _cell(value: object) -> str:

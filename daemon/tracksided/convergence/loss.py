@@ -12,7 +12,7 @@ from tracksided.convergence.robust import mann_kendall, median, spread, theil_se
 
 TREND_POINTS = 64  # the newest samples that a trend is made of
 MIN_POINTS = 10  # fewer say nothing about a direction
-CLEAR_Z = 3.0  # neighbouring losses are not quite independent: hence not 2
+CLEAR_Z = 2.5  # 1.2 % of flat windows are beyond it, up or down
 STAGNANT_CHANGE = 0.01  # of the loss over a full window; less is no progress
 REFERENCE_POINTS = 5  # the first samples, whose median stands for where the run began
 CLEAR_FALL = 3.0 * math.sqrt(math.pi / 2 / REFERENCE_POINTS)  # 3 standard errors of that median
@@ -54,16 +54,19 @@ class Reference:
     loss: float
 
 
-def loss_trend(steps: Sequence[int], losses: Sequence[float | None]) -> LossTrend | None:
-    """Fit the newest `TREND_POINTS` samples whose loss is finite.
+def loss_trend(
+    steps: Sequence[int], losses: Sequence[float | None], num_points: int = TREND_POINTS
+) -> LossTrend | None:
+    """Fit the newest samples whose loss is finite.
 
     None where these are fewer than `MIN_POINTS`.
 
     Args:
         steps: ascending.
         losses: as many; None, NaN and infinity are left out.
+        num_points: how many at most.
     """
-    known = _finite(steps, losses)[-TREND_POINTS:]
+    known = _finite(steps, losses)[-num_points:]
     if len(known) < MIN_POINTS:
         return None
     x, y = [float(step) for step, _ in known], [loss for _, loss in known]
@@ -86,6 +89,15 @@ def loss_trend(steps: Sequence[int], losses: Sequence[float | None]) -> LossTren
         num_points=len(known),
         since_step=known[0][0],
     )
+
+
+def newer_trend(steps: Sequence[int], losses: Sequence[float | None]) -> LossTrend | None:
+    """Fit the newer half of a short run, so that a first steep fall does not count as now.
+
+    From twice `TREND_POINTS` on it is the same as `loss_trend`.
+    """
+    half = len(_finite(steps, losses)) // 2
+    return loss_trend(steps, losses, min(max(half, MIN_POINTS), TREND_POINTS))
 
 
 def find_reference(steps: Sequence[int], losses: Sequence[float | None]) -> Reference | None:

@@ -8,11 +8,11 @@ from tracksided.convergence.course import Course, Point, follow
 from tracksided.convergence.gradients import RECENT_POINTS, GradientHealth, gradient_health
 from tracksided.convergence.loss import (
     Direction,
-    LossTrend,
     convergence_score,
     find_reference,
     is_stagnant,
     loss_trend,
+    newer_trend,
 )
 from tracksided.convergence.ranks import num_distinct, step_time_skew, straggler_scores
 from tracksided.convergence.robust import finite
@@ -52,8 +52,9 @@ def judge(points: Sequence[Point], course: Course, ranks: Sequence[RankObservati
         course: the state after them.
         ranks: what each rank said of the newest step.
     """
-    trend = _trend(points)
-    score = convergence_score(trend, course.reference)
+    steps, losses = [point.step for point in points], [point.loss for point in points]
+    trend = loss_trend(steps, losses)
+    score = convergence_score(newer_trend(steps, losses), course.reference)
     health = gradient_health([point.gradient_norm for point in points])
     clip_rate = _mean([point.clip_rate for point in points[-RECENT_POINTS:]])
     seconds = {
@@ -98,10 +99,6 @@ def move_on(course: Course, points: Sequence[Point]) -> Course:
         return course
     reference = find_reference([point.step for point in points], [point.loss for point in points])
     return replace(course, reference=reference)
-
-
-def _trend(points: Sequence[Point]) -> LossTrend | None:
-    return loss_trend([point.step for point in points], [point.loss for point in points])
 
 
 def _learning_rate_share(points: Sequence[Point]) -> float | None:

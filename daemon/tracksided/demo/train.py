@@ -1,4 +1,4 @@
-"""The training script of the demo: plain torch with DDP, and two lines of trackside.
+"""The training script of the demo: plain torch with DDP, `attach`, and what is known of the text.
 
     torchrun --nproc-per-node 2 -m tracksided.demo.train --steps 600 --out trackside_demo
 
@@ -49,11 +49,19 @@ def train(steps: int, out: Path, seed: int) -> None:
         checkpoints=out / "checkpoints",
         layers=None,
         visualize=PICTURES,
+        config={"batch_size": BATCH_SIZE, "context_length": CONTEXT, "learning_rate": PEAK_LR},
+    )
+    corpus = load_corpus()
+    trackside.log_dataset(
+        source="Python's standard library",
+        bytes=len(corpus.train),
+        texts=[path.read_text(encoding="utf-8", errors="replace") for path in corpus.train_files],
+        terms=("import", "class", "yield", "async"),
     )
 
     save_every = max(1, steps // NUM_CHECKPOINTS)
     batches = random_batches(
-        load_corpus().train, batch_size=BATCH_SIZE, length=CONTEXT + 1, seed=(seed, rank)
+        corpus.train, batch_size=BATCH_SIZE, length=CONTEXT + 1, seed=(seed, rank)
     )
     for step, batch in zip(range(1, steps + 1), batches, strict=False):
         loss = train_step(model, optimizer, torch.from_numpy(batch))

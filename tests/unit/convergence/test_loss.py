@@ -16,6 +16,7 @@ from tracksided.convergence.loss import (
     find_reference,
     is_stagnant,
     loss_trend,
+    newer_trend,
 )
 
 EVERY = 100
@@ -28,7 +29,7 @@ def losses(curve: Callable[[float], float], count: int, noise: float = 0.0) -> l
 
 def score_of(values: list[float]) -> float | None:
     steps = [EVERY * i for i in range(1, len(values) + 1)]
-    return convergence_score(loss_trend(steps, values), find_reference(steps, values))
+    return convergence_score(newer_trend(steps, values), find_reference(steps, values))
 
 
 def trend_of(values: list[float | None]) -> object:
@@ -83,6 +84,17 @@ def test_a_rising_loss_has_not_converged() -> None:
 
     assert trend.direction == "rising"  # type: ignore[attr-defined]  # it is known
     assert score_of(values) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(10, 10), (24, 12), (90, 45), (128, 64), (300, 64)]
+)
+def test_of_a_short_run_the_newer_half_counts(count: int, expected: int) -> None:
+    trend = newer_trend(range(count), [float(i) for i in range(count)])
+
+    assert trend is not None
+    assert trend.num_points == expected
+    assert trend.since_step == count - expected
 
 
 def test_few_or_unknown_losses_are_not_judged() -> None:

@@ -1,5 +1,6 @@
 """Facts of a data set as scalars and as a table."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -40,14 +41,16 @@ def test_numbers_are_found_in_facts(fact: object, expected: dict[str, float]) ->
 
 
 def test_everything_is_in_the_table() -> None:
-    summary = describe({"samples": 5, "source": "a|b\nc", "levels": {"easy": 0.5}}).summary
+    facts = {"samples": 5_478_451, "source": "a|b\nc", "levels": {"easy": 0.5}, "nan": math.nan}
+    summary = describe(facts).summary
 
     assert summary.splitlines() == [
         "| | |",
         "|---|---|",
-        "| samples | 5 |",
+        "| samples | 5478451 |",
         "| source | a\\|b c |",
         "| levels/easy | 0.5 |",
+        "| nan | nan |",
     ]
 
 
