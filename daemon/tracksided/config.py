@@ -109,6 +109,12 @@ class Settings:
         for name, value in positive.items():
             if value <= 0:
                 raise SettingsError(f"{name} is {value}, expected a number above 0")
+        url = next((name for name in self.checkpoints.directories if "://" in name), None)
+        if url is not None:
+            raise SettingsError(
+                f"checkpoints.directories holds {url!r}: the daemon watches directories only; run "
+                "`trackside average` with the URL from a timer instead"
+            )
         if self.checkpoints.min_checkpoints > self.checkpoints.last:
             raise SettingsError(
                 f"checkpoints.min_checkpoints is {self.checkpoints.min_checkpoints}, more than "

@@ -8,16 +8,18 @@ from pathlib import Path, PurePath
 from tracksided.checkpoints.averaging import Progress
 from tracksided.checkpoints.formats.catalog import FILE_FORMATS, format_of
 from tracksided.checkpoints.listing import list_candidates
+from tracksided.checkpoints.naming import provenance_name
 from tracksided.checkpoints.policy import BestBy, Candidate, StepRange
 from tracksided.checkpoints.provenance import (
     Provenance,
     Skipped,
     describes,
-    provenance_path,
-    read_provenance,
 )
+from tracksided.checkpoints.remote.address import RemoteAddress
 from tracksided.checkpoints.selection import Selection, select
 from tracksided.checkpoints.source import SourceRefused
+from tracksided.checkpoints.store import Store
+from tracksided.checkpoints.stores import open_store
 from tracksided.checkpoints.weights import DEFAULT_DECAY, weights
 from tracksided.checkpoints.workers import Alone, Workers
 from tracksided.checkpoints.writing import Task, publish_average
@@ -32,7 +34,7 @@ DEFAULT_DIRECTORY_OUTPUT = "averaged"
 class AverageRequest:
     """What to average, and how."""
 
-    directory: Path
+    directory: Path | RemoteAddress
     output_name: str = DEFAULT_OUTPUT
     """In ``directory``, or a path of its own. Its suffix follows the format; for directories it
     goes without one, and the default is `DEFAULT_DIRECTORY_OUTPUT`."""
@@ -72,7 +74,7 @@ class PlannedSource:
 class Plan:
     """What an averaging would do. Sources are listed from oldest to newest."""
 
-    output: Path
+    output: str
     method: str
     best: BestBy | None
     sources: tuple[PlannedSource, ...]
@@ -93,10 +95,11 @@ def plan_average(request: AverageRequest) -> Plan:
     Raises:
         CheckpointError: nothing can be averaged.
     """
-    with _select(request, {}) as selection:
+    store = open_store(request.directory, request.count)
+    with _select(store, request, {}) as selection:
         chosen = selection.chosen
         return Plan(
-            output=_output_path(request, chosen[-1].checkpoint.format),
+            output=f"{store}/{_output_name(store, request, chosen[-1].checkpoint.format)}",
             method=request.method,
             best=request.best,
             sources=tuple(
@@ -131,14 +134,15 @@ def run_average(
         OutputError: the average cannot be written; the previous one stays.
     """
     started = time.perf_counter()
+    store = open_store(request.directory, request.count)
     refused: dict[Path, str] = {}
     while True:
-        with _select(request, refused) as selection:
-            output = _output_path(request, selection.chosen[-1].checkpoint.format)
-            if request.keep_current and _is_current(request, output, selection):
+        with _select(store, request, refused) as selection:
+            output = _output_name(store, request, selection.chosen[-1].checkpoint.format)
+            if request.keep_current and _is_current(store, request, output, selection):
                 return None
             try:
-                task = _task(request, selection, output, started)
+                task = _task(request, selection, (store, output), started)
                 return publish_average(task, workers or Alone(), progress)
             except SourceRefused as error:
                 if error.path in refused:
@@ -146,23 +150,22 @@ def run_average(
                 refused[error.path] = error.reason
 
 
-def candidates_of(request: AverageRequest) -> tuple[Candidate, ...]:
+def candidates_of(store: Store, request: AverageRequest) -> tuple[Candidate, ...]:
     """List the candidates of one format: that of the first pattern which any matches."""
     # By name, not by provenance alone: that may be unreadable or gone.
     output = PurePath(request.output_name)
     suffixes = {output.suffix, *(suffix for entry in FILE_FORMATS for suffix in entry.suffixes)}
-    outputs = [request.directory / (output.stem + suffix) for suffix in suffixes]
-    outputs.append(_directory_output_path(request))
+    outputs = {output.stem + suffix for suffix in suffixes} | {_directory_output_name(request)}
     for pattern in request.patterns:
-        found = list_candidates(request.directory, (pattern,), outputs)
+        found = list_candidates(store, (pattern,), outputs)
         if found:
             return found
     return ()
 
 
-def _select(request: AverageRequest, refused: dict[Path, str]) -> Selection:
-    candidates = candidates_of(request)
-    selection = select(candidates, request.count, request.steps, refused, request.best)
+def _select(store: Store, request: AverageRequest, refused: dict[Path, str]) -> Selection:
+    candidates = candidates_of(store, request)
+    selection = select(store, candidates, request.count, request.steps, refused, best=request.best)
     needed = min(request.minimum, request.count)
     if len(selection.chosen) < needed:
         selection.close()
@@ -187,20 +190,23 @@ def _weights(request: AverageRequest, selection: Selection) -> tuple[float, ...]
     return weights(request.method, steps, decay=request.decay)
 
 
-def _task(request: AverageRequest, selection: Selection, output: Path, started: float) -> Task:
+def _task(
+    request: AverageRequest, selection: Selection, output: tuple[Store, str], started: float
+) -> Task:
     return Task(
         selection=selection,
         weights=_weights(request, selection),
         method=request.method,
         best=request.best,
-        output=output,
+        store=output[0],
+        output=output[1],
         num_threads=request.num_threads,
         started=started,
     )
 
 
-def _output_path(request: AverageRequest, format_name: str) -> Path:
-    """Place the output; a suffix that belongs to another format is exchanged.
+def _output_name(store: Store, request: AverageRequest, format_name: str) -> str:
+    """Name the output; a suffix that belongs to another format is exchanged.
 
     Raises:
         SettingsError: it would lie elsewhere, take the place of a file that is no average, or be
@@ -214,41 +220,43 @@ def _output_path(request: AverageRequest, format_name: str) -> Path:
         )
     own = next((entry for entry in FILE_FORMATS if entry.name == format_name), None)
     if own is None:
-        path = _directory_output_path(request)
-        if path.name.startswith("checkpoint-"):
+        name = _directory_output_name(request)
+        if name.startswith("checkpoint-"):
             raise SettingsError(
-                f"{path.name!r} as output: the Trainer's rotation deletes what is named "
+                f"{name!r} as output: the Trainer's rotation deletes what is named "
                 "checkpoint-*; use another name"
             )
-        return path
+        return name
     of_name = format_of(name)
     if of_name is not None and of_name.name != own.name:
         name = str(PurePath(name).with_suffix(own.suffixes[0]))
-    path = request.directory / name
     # Under the default name an average of another tool may lie; it is meant to be replaced.
-    is_default = path.stem == PurePath(DEFAULT_OUTPUT).stem
-    taken = next((file for file in (path, provenance_path(path)) if file.exists()), None)
-    if not is_default and taken is not None and read_provenance(path) is None:
+    is_default = PurePath(name).stem == PurePath(DEFAULT_OUTPUT).stem
+    taken = next((file for file in (name, provenance_name(name)) if store.has_file(file)), None)
+    if not is_default and taken is not None and store.provenance_of(name) is None:
         raise SettingsError(
-            f"{name!r} as output: {taken} exists and is no average of trackside; use another name"
+            f"{name!r} as output: {store}/{taken} exists and is no average of trackside; use "
+            "another name"
         )
-    return path
+    return name
 
 
-def _directory_output_path(request: AverageRequest) -> Path:
-    """Place the output that checkpoint directories have."""
+def _directory_output_name(request: AverageRequest) -> str:
+    """Name the output that checkpoint directories have."""
     name = PurePath(request.output_name)
     if name == PurePath(DEFAULT_OUTPUT):
         name = PurePath(DEFAULT_DIRECTORY_OUTPUT)
     elif format_of(name.name) is not None:
         name = name.with_suffix("")
-    return request.directory / name
+    return str(name)
 
 
-def _is_current(request: AverageRequest, output: Path, selection: Selection) -> bool:
-    known = read_provenance(output)
+def _is_current(store: Store, request: AverageRequest, output: str, selection: Selection) -> bool:
+    known = store.provenance_of(output)
     identities = [
         (entry.checkpoint.name, entry.checkpoint.nbytes, entry.checkpoint.mtime_ns)
         for entry in selection.chosen
     ]
-    return known is not None and describes(known, output, request.method, identities)
+    return known is not None and describes(
+        known, (output, store.bytes_of(output)), request.method, identities
+    )

@@ -1,17 +1,14 @@
 """List the files and directories of a place that may be checkpoints."""
 
 import fnmatch
-import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from tracksided.checkpoints.formats.catalog import directory_format_of
 from tracksided.checkpoints.formats.trainer_state import TRAINER_STATE, lacks_state
 from tracksided.checkpoints.naming import is_checkpoint_directory
 from tracksided.checkpoints.policy import Candidate
-from tracksided.checkpoints.provenance import is_own_output
-from tracksided.errors import CheckpointError
+from tracksided.checkpoints.store import Entry, Store
 
 DIRECTORY_MARK = "/"  # at the end of a pattern: directories only
 
@@ -24,7 +21,7 @@ class _Found:
 
 
 def list_candidates(
-    directory: Path, patterns: Sequence[str], outputs: Sequence[Path]
+    store: Store, patterns: Sequence[str], outputs: Collection[str]
 ) -> tuple[Candidate, ...]:
     """List what matches a pattern and is not the work of averaging itself.
 
@@ -32,54 +29,48 @@ def list_candidates(
     named ``checkpoint-N``, or hold weights of a format that is read here.
 
     Args:
-        directory: where to look, not below it.
+        store: where to look, not below it.
         patterns: shell patterns of names.
-        outputs: never candidates, nor are links to them.
+        outputs: names that are never candidates, nor are links to them.
 
     Raises:
-        CheckpointError: the directory cannot be read.
+        CheckpointError: the store cannot be read.
     """
-    try:
-        with os.scandir(directory) as entries:
-            names = [entry.name for entry in entries if not entry.name.startswith(".")]
-    except OSError as error:
-        raise CheckpointError(f"{directory}: cannot be read: {error.strerror}") from error
-    taken = {output.name for output in outputs}
-    inodes = {_inode(output) for output in outputs} - {None}
+    entries = store.entries()
+    taken = {entry.identity for entry in entries if entry.name in outputs}
     found: list[_Found] = []
-    for name in names:
-        path = directory / name
-        try:
-            status = path.stat()
-        except OSError:
-            continue  # rotated away since it was listed
-        is_output = name in taken or (status.st_dev, status.st_ino) in inodes
-        if is_output or not _matches(path, patterns) or is_own_output(path):
+    for entry in entries:
+        if entry.identity in taken or not _matches(entry, patterns):
             continue
-        if path.is_dir():
-            found += _directory(path, status.st_mtime_ns)
+        if _is_own_output(store, entry):
+            continue
+        candidate = Candidate(store.path / entry.name, entry.mtime_ns)
+        if entry.is_directory:
+            found += _directory(store, replace(candidate, is_directory=True))
         else:
-            found.append(_Found(Candidate(path, status.st_mtime_ns)))
+            found.append(_Found(candidate))
     return _with_unfinished(found)
 
 
-def _matches(path: Path, patterns: Sequence[str]) -> bool:
-    is_directory = path.is_dir()
+def _matches(entry: Entry, patterns: Sequence[str]) -> bool:
     return any(
-        fnmatch.fnmatchcase(path.name, pattern.removesuffix(DIRECTORY_MARK))
+        fnmatch.fnmatchcase(entry.name, pattern.removesuffix(DIRECTORY_MARK))
         for pattern in patterns
-        if is_directory or not pattern.endswith(DIRECTORY_MARK)
+        if entry.is_directory or not pattern.endswith(DIRECTORY_MARK)
     )
 
 
-def _directory(path: Path, mtime_ns: int) -> list[_Found]:
-    try:
-        names = frozenset(os.listdir(path))  # noqa: PTH208 - names only
-    except OSError:
-        names = frozenset()  # not readable or gone: opening it says so
-    if not is_checkpoint_directory(path.name) and directory_format_of(names) is None:
+def _is_own_output(store: Store, entry: Entry) -> bool:
+    """Whether it is an average; a directory is one under any name, its provenance moves along."""
+    provenance = store.provenance_of(entry.name)
+    return provenance is not None and (entry.is_directory or provenance.get("output") == entry.name)
+
+
+def _directory(store: Store, candidate: Candidate) -> list[_Found]:
+    name = candidate.path.name
+    names = store.names_in(name)
+    if not is_checkpoint_directory(name) and directory_format_of(names) is None:
         return []
-    candidate = Candidate(path, mtime_ns, is_directory=True)
     return [_Found(candidate, names)]
 
 
@@ -97,11 +88,3 @@ def _with_unfinished(found: Sequence[_Found]) -> tuple[Candidate, ...]:
         else entry.candidate
         for entry in found
     )
-
-
-def _inode(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino

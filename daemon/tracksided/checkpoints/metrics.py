@@ -15,12 +15,14 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePath
+from pathlib import PurePath
 
 from tracksided.checkpoints.formats.base import Checkpoint
 from tracksided.checkpoints.formats.catalog import stated_metrics
 from tracksided.checkpoints.numbers import numbers_in
-from tracksided.checkpoints.source import SourceFile, SourceRefused
+from tracksided.checkpoints.policy import Candidate
+from tracksided.checkpoints.source import SourceRefused
+from tracksided.checkpoints.store import Store
 
 METRICS_FILE = "metrics.json"
 
@@ -31,7 +33,7 @@ _IN_NAME = re.compile(
 )
 
 
-def metric_of(path: Path, checkpoint: Checkpoint, metric: str) -> float:
+def metric_of(store: Store, candidate: Candidate, checkpoint: Checkpoint, metric: str) -> float:
     """Return a metric of a checkpoint that is open.
 
     Raises:
@@ -39,7 +41,8 @@ def metric_of(path: Path, checkpoint: Checkpoint, metric: str) -> float:
             so is damaged.
     """
     names: list[str] = []
-    for stated in _statements(path, checkpoint):
+    path = candidate.path
+    for stated in _statements(store, candidate, checkpoint):
         value = stated.get(metric)
         if value is None:
             names += stated
@@ -50,10 +53,14 @@ def metric_of(path: Path, checkpoint: Checkpoint, metric: str) -> float:
     raise SourceRefused(path, _none(metric, sorted(set(names)), checkpoint.step))
 
 
-def _statements(path: Path, checkpoint: Checkpoint) -> Iterator[Mapping[str, float]]:
-    own = path / METRICS_FILE if path.is_dir() else path.with_suffix(".json")
-    yield _numbers(_read(path, own))
-    by_name = _read(path, path.with_name(METRICS_FILE))
+def _statements(
+    store: Store, candidate: Candidate, checkpoint: Checkpoint
+) -> Iterator[Mapping[str, float]]:
+    path = candidate.path
+    inside = f"{path.name}/{METRICS_FILE}"
+    own = inside if candidate.is_directory else path.with_suffix(".json").name
+    yield _numbers(_read(store, candidate, own))
+    by_name = _read(store, candidate, METRICS_FILE)
     for name in (path.name, path.stem):
         yield _numbers(by_name.get(name))
     yield stated_metrics(checkpoint)
@@ -70,12 +77,13 @@ def _numbers(content: object) -> dict[str, float]:
     return numbers_in(content) | numbers_in(inner)
 
 
-def _read(path: Path, beside: Path) -> Mapping[str, object]:
+def _read(store: Store, candidate: Candidate, beside: str) -> Mapping[str, object]:
     """Read a JSON object; where there is no file, there are no metrics."""
-    if not beside.exists():
+    if not store.has_file(beside):
         return {}
+    path = candidate.path
     try:
-        source = SourceFile(beside)
+        source = store.open_file(beside)
         try:
             if source.nbytes > _MAX_BYTES:
                 raise source.refusal(f"{source.nbytes} bytes, more than the {_MAX_BYTES} read")
@@ -85,7 +93,7 @@ def _read(path: Path, beside: Path) -> Mapping[str, object]:
     except SourceRefused as error:
         raise SourceRefused(path, str(error)) from error
     except (ValueError, RecursionError) as error:
-        raise SourceRefused(path, f"{beside.name} is not sane JSON: {error}") from error
+        raise SourceRefused(path, f"{PurePath(beside).name} is not sane JSON: {error}") from error
     return parsed if isinstance(parsed, dict) else {}
 
 

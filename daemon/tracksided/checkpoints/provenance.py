@@ -108,11 +108,11 @@ def is_own_output(path: Path) -> bool:
 
 def describes(
     provenance: Mapping[str, object],
-    output: Path,
+    output: tuple[str, int | None],
     method: str,
     sources: Sequence[tuple[str, int, int]],
 ) -> bool:
-    """Whether the output at hand is already made of exactly these (name, bytes, mtime_ns)."""
+    """Whether an output (name, bytes) is already made of exactly these (name, bytes, mtime_ns)."""
     listed = provenance.get("sources")
     if not isinstance(listed, list) or provenance.get("method") != method:
         return False
@@ -121,16 +121,16 @@ def describes(
         for entry in listed
         if isinstance(entry, dict)
     ]
-    try:
-        nbytes = _nbytes(output)
-    except OSError:
-        return False
-    is_intact = provenance.get("output") == output.name and provenance.get("output_bytes") == nbytes
+    is_intact = (provenance.get("output"), provenance.get("output_bytes")) == output
     return is_intact and known == list(sources)
 
 
-def _nbytes(output: Path) -> int:
-    """Bytes of a file, or of all files of a directory but the provenance."""
+def output_bytes(output: Path) -> int:
+    """Return the bytes of a file, or of all files of a directory but the provenance.
+
+    Raises:
+        OSError: it is not there.
+    """
     if not output.is_dir():
         return output.stat().st_size
     with os.scandir(output) as entries:

@@ -37,7 +37,7 @@ class Publication:
         """
         self.path = path
         self.temporary = path.with_name(temporary_name(path.name))
-        self._like = like
+        self.like = like
         self._is_committed = False
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
@@ -73,7 +73,7 @@ class Publication:
 
     def take_mode(self) -> None:
         """Give the file the mode that it shall have; see `commit_together`."""
-        take_owner_and_mode(self.descriptor, self._like)
+        take_owner_and_mode(self.descriptor, self.like)
 
     def take_name(self) -> None:
         """Give the file its name; see `commit_together`."""

@@ -42,7 +42,7 @@ class DirectoryPublication:
         self.targets: tuple[FileTarget, ...] = ()
         self.paths = tuple(self.temporary / file.name for file in files)
         self._like = like
-        self._likes: list[os.stat_result] = []  # of each target
+        self.likes: list[os.stat_result] = []  # of each target
         self._is_committed = False
         try:
             self.temporary.mkdir(0o700)
@@ -68,7 +68,7 @@ class DirectoryPublication:
         descriptor = os.open(file.name, flags, 0o600, dir_fd=self._directory)
         target = FileTarget(descriptor)
         self.targets = (*self.targets, target)
-        self._likes.append(file.like)
+        self.likes.append(file.like)
         take_owner_and_mode(descriptor, file.like, besides=WRITABLE)
         if file.nbytes:
             os.posix_fallocate(descriptor, 0, file.nbytes)
@@ -82,7 +82,7 @@ class DirectoryPublication:
 
     def commit(self) -> None:
         """Sync, give the directory its name, and remove the one that had it."""
-        for target, like in zip(self.targets, self._likes, strict=True):
+        for target, like in zip(self.targets, self.likes, strict=True):
             take_owner_and_mode(target.descriptor, like)
         self.sync()
         take_owner_and_mode(self._directory, self._like)

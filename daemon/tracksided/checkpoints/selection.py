@@ -22,6 +22,7 @@ from tracksided.checkpoints.policy import (
 )
 from tracksided.checkpoints.provenance import Skipped
 from tracksided.checkpoints.source import SourceDirectory, SourceFile, SourceRefused
+from tracksided.checkpoints.store import Store
 from tracksided.errors import CheckpointRefused
 
 
@@ -73,15 +74,18 @@ class Selection:
 
 
 def select(
+    store: Store,
     candidates: Sequence[Candidate],
     count: int,
     steps: StepRange,
     refused: Mapping[Path, str],
+    *,
     best: BestBy | None = None,
 ) -> Selection:
     """Open the newest or best ``count`` checkpoints that are complete and fit together.
 
     Args:
+        store: where they are.
         candidates: as `tracksided.checkpoints.listing` finds them.
         count: how many at most.
         steps: which are wanted.
@@ -92,12 +96,12 @@ def select(
     try:
         usable = [candidate for candidate in candidates if candidate.path not in refused]
         selection.skipped += [Skipped(path.name, reason) for path, reason in refused.items()]
-        ordered = newest_first(_with_content_steps(usable, selection.skipped))
+        ordered = newest_first(_with_content_steps(store, usable, selection.skipped))
         wanted = [candidate for candidate in ordered if steps.holds(step_of(candidate))]
-        for candidate, metric in _ranked(wanted, best, selection.skipped):
+        for candidate, metric in _ranked(store, wanted, best, selection.skipped):
             if len(selection.chosen) == count:
                 break
-            _take(candidate, metric, selection)
+            _take(store, candidate, metric, selection)
         newness = {candidate.path: -place for place, candidate in enumerate(ordered)}
         selection.chosen.sort(key=lambda chosen: newness[chosen.source.path])
         selection.keep_only_sources()
@@ -107,7 +111,9 @@ def select(
     return selection
 
 
-def _with_content_steps(candidates: Sequence[Candidate], skipped: list[Skipped]) -> list[Candidate]:
+def _with_content_steps(
+    store: Store, candidates: Sequence[Candidate], skipped: list[Skipped]
+) -> list[Candidate]:
     """Look for steps inside of those whose names state none."""
     known: list[Candidate] = []
     for candidate in candidates:
@@ -115,7 +121,7 @@ def _with_content_steps(candidates: Sequence[Candidate], skipped: list[Skipped])
             known.append(candidate)
             continue
         try:
-            source = _open(candidate)
+            source = _open(store, candidate)
             try:
                 step = describe(source).step
             finally:
@@ -128,7 +134,10 @@ def _with_content_steps(candidates: Sequence[Candidate], skipped: list[Skipped])
 
 
 def _ranked(
-    candidates: Sequence[Candidate], best: BestBy | None, skipped: list[Skipped]
+    store: Store,
+    candidates: Sequence[Candidate],
+    best: BestBy | None,
+    skipped: list[Skipped],
 ) -> list[tuple[Candidate, float | None]]:
     """Put those first that are wanted first, and note which do not state the metric."""
     if best is None:
@@ -136,9 +145,9 @@ def _ranked(
     scored: list[tuple[Candidate, float]] = []
     for candidate in candidates:
         try:
-            source = _open(candidate)
+            source = _open(store, candidate)
             try:
-                value = metric_of(candidate.path, describe(source), best.metric)
+                value = metric_of(store, candidate, describe(source), best.metric)
             finally:
                 source.close()
         except CheckpointRefused as error:
@@ -148,11 +157,11 @@ def _ranked(
     return list(best.rank(scored))
 
 
-def _take(candidate: Candidate, metric: float | None, selection: Selection) -> None:
+def _take(store: Store, candidate: Candidate, metric: float | None, selection: Selection) -> None:
     """Open one candidate and add it to the selection, or note why not."""
     path = candidate.path
     try:
-        source = _open(candidate)
+        source = _open(store, candidate)
     except CheckpointRefused as error:
         selection.skipped.append(Skipped(path.name, _reason(error, path)))
         return
@@ -184,7 +193,7 @@ def _unfit(checkpoint: Checkpoint, selection: Selection) -> str | None:
     return None
 
 
-def _open(candidate: Candidate) -> SourceFile | SourceDirectory:
+def _open(store: Store, candidate: Candidate) -> SourceFile | SourceDirectory:
     """Open a candidate.
 
     Raises:
@@ -192,8 +201,8 @@ def _open(candidate: Candidate) -> SourceFile | SourceDirectory:
     """
     if candidate.unfinished is not None:
         raise SourceRefused(candidate.path, candidate.unfinished)
-    path = candidate.path
-    return SourceDirectory(path) if candidate.is_directory else SourceFile(path)
+    name = candidate.path.name
+    return store.open_directory(name) if candidate.is_directory else store.open_file(name)
 
 
 def _reason(error: CheckpointRefused, path: Path) -> str:

@@ -27,10 +27,12 @@ class SourceRefused(CheckpointRefused):
 class FileIdentity:
     """What tells one state of a file from another without reading it."""
 
-    device: int
-    inode: int
+    device: int | str
+    inode: int | str
     nbytes: int
     mtime_ns: int
+    version: str = ""
+    """ETag of an object in a store; empty for files, whose inode says it."""
 
     @classmethod
     def of(cls, status: os.stat_result) -> Self:
@@ -153,11 +155,19 @@ class SourceWindow(SourceFile):
         """Position of the part's first byte in the file."""
         return self._whole.begins_at + self._start
 
+    def read(self, offset: int, nbytes: int) -> bytes:
+        """Read exactly ``nbytes`` at ``offset`` of the part; see `SourceFile.read`."""
+        self._require_inside(offset, nbytes)
+        return self._whole.read(self._start + offset, nbytes)
+
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill ``buffer`` from ``offset`` of the part; see `SourceFile.read_into`."""
-        if offset < 0 or offset + len(buffer) > self._nbytes:
-            raise self.refusal(f"ends at byte {self._nbytes}, {offset + len(buffer)} are needed")
+        self._require_inside(offset, len(buffer))
         self._whole.read_into(buffer, self._start + offset)
+
+    def _require_inside(self, offset: int, nbytes: int) -> None:
+        if offset < 0 or offset + nbytes > self._nbytes:
+            raise self.refusal(f"ends at byte {self._nbytes}, {offset + nbytes} are needed")
 
     def require_unchanged(self) -> None:
         """Refuse the file around it if it was written to."""

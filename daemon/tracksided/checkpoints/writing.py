@@ -1,7 +1,6 @@
 """Write the average of chosen checkpoints, read it back, and publish it with its provenance."""
 
 import datetime as dt
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,18 +13,15 @@ from tracksided.checkpoints.content import content_digest
 from tracksided.checkpoints.formats.base import (
     Checkpoint,
     CheckpointFormat,
-    OutputFile,
     OutputLayout,
 )
 from tracksided.checkpoints.formats.catalog import describe_as, format_named
-from tracksided.checkpoints.naming import DIRECTORY_PROVENANCE, provenance_name
 from tracksided.checkpoints.policy import BestBy
-from tracksided.checkpoints.provenance import Provenance, SourceRecord, is_own_output
-from tracksided.checkpoints.publish import Publication, commit_together, encode_json, sweep
-from tracksided.checkpoints.publish_directory import DirectoryPublication
+from tracksided.checkpoints.provenance import Provenance, SourceRecord
 from tracksided.checkpoints.selection import Selection
 from tracksided.checkpoints.shares import Averaged, conclude
 from tracksided.checkpoints.source import SourceDirectory, SourceFile
+from tracksided.checkpoints.store import Store
 from tracksided.checkpoints.workers import Work, Workers
 from tracksided.checkpoints.writeback import Target
 from tracksided.errors import CheckpointRefused, OutputError
@@ -43,7 +39,10 @@ class Task:
     best: BestBy | None
     """What the selection was chosen by, where that was a metric."""
 
-    output: Path
+    store: Store
+    output: str
+    """Its name in the store."""
+
     num_threads: int
     started: float
     """`time.perf_counter` when the work began."""
@@ -61,53 +60,27 @@ def publish_average(task: Task, workers: Workers, progress: Progress | None) -> 
     checkpoint_format = format_named(checkpoints[-1].format)
     layout = checkpoint_format.layout(checkpoints[-1])
     averaging = Averaging(checkpoints, task.weights)
-    sweep(task.output.parent)
-    like = checkpoints[-1].sources[0].status
-    with _open_publication(task.output, layout) as publication:
+    task.store.sweep()
+    with task.store.prepare(task.output, layout) as output:
         work = Work(
             averaging=averaging,
             places=layout.records,
-            targets=publication.targets,
-            paths=publication.paths,
-            num_threads=task.num_threads,
+            targets=output.targets,
+            paths=output.paths,
+            # What cannot be read back is sent as it is written, from front to back.
+            num_threads=task.num_threads if output.paths else 1,
         )
-        _write_around(layout, publication.targets)
+        _write_around(layout, output.targets)
         crcs = workers.write(work, progress)
         averaged = conclude(checkpoints, averaging.jobs, crcs)
-        _seal(checkpoint_format, checkpoints[-1], averaged, publication.targets)
-        publication.sync()
+        _seal(checkpoint_format, checkpoints[-1], averaged, output.targets)
+        output.sync()
         workers.read_back(work, crcs)
-        digest = _digest_of(publication.temporary, work, checkpoints[-1].format, averaged)
+        digest = _digest_of(output.whole, work, averaged)
         _require_copied_unchanged(layout)
         provenance = _provenance(task, averaged, layout, (digest, workers.count))
-        _commit(publication, encode_json(provenance.to_json()), like)
+        output.commit(provenance.to_json())
     return provenance
-
-
-def _open_publication(output: Path, layout: OutputLayout) -> Publication | DirectoryPublication:
-    if layout.directory_like is None:
-        return Publication(output, layout.nbytes, layout.files[0].like)
-    is_foreign = output.is_symlink() or (output.exists() and not is_own_output(output))
-    if is_foreign:
-        raise OutputError(
-            f"{output}: exists and is no average of trackside; move it, or choose another name"
-        )
-    return DirectoryPublication(output, layout.files, layout.directory_like)
-
-
-def _commit(
-    publication: Publication | DirectoryPublication, provenance: bytes, like: os.stat_result
-) -> None:
-    """Publish the average together with its provenance."""
-    if isinstance(publication, DirectoryPublication):
-        file = OutputFile(DIRECTORY_PROVENANCE, len(provenance), like)
-        publication.add(file).write(provenance, 0)
-        publication.commit()
-        return
-    path = publication.path.with_name(provenance_name(publication.path.name))
-    with Publication(path, len(provenance), like) as beside:
-        beside.targets[0].write(provenance, 0)
-        commit_together((publication, beside))
 
 
 def _write_around(layout: OutputLayout, targets: Sequence[Target]) -> None:
@@ -142,17 +115,21 @@ def _require_copied_unchanged(layout: OutputLayout) -> None:
             source.require_unchanged()
 
 
-def _digest_of(path: Path, work: Work, format_name: str, averaged: Averaged) -> str:
+def _digest_of(path: Path | None, work: Work, averaged: Averaged) -> str:
     """Read the output's structure as any reader would, and digest what it leads to.
 
-    Its tensors must lie where they were written, and were read back already.
+    Its tensors must lie where they were written, and were read back already. What cannot be read
+    yet is like the template.
 
     Raises:
         OutputError: it is not sane.
     """
+    template = work.averaging.checkpoints[-1]
+    if path is None:
+        return content_digest(template, averaged.output)
     source = SourceDirectory(path) if path.is_dir() else SourceFile(path)
     try:
-        written = describe_as(format_name, source)
+        written = describe_as(template.format, source)
         for key, record in written.records.items():
             place = work.places[key]
             found = (record.source.path.name, record.source.begins_at + record.offset)
@@ -186,7 +163,7 @@ def _provenance(
     )
     now = dt.datetime.now(tz=dt.UTC)
     return Provenance(
-        output=task.output.name,
+        output=task.output,
         output_bytes=layout.nbytes,
         output_digest=digest,
         format=chosen[-1].checkpoint.format,

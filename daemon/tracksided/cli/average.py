@@ -33,6 +33,8 @@ from tracksided.checkpoints.job import (
 )
 from tracksided.checkpoints.policy import BestBy, StepRange
 from tracksided.checkpoints.provenance import Provenance, Skipped, SourceRecord
+from tracksided.checkpoints.remote.address import RemoteAddress
+from tracksided.checkpoints.stores import open_store
 from tracksided.checkpoints.weights import DEFAULT_DECAY, METHODS
 from tracksided.checkpoints.workers import Workers
 from tracksided.errors import RankLost, SettingsError, TracksidedError
@@ -42,15 +44,30 @@ DEFAULT_PATTERN = "*.pt"
 PATTERNS = ("checkpoint-*/", DEFAULT_PATTERN, "*.safetensors", "*.ckpt", "*.pth", "*/")
 
 
+class _Place(click.ParamType[Path | RemoteAddress]):
+    """A directory, or the URL of a prefix that is used like one."""
+
+    name = "directory"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Path | RemoteAddress:
+        """Tell them apart."""
+        try:
+            return RemoteAddress.parse(str(value)) or Path(str(value))
+        except SettingsError as error:
+            self.fail(str(error), param, ctx)
+
+
 @click.command(name="average", context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("directory", required=False, type=click.Path(path_type=Path))
+@click.argument("directory", required=False, type=_Place())
 @click.option(
     "--checkpoint-dir",
     "--checkpoint_dir",
-    default=Path("checkpoints"),
-    type=click.Path(path_type=Path),
+    default="checkpoints",
+    type=_Place(),
     show_default="./checkpoints",
-    help="Directory that holds the checkpoints; the same as DIRECTORY.",
+    help="Directory, s3:// or gs:// URL that holds the checkpoints; the same as DIRECTORY.",
 )
 @click.option(
     "--num-checkpoints",
@@ -91,8 +108,8 @@ PATTERNS = ("checkpoint-*/", DEFAULT_PATTERN, "*.safetensors", "*.ckpt", "*.pth"
 @click.pass_obj
 def command(  # noqa: PLR0917 - click passes everything by keyword
     workers: Workers | None,
-    directory: Path | None,
-    checkpoint_dir: Path,
+    directory: Path | RemoteAddress | None,
+    checkpoint_dir: Path | RemoteAddress,
     num_checkpoints: int,
     output_name: str,
     pattern: str | None,
@@ -106,7 +123,7 @@ def command(  # noqa: PLR0917 - click passes everything by keyword
     dry_run: bool,  # noqa: FBT001 - click passes everything by keyword
     as_json: bool,  # noqa: FBT001 - click passes everything by keyword
 ) -> None:
-    """Average the newest, or best, checkpoints of DIRECTORY into one.
+    """Average the newest, or best, checkpoints of DIRECTORY, or of a URL, into one.
 
     Reads .pt, .pth and .ckpt of torch.save, .safetensors, and directories of Hugging Face and
     torch.distributed.checkpoint.
@@ -123,6 +140,8 @@ def command(  # noqa: PLR0917 - click passes everything by keyword
         best=_best_by(best, mode),
     )
     allow_many_files()
+    if workers is not None and isinstance(request.directory, RemoteAddress):
+        _fail(f"{request.directory}: ranks share a directory; use `trackside average` for a URL")
     try:
         _say_pattern(request)
         if dry_run:
@@ -152,7 +171,7 @@ def _fail(message: str) -> NoReturn:
 
 def _say_pattern(request: AverageRequest) -> None:
     """Say so where another pattern than the default one is used."""
-    found = candidates_of(request)
+    found = candidates_of(open_store(request.directory, request.count), request)
     if len(request.patterns) == 1 or not found or found[0].path.suffix == ".pt":
         return
     newest = found[0]
@@ -201,7 +220,7 @@ def _show_result(provenance: Provenance, request: AverageRequest, *, as_json: bo
         click.echo(json.dumps(provenance.to_json(), indent=2))
         return
     _show_skipped(provenance.skipped)
-    output = request.directory / Path(request.output_name).with_name(provenance.output)
+    output = f"{request.directory}/{provenance.output}"
     click.echo(
         f"averaged {len(provenance.sources)} checkpoints ({provenance.method}) into {output} "
         f"in {provenance.seconds:.1f} s{_ranks(provenance)}:"

@@ -64,4 +64,5 @@ def group(*, verbose: bool) -> None:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     # Drawing a font for the first time is no news to the user.
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)
+    for library in ("matplotlib", "aiobotocore", "botocore", "gcsfs", "google"):
+        logging.getLogger(library).setLevel(logging.WARNING)

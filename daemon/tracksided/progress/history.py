@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tracksided.checkpoints.listing import list_candidates
+from tracksided.checkpoints.local_store import LocalStore
 from tracksided.checkpoints.policy import Candidate
 from tracksided.errors import CheckpointError, ObservationError, ReportError
 from tracksided.observations import AttentionObservation, observe
@@ -263,7 +264,7 @@ def _newest_checkpoint(directories: Json) -> Candidate | None:
     found: list[Candidate] = []
     for directory in directories if isinstance(directories, list) else ():
         try:
-            found += list_candidates(Path(str(directory)), CHECKPOINT_PATTERNS, ())
+            found += list_candidates(LocalStore(Path(str(directory))), CHECKPOINT_PATTERNS, ())
         except CheckpointError:
             continue  # it lies on another machine, or is gone
     return max(found, key=lambda candidate: candidate.mtime_ns, default=None)

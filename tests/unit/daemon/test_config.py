@@ -33,6 +33,10 @@ def test_later_document_wins_key_by_key() -> None:
         ({"workers": {"count": True}}, "count is True, expected int"),
         ({"workers": {"count": 0}}, "workers.count is 0, expected a number above 0"),
         ({"checkpoints": {"directories": "a"}}, "expected a list of strings"),
+        (
+            {"checkpoints": {"directories": ["s3://b/x"]}},
+            "'s3://b/x': the daemon watches directories",
+        ),
         ({"checkpoints": {"last": 2}}, "nothing would ever be averaged"),
     ],
 )

@@ -123,6 +123,9 @@ class OutputLayout:
     dropped: tuple[str, ...] = ()
     """Entries of the template that the output leaves out, such as the optimizer's."""
 
+    is_in_order: bool = False
+    """Whether each file can be written from front to back, because nothing has to be sealed."""
+
     @property
     def nbytes(self) -> int:
         """Bytes of all files."""

@@ -120,9 +120,11 @@ class HuggingFace:
         files: list[OutputFile] = []
         places: dict[str, Place] = {}
         dropped: list[str] = []
+        is_in_order = True
         for number, part in enumerate(kept.parts):
             layout = part.format.layout(part.content)
             files.append(replace(layout.files[0], name=part.name))
+            is_in_order = is_in_order and layout.is_in_order
             dropped += [f"{part.name}: {entry}" for entry in layout.dropped]
             for key, place in layout.records.items():
                 places[_record_key(part, key)] = replace(place, file=number)
@@ -130,7 +132,13 @@ class HuggingFace:
             OutputFile(source.path.name, source.nbytes, source.status, copied=((0, source),))
             for source in kept.copied
         ]
-        return OutputLayout(tuple(files), places, kept.directory_status, (*dropped, *kept.left_out))
+        return OutputLayout(
+            files=tuple(files),
+            records=places,
+            directory_like=kept.directory_status,
+            dropped=(*dropped, *kept.left_out),
+            is_in_order=is_in_order,
+        )
 
     def seal(self, template: Checkpoint, crcs: Mapping[str, int]) -> tuple[Patch, ...]:
         """Seal every file of weights as its own format does."""

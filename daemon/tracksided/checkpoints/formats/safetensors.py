@@ -99,6 +99,7 @@ class Safetensors:
         return OutputLayout(
             files=(file,),
             records={key: Place(0, record.offset) for key, record in template.records.items()},
+            is_in_order=True,
         )
 
     def seal(self, template: Checkpoint, crcs: Mapping[str, int]) -> tuple[Patch, ...]:

@@ -1,0 +1,152 @@
+"""Checkpoints in a directory of a mounted file system, and the average published there."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tracksided.checkpoints.formats.base import OutputFile, OutputLayout
+from tracksided.checkpoints.naming import DIRECTORY_PROVENANCE, provenance_name
+from tracksided.checkpoints.provenance import is_own_output, output_bytes, read_provenance
+from tracksided.checkpoints.publish import Publication, commit_together, encode_json, sweep
+from tracksided.checkpoints.publish_directory import DirectoryPublication
+from tracksided.checkpoints.source import SourceDirectory, SourceFile
+from tracksided.checkpoints.store import Entry, Unpublished
+from tracksided.errors import CheckpointError, OutputError
+
+
+class LocalStore:
+    """`Store` of a directory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def entries(self) -> tuple[Entry, ...]:
+        """Stat everything in it, following links."""
+        try:
+            with os.scandir(self.path) as entries:
+                names = [entry.name for entry in entries if not entry.name.startswith(".")]
+        except OSError as error:
+            raise CheckpointError(f"{self.path}: cannot be read: {error.strerror}") from error
+        found: list[Entry] = []
+        for name in names:
+            path = self.path / name
+            try:
+                status = path.stat()
+            except OSError:
+                continue  # rotated away since it was listed
+            identity = (status.st_dev, status.st_ino)
+            found.append(Entry(name, path.is_dir(), status.st_mtime_ns, identity))
+        return tuple(found)
+
+    def names_in(self, name: str) -> frozenset[str]:
+        """List a directory; not readable or gone: opening it says so."""
+        try:
+            return frozenset(os.listdir(self.path / name))  # noqa: PTH208 - names only
+        except OSError:
+            return frozenset()
+
+    def has_file(self, name: str) -> bool:
+        """Whether something of that name is there."""
+        return (self.path / name).exists()
+
+    def open_file(self, name: str) -> SourceFile:
+        """Open a file of it."""
+        return SourceFile(self.path / name)
+
+    def open_directory(self, name: str) -> SourceDirectory:
+        """Open a directory of it."""
+        return SourceDirectory(self.path / name)
+
+    def provenance_of(self, output: str) -> Mapping[str, object] | None:
+        """Read the JSON file beside a file, or in a directory."""
+        return read_provenance(self.path / output)
+
+    def bytes_of(self, output: str) -> int | None:
+        """Stat it."""
+        try:
+            return output_bytes(self.path / output)
+        except OSError:
+            return None
+
+    def sweep(self) -> None:
+        """Remove temporary outputs whose writers are gone."""
+        sweep(self.path)
+
+    def prepare(self, output: str, layout: OutputLayout) -> Unpublished:
+        """Allocate it under a temporary name."""
+        path = self.path / output
+        if layout.directory_like is None:
+            return _LocalFile(Publication(path, layout.nbytes, layout.files[0].like))
+        if path.is_symlink() or (path.exists() and not is_own_output(path)):
+            raise OutputError(
+                f"{path}: exists and is no average of trackside; move it, or choose another name"
+            )
+        return _LocalDirectory(DirectoryPublication(path, layout.files, layout.directory_like))
+
+
+class _LocalFile:
+    """A file, and its provenance beside it."""
+
+    def __init__(self, publication: Publication) -> None:
+        self._publication = publication
+        self.targets = publication.targets
+        self.paths = publication.paths
+        self.whole = publication.temporary
+
+    def sync(self) -> None:
+        self._publication.sync()
+
+    def commit(self, provenance: Mapping[str, object]) -> None:
+        encoded, path = encode_json(provenance), self._publication.path
+        beside = path.with_name(provenance_name(path.name))
+        with Publication(beside, len(encoded), self._publication.like) as other:
+            other.targets[0].write(encoded, 0)
+            commit_together((self._publication, other))
+
+    def __enter__(self) -> Self:
+        self._publication.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._publication.__exit__(kind, error, trace)
+
+
+class _LocalDirectory:
+    """A directory with its provenance in it."""
+
+    def __init__(self, publication: DirectoryPublication) -> None:
+        self._publication = publication
+        self.targets = publication.targets
+        self.paths = publication.paths
+        self.whole = publication.temporary
+
+    def sync(self) -> None:
+        self._publication.sync()
+
+    def commit(self, provenance: Mapping[str, object]) -> None:
+        encoded = encode_json(provenance)
+        file = OutputFile(DIRECTORY_PROVENANCE, len(encoded), self._publication.likes[0])
+        self._publication.add(file).write(encoded, 0)
+        self._publication.commit()
+
+    def __enter__(self) -> Self:
+        self._publication.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._publication.__exit__(kind, error, trace)

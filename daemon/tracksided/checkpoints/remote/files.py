@@ -1,0 +1,169 @@
+"""Objects in a bucket: list, look at, read ranges, upload, remove. The only user of fsspec."""
+
+import asyncio
+import contextlib
+import datetime as dt
+import importlib
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from fsspec import filesystem
+from fsspec.asyn import AsyncFileSystem
+
+from tracksided.checkpoints.remote.address import SCHEMES, RemoteAddress
+from tracksided.errors import SettingsError, TracksidedError
+
+
+class RemoteFailure(TracksidedError):
+    """The store cannot be reached, or refuses; the message names the object."""
+
+    def __init__(self, reason: str, *, is_missing: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.is_missing = is_missing
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteEntry:
+    """An object, or a prefix that is used like a directory."""
+
+    path: str
+    """Bucket and key."""
+
+    is_directory: bool
+    nbytes: int
+    mtime_ns: int
+    etag: str
+    """Changes with the content; empty for a directory."""
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.path.rpartition("/")[2]
+
+
+class Upload(Protocol):
+    """An object that is uploaded in parts, and appears at `commit`."""
+
+    closed: bool
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Append; sends a part where enough has come together."""
+
+    def close(self) -> None:
+        """Send what is left."""
+
+    def commit(self) -> None:
+        """Make the object visible."""
+
+    def discard(self) -> None:
+        """Forget the parts."""
+
+
+class RemoteFiles:
+    """One kind of object store. Any thread may call it."""
+
+    def __init__(self, scheme: str) -> None:
+        """Load the package for it; connects at the first request.
+
+        Raises:
+            SettingsError: the package is not installed.
+        """
+        self._scheme = SCHEMES[scheme]
+        self.scheme = scheme
+        try:
+            # Listings are kept by who asked for them, for one averaging.
+            store = filesystem(scheme, use_listings_cache=False)
+            others = _classes(self._scheme.errors)
+        except ImportError as error:
+            raise SettingsError(
+                f"{scheme}:// needs the package {self._scheme.module}; install it with\n"
+                f"    pip install 'trackside[daemon,{self._scheme.extra}]'"
+            ) from error
+        if not isinstance(store, AsyncFileSystem):
+            raise TypeError(f"{self._scheme.module} has no asynchronous interface")
+        self._store = store
+        self._errors: tuple[type[Exception], ...] = (OSError, *others)
+
+    def url(self, path: str) -> str:
+        """Return the URL of an object, for messages."""
+        return str(RemoteAddress(self.scheme, path))
+
+    def list(self, path: str) -> tuple[RemoteEntry, ...]:
+        """List what lies directly below a path; raises RemoteFailure."""
+        with self.reached():
+            found = self._store.ls(path, detail=True)
+        entries = [_entry(info) for info in found]
+        return tuple(entry for entry in entries if entry.name and entry.path != path)
+
+    def look(self, path: str) -> RemoteEntry:
+        """Look at an object as it is now; raises RemoteFailure."""
+        with self.reached():
+            return _entry(self._store.info(path))
+
+    def fetch(self, path: str, start: int, stop: int) -> Future[bytes]:
+        """Begin to read a range; use the result inside `reached`."""
+        read = self._store._cat_file(path, start=start, end=stop)  # noqa: SLF001 - its async form
+        return asyncio.run_coroutine_threadsafe(read, self._store.loop)
+
+    def upload(self, path: str, part_bytes: int) -> Upload:
+        """Begin an upload; raises RemoteFailure."""
+        with self.reached():
+            opened: Upload = self._store.open(path, "wb", block_size=part_bytes, autocommit=False)
+            return opened
+
+    def put(self, path: str, content: bytes) -> None:
+        """Write a small object at once; raises RemoteFailure."""
+        with self.reached():
+            self._store.pipe_file(path, content)
+
+    def remove(self, path: str) -> None:
+        """Remove an object; raises RemoteFailure."""
+        with self.reached():
+            self._store.rm_file(path)
+
+    @contextlib.contextmanager
+    def reached(self) -> Iterator[None]:
+        """Turn what the store's library raises into RemoteFailure."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise RemoteFailure("does not exist", is_missing=True) from error
+        except PermissionError as error:
+            raise RemoteFailure(
+                f"access denied: {_text(error)}; check {self._scheme.credentials}"
+            ) from error
+        except self._errors as error:
+            hint = f"; check {self._scheme.credentials}" if _is_about_credentials(error) else ""
+            raise RemoteFailure(_text(error) + hint) from error
+
+
+def _classes(names: tuple[tuple[str, str], ...]) -> tuple[type[Exception], ...]:
+    return tuple(getattr(importlib.import_module(module), name) for module, name in names)
+
+
+def _entry(info: Mapping[str, Any]) -> RemoteEntry:
+    """Read what s3fs and gcsfs say of an object; they name some things differently."""
+    modified = info.get("LastModified") or info.get("mtime")
+    mtime_ns = 0
+    if isinstance(modified, dt.datetime):
+        mtime_ns = int(modified.timestamp() * 1000) * 1_000_000  # stores tell milliseconds
+    return RemoteEntry(
+        path=str(info["name"]).strip("/"),
+        is_directory=info["type"] == "directory",
+        nbytes=int(info.get("size") or 0),
+        mtime_ns=mtime_ns,
+        etag=str(info.get("ETag") or info.get("etag") or "").strip('"'),
+    )
+
+
+def _text(error: Exception) -> str:
+    """Return the first line of a message, with its class where that is empty."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _is_about_credentials(error: Exception) -> bool:
+    return "credential" in f"{type(error).__name__} {error}".lower()

@@ -1,0 +1,278 @@
+"""Publish an average in an object store, which has no rename.
+
+Objects are uploaded in parts that nobody sees. When all are there they are made visible, one
+right after the other, and last the JSON file, which lists every object with size and ETag. An
+average is whole where all of them match: `is_whole`.
+"""
+
+import contextlib
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tracksided.checkpoints.arithmetic import BLOCK_BYTES
+from tracksided.checkpoints.formats.base import OutputFile, OutputLayout
+from tracksided.checkpoints.naming import DIRECTORY_PROVENANCE, provenance_name
+from tracksided.checkpoints.publish import encode_json
+from tracksided.checkpoints.publish_directory import DirectoryPublication
+from tracksided.checkpoints.remote.files import RemoteEntry, RemoteFailure, RemoteFiles
+from tracksided.checkpoints.source import SourceFile
+from tracksided.checkpoints.writeback import Target
+from tracksided.errors import OutputError
+
+logger = logging.getLogger(__name__)
+
+OBJECTS = "objects"  # key of the list in the JSON file
+SPOOL = "trackside-spool"
+
+_MAX_PARTS = 9000  # S3 takes 10,000
+_PART_BYTES = 8 << 20  # S3 takes no less than 5 MiB; each is held in memory twice
+_PART_STEP = 1 << 20  # Google wants multiples of 256 KiB
+
+
+class UploadTarget:
+    """An object of an output, written from front to back. One thread writes."""
+
+    def __init__(self, files: RemoteFiles, path: str, nbytes: int) -> None:
+        """Begin the upload; raises OutputError."""
+        self.path = path
+        self._files = files
+        self._nbytes = nbytes
+        self._position = 0
+        with self._uploading():
+            self._upload = files.upload(path, part_bytes(nbytes))
+        if nbytes == 0:
+            self._close()
+
+    def write(self, content: bytes | memoryview, offset: int) -> None:
+        """Append; raises OutputError."""
+        if offset != self._position:
+            raise ValueError(f"written at {offset} while {self._position} is next")
+        with self._uploading():
+            self._upload.write(content)
+        self._position += len(content)
+        if self._position == self._nbytes:
+            self._close()
+
+    def begin_writeback(self, offset: int, nbytes: int) -> None:
+        """Nothing to do: parts are sent as they fill."""
+
+    def sync(self) -> None:
+        """Nothing to do: what is not sent is sent by the last write."""
+
+    def commit(self) -> RemoteEntry:
+        """Make the object visible, and return what it is now.
+
+        Raises:
+            OutputError: the store did not take it, or took something else.
+        """
+        with self._uploading():
+            self._upload.commit()
+            entry = self._files.look(self.path)
+        if entry.nbytes != self._nbytes:
+            raise OutputError(
+                f"{self._files.url(self.path)}: {entry.nbytes} bytes arrived of {self._nbytes}"
+            )
+        return entry
+
+    def discard(self) -> None:
+        """Forget the parts; where the store is out of reach, it keeps them for its own rule."""
+        try:
+            with self._files.reached():
+                self._upload.discard()
+                self._upload.closed = True  # or its finalizer sends a buffer that is gone
+        except RemoteFailure as failure:
+            logger.warning("%s: parts are left behind: %s", self._files.url(self.path), failure)
+
+    def _close(self) -> None:
+        with self._uploading():
+            self._upload.close()
+
+    @contextlib.contextmanager
+    def _uploading(self) -> Iterator[None]:
+        try:
+            with self._files.reached():
+                yield
+        except RemoteFailure as failure:
+            raise OutputError(
+                f"{self._files.url(self.path)}: upload failed: {failure}; the previous average "
+                "stays"
+            ) from failure
+
+
+class StreamedOutput:
+    """An output that is uploaded while it is written."""
+
+    def __init__(self, files: RemoteFiles, path: str, layout: OutputLayout) -> None:
+        """Begin all uploads; raises OutputError."""
+        self.paths: Sequence[Path] = ()
+        self.whole: Path | None = None
+        self._appearance = _Appearance(files, path, layout)
+        self.targets: Sequence[Target] = self._appearance.begin()
+
+    def sync(self) -> None:
+        """Nothing to do: every object was closed by its last write."""
+
+    def commit(self, provenance: Mapping[str, object]) -> None:
+        """Make it visible, the JSON file last."""
+        self._appearance.commit(provenance)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._appearance.end()
+
+
+class SpooledOutput:
+    """An output that is written to a local file first, because its format is sealed at the end."""
+
+    def __init__(self, files: RemoteFiles, path: str, layout: OutputLayout) -> None:
+        """Allocate the local files.
+
+        Raises:
+            OutputError: there is no room for them.
+        """
+        self._appearance = _Appearance(files, path, layout)
+        self._files = [replace(f, name=f.name or path.rpartition("/")[2]) for f in layout.files]
+        local = Path(tempfile.gettempdir()) / SPOOL
+        try:
+            self._spool = DirectoryPublication(local, self._files, layout.files[0].like)
+        except OutputError as error:
+            raise OutputError(f"{error}; set TMPDIR to a place with more room") from error
+        self.targets: Sequence[Target] = self._spool.targets
+        self.paths: Sequence[Path] = self._spool.paths
+        is_directory = layout.directory_like is not None
+        self.whole: Path | None = self._spool.temporary if is_directory else self.paths[0]
+
+    def sync(self) -> None:
+        """Wait until it is on the local disk."""
+        self._spool.sync()
+
+    def commit(self, provenance: Mapping[str, object]) -> None:
+        """Upload everything, then make it visible, the JSON file last."""
+        for target, path in zip(self._appearance.begin(), self.paths, strict=True):
+            _send(path, target)
+        self._appearance.commit(provenance)
+
+    def __enter__(self) -> Self:
+        self._spool.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._appearance.end()
+        self._spool.__exit__(kind, error, trace)
+
+
+class _Appearance:
+    """The objects of an output, from the begin of their upload until they are visible."""
+
+    def __init__(self, files: RemoteFiles, path: str, layout: OutputLayout) -> None:
+        self._files = files
+        self._path = path
+        self._is_directory = layout.directory_like is not None
+        self._layout = layout
+        self._pending: list[UploadTarget] = []
+
+    def begin(self) -> tuple[UploadTarget, ...]:
+        """Begin the upload of every file of the layout."""
+        for file in self._layout.files:
+            self._pending.append(UploadTarget(self._files, self._object(file), file.nbytes))
+        return tuple(self._pending)
+
+    def commit(self, provenance: Mapping[str, object]) -> None:
+        """Make the objects visible, then say in the JSON file what they are."""
+        objects: list[dict[str, object]] = []
+        while self._pending:
+            entry = self._pending[0].commit()
+            self._pending.pop(0)
+            objects.append({"name": entry.name, "bytes": entry.nbytes, "etag": entry.etag})
+        self._put({**provenance, OBJECTS: objects})
+        if self._is_directory:
+            kept = {DIRECTORY_PROVENANCE, *(str(entry["name"]) for entry in objects)}
+            self._remove_others(kept)
+
+    def end(self) -> None:
+        """Forget what is not visible."""
+        for target in self._pending:
+            target.discard()
+        self._pending.clear()
+
+    def _object(self, file: OutputFile) -> str:
+        return f"{self._path}/{file.name}" if self._is_directory else self._path
+
+    def _put(self, content: Mapping[str, object]) -> None:
+        path = provenance_of(self._path, is_directory=self._is_directory)
+        try:
+            self._files.put(path, encode_json(content))
+        except RemoteFailure as failure:
+            raise OutputError(
+                f"{self._files.url(path)}: cannot be written: {failure}; the average beside it is "
+                "new and whole, but nothing says so"
+            ) from failure
+
+    def _remove_others(self, kept: set[str]) -> None:
+        """Remove what the previous average had besides, such as more shards."""
+        try:
+            for entry in self._files.list(self._path):
+                if entry.name not in kept and not entry.is_directory:
+                    self._files.remove(entry.path)
+        except RemoteFailure as failure:
+            logger.warning("%s: old files are left: %s", self._files.url(self._path), failure)
+
+
+def provenance_of(path: str, *, is_directory: bool) -> str:
+    """Return the path of the JSON file of an output."""
+    if is_directory:
+        return f"{path}/{DIRECTORY_PROVENANCE}"
+    parent, slash, name = path.rpartition("/")
+    return f"{parent}{slash}{provenance_name(name)}"
+
+
+def is_whole(provenance: Mapping[str, object], entries: Mapping[str, RemoteEntry]) -> bool:
+    """Whether the objects that are there are those that a JSON file lists.
+
+    Args:
+        provenance: as it was read.
+        entries: what lies beside or in the output, by name.
+    """
+    listed = provenance.get(OBJECTS)
+    if not isinstance(listed, list) or not listed:
+        return False
+    for known in listed:
+        match known:
+            case {"name": str(name), "bytes": int(nbytes), "etag": str(etag)} if name in entries:
+                if (entries[name].nbytes, entries[name].etag) != (nbytes, etag):
+                    return False
+            case _:
+                return False
+    return True
+
+
+def part_bytes(nbytes: int) -> int:
+    """Return the size of parts in which an object of a size fits the number that is allowed."""
+    needed = -(-nbytes // _MAX_PARTS)
+    return max(_PART_BYTES, -(-needed // _PART_STEP) * _PART_STEP)
+
+
+def _send(path: Path, target: Target) -> None:
+    source = SourceFile(path)
+    try:
+        for start in range(0, source.nbytes, BLOCK_BYTES):
+            target.write(source.read(start, min(BLOCK_BYTES, source.nbytes - start)), start)
+    finally:
+        source.close()
