@@ -3,12 +3,14 @@
     python benchmarks/alerts.py [--out DIR] [--seeds 3] [--only CASE ...] [--json FILE]
                                 [--markdown FILE]
 
-Real small trainings (`benchmarks/alerts_trainer.py`) with every step sampled, served by a real
-daemon with the default rules. Other settings: readings of the machine every 0.2 s, a stall after
-5 s, and nothing is shed, because these trainings are faster than the daemon. Results are kept in
-DIR, run by run: what is there is not run again. Alerts in healthy runs, and in others before their
-fault, are false. The replay asks the rules about 10,000 steps of lognormal AR(1) gradient norms,
-with spread 0.3 and 0.6 and correlation 0 and 0.9, and a loss that falls like a power of the steps.
+Real small trainings (`alerts_trainer.py`), healthy or with one fault, every step sampled. Where the
+steps of one rank are all that is looked at, they go through the daemon's code from record to alert
+in the trainer's process (`alerts_direct.py`); else a real daemon serves the run, with readings of
+the machine every 0.2 s, a stall after 5 s, and nothing shed. All other settings are the defaults.
+Results are kept in DIR, run by run: what is there is not run again. Alerts in healthy runs, and in
+others before their fault, are false. The rules are also asked about 10,000 steps of lognormal AR(1)
+gradient norms, with spread 0.3 and 0.6 and correlation 0 and 0.9, and a loss that falls like a
+power of the steps.
 """
 
 import argparse
@@ -21,7 +23,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -33,8 +35,9 @@ from tracksided.alerts.catalog import AlertSettings
 from tracksided.observations import Observation
 from tracksided.watch import RunWatch
 
-HEALTHY_STEPS = 2000
-FAULT_STEP = 150
+HERE = Path(__file__).parent
+HEALTHY_STEPS = 1000
+FAULT_STEP = 100
 SETTINGS = """
 [workers]
 shed_pictures_at = 1000000
@@ -59,35 +62,37 @@ BURST = {
 class Label:
     """What a run is, and which rules may say so."""
 
-    rules: frozenset[str]
-    steps: int = 400
+    rules: frozenset[str] = frozenset()
+    steps: int = 200
     fault_step: int = FAULT_STEP
     num_ranks: int = 1
+    needs_daemon: bool = False
+    """Whether more than the steps of one rank is looked at."""
 
 
 def label(*rules: str, **others: int) -> Label:
     return Label(frozenset(rules), **others)
 
 
-HEALTHY = Label(frozenset(), HEALTHY_STEPS)
+HEALTHY = Label(steps=HEALTHY_STEPS)
 LABELS = {
     "exploding": Label(frozenset(BURST)),
     "exploding-gpt": Label(frozenset(BURST)),
-    "vanishing": label("gradient_vanishing", fault_step=1),
+    "vanishing": label("gradient_vanishing", fault_step=1, steps=60),
     "nan-batch": label("nonfinite"),
     "dead-layer": label("gradient_vanishing"),
     "frozen-layer": label("gradient_vanishing"),
-    "entropy-collapse": label("attention_entropy_collapse", fault_step=1, steps=600),
-    "growing-logits": label("attention_logit_growth", "attention_entropy_collapse"),
-    "learning-rate-0": label("loss_stagnation", fault_step=1, steps=600),
+    "entropy-collapse": label("attention_entropy_collapse", fault_step=1, steps=400),
+    "growing-logits": label("attention_logit_growth", "attention_entropy_collapse", steps=400),
+    "learning-rate-0": label("loss_stagnation", fault_step=1, steps=450),
     "swings": label("gradient_volatility"),
     "bad-batch": label("loss_spike"),
     "always-clipped": label("clip_rate", fault_step=1),
-    "leak": label("memory_growth", steps=1500),
-    "straggler": label("straggler", num_ranks=2),
-    "desynchronised": label("ranks_out_of_sync", num_ranks=2),
-    "stalled-loader": label("stalled_trainer", steps=200),
-    "gpt-two-ranks": Label(frozenset(), 1000, num_ranks=2),
+    "leak": label("memory_growth", steps=1200, needs_daemon=True),
+    "straggler": label("straggler", num_ranks=2, needs_daemon=True),
+    "desynchronised": label("ranks_out_of_sync", num_ranks=2, needs_daemon=True),
+    "stalled-loader": label("stalled_trainer", needs_daemon=True),
+    "gpt-two-ranks": Label(steps=200, num_ranks=2, needs_daemon=True),
 }
 
 
@@ -110,22 +115,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("alerts-benchmark"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", nargs="*", default=list(CASES))
+    parser.add_argument("--only", nargs="*", help="run these, show nothing")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     results = []
-    with Daemon(arguments.out.absolute()) as daemon:
-        for case in CASES:
-            for seed in range(arguments.seeds):
-                file = arguments.out / f"{case}.{seed}.json"
-                if not file.exists() and case in arguments.only:
-                    result = daemon.run(case, seed)
-                    file.write_text(json.dumps(asdict(result)))
-                    print(case, seed, result.found_by, result.delay, result.false_alarms)
-                if file.exists():
-                    results.append(Result(**json.loads(file.read_text())))
+    seeds = range(arguments.seeds)
+    for case in arguments.only or CASES:
+        missing = [seed for seed in seeds if not place(arguments.out, case, seed).exists()]
+        if missing:
+            with Site(arguments.out.absolute()) as site:
+                run = site.run_served if LABELS.get(case, HEALTHY).needs_daemon else site.run_direct
+                for result in run(case, missing):
+                    print(case, result.seed, result.found_by, result.delay, result.false_alarms)
+                    place(arguments.out, case, result.seed).write_text(json.dumps(asdict(result)))
+    files = [place(arguments.out, case, seed) for case in CASES for seed in seeds]
+    results = [Result(**json.loads(file.read_text())) for file in files if file.exists()]
+    if arguments.only:
+        return
     replayed = [replay(spread, phi) for spread in (0.3, 0.6) for phi in (0.0, 0.9)]
     page = markdown(results, replayed)
     print(page)
@@ -136,60 +144,84 @@ def main() -> None:
         arguments.json.write_text(json.dumps(content, indent=2) + "\n")
 
 
-class Daemon:
-    """A daemon of our own, and trainings that it serves."""
+def place(out: Path, case: str, seed: int) -> Path:
+    return out / f"{case}.{seed}.json"
+
+
+class Site:
+    """A node-local directory of our own, and the trainings in it."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
         self.directory = Path("/dev/shm") / f"ts-alerts-{secrets.token_hex(3)}"  # noqa: S108 - the real thing
         self.environ = os.environ | {
             "TRACKSIDE_SHM_DIR": str(self.directory),
+            "TRACKSIDE_AUTOSTART": "0",
             "OMP_NUM_THREADS": "1",
         }
 
     def __enter__(self) -> Self:
         self.directory.mkdir(mode=0o700)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self.directory)
+
+    def run_direct(self, case: str, seeds: Sequence[int]) -> Iterator[Result]:
+        """Judge the steps in the trainer's process."""
+        wanted = LABELS.get(case, HEALTHY)
+        words = map(str, (case, wanted.steps, wanted.fault_step, *seeds))
+        script = str(HERE / "alerts_direct.py")
+        done = subprocess.run(
+            [sys.executable, script, *words], env=self.environ, check=True, stdout=subprocess.PIPE
+        )
+        for line in map(json.loads, done.stdout.splitlines()):
+            num_steps = line["steps"]
+            is_healthy = not wanted.rules
+            num_healthy = num_steps if is_healthy else min(num_steps, wanted.fault_step - 1)
+            yield judge(case, line["seed"], num_steps, num_healthy, line["alerts"])
+
+    def run_served(self, case: str, seeds: Sequence[int]) -> Iterator[Result]:
+        """Judge what a real daemon has written."""
         config = self.out / "daemon.toml"
         config.write_text(SETTINGS)
         with (self.out / "daemon.log").open("ab") as log:
-            self.process = subprocess.Popen(
+            daemon = subprocess.Popen(
                 [sys.executable, "-P", "-m", "tracksided", "daemon", "--config", str(config)],
                 env=self.environ,
                 stdout=log,
                 stderr=log,
             )
-        return self
+        try:
+            for seed in seeds:
+                yield self.run_one(case, seed)
+        finally:
+            daemon.send_signal(signal.SIGTERM)
+            daemon.wait()
 
-    def __exit__(self, *_: object) -> None:
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait()
-        shutil.rmtree(self.directory, ignore_errors=True)
-
-    def run(self, case: str, seed: int) -> Result:
-        wanted = LABELS.get(case, HEALTHY)
+    def run_one(self, case: str, seed: int) -> Result:
+        wanted = LABELS[case]
         directory = self.out / f"{case}.{seed}"
         shutil.rmtree(directory, ignore_errors=True)
         words = [case, str(seed), str(wanted.steps), str(wanted.fault_step), str(directory)]
-        script = str(Path(__file__).with_name("alerts_trainer.py"))
         launcher = [sys.executable]
         if wanted.num_ranks > 1:
             launcher += ["-m", "torch.distributed.run", "--standalone"]
             launcher += [f"--nproc-per-node={wanted.num_ranks}"]
+        script = str(HERE / "alerts_trainer.py")
         subprocess.run([*launcher, script, *words], env=self.environ, check=True)
         deadline = time.monotonic() + DEADLINE_S
         while not (directory / "training_statistics.json").exists():
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{directory} is not finished")
             time.sleep(0.2)
-        result = judge(case, seed, wanted, directory)
-        for path in directory.iterdir():  # folders of steps: many and of no use here
-            if path.is_dir():
-                shutil.rmtree(path)
+        result = judge(case, seed, *written(directory, wanted))
+        shutil.rmtree(directory)  # thousands of folders of steps
         return result
 
 
-def judge(case: str, seed: int, wanted: Label, directory: Path) -> Result:
-    """Compare the alerts of a run with its label."""
+def written(directory: Path, wanted: Label) -> tuple[int, int, list[dict[str, Any]]]:
+    """Return from a run's files: steps, healthy steps, alerts."""
     lines = [json.loads(line) for line in (directory / "history.jsonl").read_text().splitlines()]
     file = directory / "alerts.jsonl"
     alerts = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
@@ -197,19 +229,27 @@ def judge(case: str, seed: int, wanted: Label, directory: Path) -> Result:
         if alert["step"] is None:  # of the machine: the newest step then
             before = [line["step"] for line in lines if line["timestamp"] <= alert["timestamp"]]
             alert["step"] = max(before, default=0)
-    is_faulty = bool(wanted.rules)
-    late = [alert for alert in alerts if is_faulty and alert["step"] >= wanted.fault_step]
+    healthy = [line for line in lines if not wanted.rules or line["step"] < wanted.fault_step]
+    return len(lines), len(healthy), alerts
+
+
+def judge(
+    case: str, seed: int, num_steps: int, num_healthy: int, alerts: list[dict[str, Any]]
+) -> Result:
+    """Compare the alerts of a run with its label."""
+    wanted = LABELS.get(case, HEALTHY)
+    late = [alert for alert in alerts if wanted.rules and alert["step"] >= wanted.fault_step]
     early = [alert for alert in alerts if alert not in late]
     first = next((alert for alert in late if alert["rule"] in wanted.rules), None)
     return Result(
         case=case,
         seed=seed,
-        steps=len(lines),
+        steps=num_steps,
         alerts=alerts,
         found_by=None if first is None else first["rule"],
         delay=None if first is None else first["step"] - wanted.fault_step,
         false_alarms=[alert["rule"] for alert in early],
-        healthy_steps=sum(not is_faulty or line["step"] < wanted.fault_step for line in lines),
+        healthy_steps=num_healthy,
         also=sorted({alert["rule"] for alert in late} - wanted.rules),
     )
 

@@ -21,6 +21,7 @@ import trackside
 from tracksided.demo.text import load_corpus, random_batches
 
 WIDTH, LENGTH, BATCH, HEADS = 32, 32, 8, 2
+RING_BYTES = 256 << 20  # for 400 steps of the largest model, should the daemon be slow
 
 
 class Block(nn.Module):
@@ -221,13 +222,10 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def main(arguments: list[str]) -> None:
-    name, (seed, steps, since) = arguments[0], map(int, arguments[1:4])
+def train(name: str, seed: int, steps: int, since: int, save_dir: Path) -> Iterator[int]:
+    """Train; yield after every step, the fault before step ``since`` included."""
     case = CASES[name]
-    torch.set_num_threads(1)
     torch.manual_seed(seed)
-    if "RANK" in os.environ:
-        dist.init_process_group("gloo")
     rank = int(os.environ.get("RANK", "0"))
     is_text = case.kind in {"gpt", "lstm"}
     inner = MODELS[case.kind]()
@@ -240,12 +238,22 @@ def main(arguments: list[str]) -> None:
         optimizer = torch.optim.AdamW(model.parameters(), lr=case.lr)
     training = Training(model, optimizer, rank, inner, case.max_norm)
     loss_of = text_loss if is_text else functional.mse_loss
-    settings = {"layers": None, "visualize": (), "ring_bytes": 512 << 20}
-    with trackside.attach(model, optimizer, every=1, save_dir=Path(arguments[4]), **settings):
+    settings = {"layers": None, "visualize": (), "ring_bytes": RING_BYTES}
+    with trackside.attach(model, optimizer, every=1, save_dir=save_dir, **settings):
         for step in range(1, steps + 1):
             training.batch = next(batches)
             case.fault(training, step, since)
             train_step(training, loss_of)
+            yield step
+
+
+def main(arguments: list[str]) -> None:
+    torch.set_num_threads(1)
+    if "RANK" in os.environ:
+        dist.init_process_group("gloo")
+    seed, steps, since = map(int, arguments[1:4])
+    for _ in train(arguments[0], seed, steps, since, Path(arguments[4])):
+        pass
 
 
 def train_step(training: Training, loss_of: Callable[[Tensor, Tensor], Tensor]) -> None:

@@ -36,6 +36,8 @@ class RunAlarms:
         self._tell = tell
         self._wall_clock = wall_clock
         self._uncommitted: list[Alert] = []
+        self._unwritten: list[Alert] = []
+        self._problem: str | None = None
         self._newest_step = 0
         self._moved_at: float | None = None
         self._looked_at = 0.0
@@ -87,15 +89,20 @@ class RunAlarms:
         return self.watch.status()
 
     def _raise(self, alerts: Sequence[Alert]) -> None:
-        """Write alerts that belong to no step, then tell of them."""
-        if not alerts:
+        """Write alerts that belong to no step, and those that could not be written before."""
+        self._unwritten += alerts
+        if not self._unwritten:
             return
-        texts = [alert_text(alert, self._newest_step) for alert in alerts]
+        texts = [alert_text(alert, self._newest_step) for alert in self._unwritten]
         try:
-            self._outputs.note_alerts(alerts, texts)
+            self._outputs.note_alerts(self._unwritten, texts)
         except OutputError as error:
-            logger.error("an alert is not noted: %s", error)  # noqa: TRY400 - no traceback for the user
-        for alert in alerts:
+            if str(error) != self._problem:
+                self._problem = str(error)
+                logger.error("an alert is not noted yet: %s", error)  # noqa: TRY400 - no traceback for the user
+            return
+        written, self._unwritten, self._problem = self._unwritten, [], None
+        for alert in written:
             self._say(alert)
 
     def _say(self, alert: Alert) -> None:

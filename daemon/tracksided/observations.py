@@ -87,9 +87,6 @@ class Observation:
     layer_norms: Mapping[str, float] = field(default_factory=dict)
     """Module path of a layer to the norm of its gradient."""
 
-    host: Mapping[str, Any] = field(default_factory=dict)
-    """What the machine was doing, as the line has it; empty where nobody looked."""
-
     @property
     def gradient_norm(self) -> float | None:
         """The norm before clipping, or what the optimizer saw where that is not known."""
@@ -106,9 +103,6 @@ def observe(line: Mapping[str, Any]) -> Observation:
     attention = line.get("attention") or {}
     if not isinstance(attention, Mapping):
         raise ObservationError(f"attention is {attention!r:.80}, expected an object")
-    host = line.get("host") or {}
-    if not isinstance(host, Mapping):
-        raise ObservationError(f"host is {host!r:.80}, expected an object")
     layer_norms = line.get("layer_norms") or {}
     if not isinstance(layer_norms, Mapping):
         raise ObservationError(f"layer_norms is {layer_norms!r:.80}, expected an object")
@@ -135,7 +129,6 @@ def observe(line: Mapping[str, Any]) -> Observation:
         layer_norms={
             name: norm for name in layer_norms if (norm := norms.number(name)) is not None
         },
-        host=host,
     )
 
 

@@ -62,6 +62,7 @@ class RunOutputs:
             directory / TENSORBOARD_DIR, wall_time=self._wall_clock()
         )
         self._written: tuple[int, Commit] | None = None
+        self._shown: set[str] = set()  # alerts whose text is written, and which are not committed
         self._alerts = AlertsFile(directory)
         self._alerts.add(self._committed_alerts())
 
@@ -132,13 +133,21 @@ class RunOutputs:
         self._alerts.add(report.alerts)
 
     def note_alerts(self, alerts: Sequence[Alert], texts: Sequence[Text]) -> None:
-        """Note alerts that belong to no step; when this returns they are committed."""
+        """Note alerts that belong to no step; when this returns they are committed.
+
+        Args:
+            alerts: to be noted.
+            texts: what TensorBoard shows, one of each alert.
+        """
         known = self._run.get("alerts")
         documents = [alert_document(alert) for alert in alerts]
-        self._write_events((), texts)
+        pairs = zip(alerts, texts, strict=True)
+        self._write_events((), [text for alert, text in pairs if alert.id not in self._shown])
+        self._shown |= {alert.id for alert in alerts}
         self._write_run(
             {"alerts": [*(known if isinstance(known, list) else []), *documents][-MAX_ALERTS:]}
         )
+        self._shown.clear()
         self._alerts.add(alerts)
 
     def note_average(

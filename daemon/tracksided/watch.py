@@ -137,7 +137,8 @@ class RunWatch:
         rule = self._settings.averaging_failed
         if not (self._settings.enabled and rule.enabled):
             return None
-        return self._judge(rule.name, self._moment(wall_time), partial(rule.check, error))
+        look = Look(run=self._run, step=None, timestamp=wall_time, clear_after=1)
+        return self._judge(rule.name, look, partial(rule.check, error))
 
     def status(self) -> list[dict[str, Any]]:
         """Return what `trackside status` shows: all that is raised or has not calmed down."""

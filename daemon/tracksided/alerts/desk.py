@@ -56,6 +56,9 @@ class Look:
     timestamp: float
     """Unix seconds."""
 
+    clear_after: int | None = None
+    """Clean looks of this kind in a row that make quiet; None: as many as of the others."""
+
     def make(self, rule: str, finding: Finding) -> Alert:
         """Make the alert of a finding."""
         return Alert(
@@ -120,7 +123,7 @@ class AlertDesk:
         now = look.timestamp
         found = None if finding is None else (rule, finding.rank)
         for key in [key for key in self._standings if key[0] == rule and key != found]:
-            self._cool(key, now)
+            self._cool(key, now, look.clear_after or self.clear_after)
         if finding is None or found is None:
             return None
         standing = self._standings.get(found)
@@ -137,12 +140,12 @@ class AlertDesk:
         self._standings.pop(key, None)  # a worse one goes to the end of the order
         self._standings[key] = Standing(alert=alert, phase=Phase.RAISED, last_found=alert.timestamp)
 
-    def _cool(self, key: Key, now: float) -> None:
+    def _cool(self, key: Key, now: float, clear_after: int) -> None:
         standing = self._standings[key]
         num_clean = standing.num_clean + 1
         # A clock that was set back must not keep a rule raised for good: it counts from there on.
         last_found = min(standing.last_found, now)
-        if num_clean >= self.clear_after and now - last_found >= self.cooldown_s:
+        if num_clean >= clear_after and now - last_found >= self.cooldown_s:
             del self._standings[key]
             return
         self._standings[key] = replace(

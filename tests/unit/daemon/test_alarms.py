@@ -13,9 +13,12 @@ from observed import make_report
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from written import load
 
+from tracksided import outputs
 from tracksided.alarms import RunAlarms
 from tracksided.alerts.catalog import AlertSettings
 from tracksided.alerts.memory_pressure import MemoryPressure
+from tracksided.alerts.nonfinite import Nonfinite
+from tracksided.errors import OutputError
 from tracksided.monitors.reading import HostReading
 from tracksided.outputs import RunOutputs
 from tracksided.reports import Alert
@@ -160,9 +163,41 @@ def test_silence_that_is_no_stall(site: Site, why: str) -> None:
     assert site.told == []
 
 
-def test_failed_averaging_is_told_once(site: Site) -> None:
+def test_failed_averaging_is_told_once_until_one_goes_well(site: Site) -> None:
     site.alarms.note_average("a.pt is truncated")
     site.wall += 1
     site.alarms.note_average("a.pt is truncated")
 
     assert [alert.rule for alert in site.told] == ["averaging_failed"]
+    site.wall += 301
+    site.alarms.note_average(None)
+    assert site.alarms.status() == []
+
+
+def test_alert_that_cannot_be_written_is_written_later_and_once(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(path: Path, document: object) -> None:
+        raise OutputError(f"no space for {path.name}, {document is None}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outputs, "write_json", refuse)
+        site.alarms.look_at_machine(pressed(100.0))
+        site.alarms.look_at_machine(pressed(110.0))
+    assert site.told == []
+    assert caplog.text.count("no space for run.json") == 1
+
+    look(site, 5, 2.0)
+
+    assert [alert.rule for alert in site.told] == ["memory_pressure"]
+    assert site.rules() == site.texts() == ["memory_pressure"]
+
+
+def test_other_settings_hold_from_the_next_look_on(site: Site) -> None:
+    site.alarms.watch.configure(AlertSettings(nonfinite=Nonfinite(enabled=False)))
+    site.step(5, loss=math.nan)
+    assert site.told == []
+
+    site.alarms.watch.configure(AlertSettings())
+    site.step(6, loss=math.nan)
+    assert [alert.step for alert in site.told] == [6]

@@ -87,7 +87,8 @@ def test_attention_and_ranks_are_found_by_their_place() -> None:
         ({"ranks": [{}]}, "ranks.rank is None"),
         ({"attention": [1]}, r"attention is \[1\]"),
         ({"attention": {"encoder": [{"type": 1}]}}, "attention.encoder.type is 1"),
-        ({"host": [1]}, r"host is \[1\]"),
+        ({"layer_norms": [1]}, r"layer_norms is \[1\]"),
+        ({"layer_norms": {"h.0": "big"}}, "layer_norms.h.0 is 'big'"),
         ({"nonfinite": [1]}, r"nonfinite is \[1\]"),
     ],
 )
