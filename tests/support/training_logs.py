@@ -10,6 +10,7 @@ from fake_trainer import make_hello, make_step
 from tracksided.assemble import RankStep, assemble
 from tracksided.outputs import RunOutputs
 from tracksided.progress.curve import Kind, TrainingCurve
+from tracksided.reports import Alert
 
 Row = dict[str, Any]
 
@@ -33,6 +34,22 @@ STATE: dict[str, Any] = {
 def make_curve(**changes: Any) -> TrainingCurve:
     """Return a curve of which nothing is known but these fields."""
     return TrainingCurve(name="run", source=Path("run"), kind=Kind.TRAINER_STATE, **changes)
+
+
+def make_alert(**changes: Any) -> Alert:
+    fields: dict[str, Any] = {
+        "rule": "loss_spike",
+        "severity": "warning",
+        "run": "fake-run",
+        "step": 20,
+        "rank": None,
+        "value": 9.0,
+        "threshold": 5.0,
+        "message": "loss 9 | median 1",
+        "advice": "look at the batch",
+        "timestamp": 1.0,
+    }
+    return Alert(**{**fields, **changes})
 
 
 def train_row(step: int, loss: float, **more: Any) -> Row:

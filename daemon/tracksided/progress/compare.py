@@ -57,8 +57,7 @@ def compare(summaries: Sequence[Summary]) -> Comparison:
     if len(summaries) < MIN_CURVES:
         raise ReportError(f"{len(summaries)} to compare, expected two or more directories")
     rows = list(_finals(summaries))
-    statistics = [{k: number(v) for k, v in s.curve.statistics.items()} for s in summaries]
-    rows += (row for row in _table("Statistics", statistics))
+    rows += _table("Statistics", [_statistics(summary) for summary in summaries])
     settings = list(_table(SETTINGS, [_settings(summary) for summary in summaries]))
     rows += (row for row in settings if row.differs)
     known = [len(summaries) - row.cells.count(UNKNOWN) for row in settings]
@@ -144,6 +143,12 @@ def _shortened(text: str) -> str:
     plain = readable(text)
     is_long = len(plain) > MAX_CELL_LETTERS
     return f"{plain[: MAX_CELL_LETTERS - 3]}..." if is_long else plain
+
+
+def _statistics(summary: Summary) -> dict[str, str]:
+    curve = summary.curve
+    alerts = {} if curve.alerts is None else {"alerts": str(len(curve.alerts))}
+    return {**{key: number(value) for key, value in curve.statistics.items()}, **alerts}
 
 
 def _settings(summary: Summary) -> dict[str, str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tracksided.reports import Alert
 from tracksided.sinks.json_file import Json
 
 
@@ -115,6 +116,9 @@ class TrainingCurve:
     settings: Mapping[str, Json] = field(default_factory=dict)
     statistics: Mapping[str, float] = field(default_factory=dict)
     """Other numbers, as they stood last, by a name in words."""
+
+    alerts: tuple[Alert, ...] | None = None
+    """Raised by trackside; None where nobody watched."""
 
     notes: tuple[str, ...] = ()
     """What the reader had to say: lines left out, steps that went back."""

@@ -1,21 +1,14 @@
 """Reads a run that is over and writes ``final_report.md`` and ``final_report.png`` beside it."""
 
-import json
-import logging
 from dataclasses import replace
 from pathlib import Path
 
-from tracksided.alerts.document import read_alert
-from tracksided.errors import ObservationError, ReportError
+from tracksided.errors import ReportError
 from tracksided.progress.final_report import compose
 from tracksided.progress.history import read_history
 from tracksided.progress.plot import draw
-from tracksided.reports import Alert
-from tracksided.sinks.alerts import FILE_NAME as ALERTS_FILE
 from tracksided.sinks.history import FILE_NAME as HISTORY_FILE
 from tracksided.sinks.json_file import write_whole
-
-logger = logging.getLogger(__name__)
 
 REPORT_FILE = "final_report.md"
 PICTURE_FILE = "final_report.png"
@@ -42,25 +35,5 @@ def write_final_report(directory: Path, now: float) -> None:
     else:
         write_whole(directory / PICTURE_FILE, picture)
     shown = PICTURE_FILE if (directory / PICTURE_FILE).exists() else None
-    report = compose(replace(history, curve=curve), _alerts(directory, run), shown, now)
+    report = compose(replace(history, curve=curve), shown, now)
     write_whole(directory / REPORT_FILE, report.encode(errors="replace"))
-
-
-def _alerts(directory: Path, run: object) -> tuple[Alert, ...]:
-    """Return the alerts of a run; a line that is none is passed over."""
-    alerts: list[Alert] = []
-    try:
-        lines = (directory / ALERTS_FILE).read_bytes().splitlines()
-    except FileNotFoundError:
-        return ()
-    except OSError as error:
-        raise ReportError(f"cannot read {directory / ALERTS_FILE}: {error.strerror}") from error
-    for line in lines:
-        try:
-            alert = read_alert(json.loads(line))
-        except (ValueError, ObservationError) as error:
-            logger.debug("%s: %s", ALERTS_FILE, error)
-            continue
-        if alert.run == run:
-            alerts.append(alert)
-    return tuple(alerts)

@@ -47,12 +47,11 @@ _RANK_HEAD = (
 Cells = tuple[str, ...]
 
 
-def compose(history: History, alerts: Sequence[Alert], picture: str | None, now: float) -> str:
+def compose(history: History, picture: str | None, now: float) -> str:
     """Write the report of a run that is over.
 
     Args:
         history: of its whole output directory.
-        alerts: all that were raised.
         picture: file name of its curves, None where there are none.
         now: Unix seconds.
     """
@@ -70,7 +69,7 @@ def compose(history: History, alerts: Sequence[Alert], picture: str | None, now:
     parts += ["## Gradients", _table(("", ""), _gradients(history, summary))]
     parts += ["## Attention", *_attention(history)]
     parts += ["## Ranks", _table(_RANK_HEAD, _ranks(history.totals))]
-    parts += ["## Alerts", *_alerts(alerts)]
+    parts += ["## Alerts", *_alerts(history.curve.alerts or ())]
     parts += ["## Checkpoint averages", *_averages(history.totals)]
     parts += ["## Settings", *_settings(history)]
     parts.append(f"Written by trackside on {moment(now)}; what happened later is not in it.")

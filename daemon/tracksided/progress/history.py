@@ -13,9 +13,11 @@ from tracksided.checkpoints.policy import Candidate
 from tracksided.errors import CheckpointError, ObservationError, ReportError
 from tracksided.observations import AttentionObservation, observe
 from tracksided.progress import fields, names
+from tracksided.progress.alerts_file import read_alerts
 from tracksided.progress.curve import Kind, Series, Totals, TrainingCurve
 from tracksided.progress.event_files import read_evaluation
 from tracksided.progress.rows import Rows
+from tracksided.sinks.alerts import FILE_NAME as ALERTS_FILE
 from tracksided.sinks.history import FILE_NAME
 from tracksided.sinks.json_file import Json, read_json
 
@@ -98,6 +100,7 @@ def read_history(path: Path, name: str) -> History:
         source=path,
         written_at=written_at,
         evaluation=evaluation or curve.evaluation,
+        alerts=read_alerts(path.with_name(ALERTS_FILE), run.get("run")),
         notes=(*curve.notes, *damages),
     )
     return History(
@@ -283,12 +286,19 @@ def _statistics(lines: _Lines, totals: Mapping[str, Json]) -> dict[str, float]:
     found: dict[str, float | None] = {
         "clip rate": fields.number(last.get("clip_rate")),
         "gradient noise scale": fields.number(last.get("gradient_noise_scale")),
-        "dropped samples": fields.number(last.get("dropped")),
+        **_dropped(last, totals),
         "sampled steps": fields.number(totals.get("processed")),
     }
     for entry in attention_entries(lines.last_attention):
         found[f"entropy of {entry.title}"] = entry.entropy
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _dropped(last: Mapping[str, Any], totals: Mapping[str, Json]) -> dict[str, float | None]:
+    causes = totals.get("dropped")
+    if isinstance(causes, dict):
+        return {"dropped samples": sum(fields.number(count) or 0.0 for count in causes.values())}
+    return {"dropped samples of the lowest rank": fields.number(last.get("dropped"))}
 
 
 def attention_entries(line: Mapping[str, Any]) -> tuple[AttentionObservation, ...]:

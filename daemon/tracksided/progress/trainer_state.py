@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tracksided.checkpoints.naming import is_checkpoint_directory, step_in_directory_name
 from tracksided.errors import ReportError
 from tracksided.progress import fields, names
 from tracksided.progress.curve import EMPTY, Kind, Series, Totals, TrainingCurve
@@ -19,6 +20,11 @@ _ROWS = "log_history"
 # Its settings, beside what it logs and where it is.
 _SETTINGS = ("train_batch_size", "logging_steps", "eval_steps", "save_steps")
 _RUNTIME = "train_runtime"
+MIN_INTERVAL_S = 1.0  # between checkpoints; copies of them have nearly the same time
+_BY_FILE_TIMES = (
+    "steps per second come from the times of the checkpoints' files, with all that was done "
+    "between them; they are wrong where checkpoints were copied"
+)
 
 
 def read_trainer_state(path: Path, name: str) -> TrainingCurve:
@@ -45,6 +51,11 @@ def read_trainer_state(path: Path, name: str) -> TrainingCurve:
         notes.append(f"{skipped} rows of {_ROWS} without a step are left out")
     if problem is not None:
         notes.append(problem)
+    seconds_per_step, totals = _seconds_per_step(rows.series(_RUNTIME)), _totals(state, history)
+    if not len(seconds_per_step) and totals.steps_per_second is None:
+        seconds_per_step = _seconds_between_checkpoints(path.parent, step)
+        if len(seconds_per_step):
+            notes.append(_BY_FILE_TIMES)
     return TrainingCurve(
         name=name,
         source=path,
@@ -53,14 +64,14 @@ def read_trainer_state(path: Path, name: str) -> TrainingCurve:
         learning_rate=rows.series("learning_rate"),
         gradient_norm=rows.series("grad_norm"),
         epoch=rows.series("epoch"),
-        seconds_per_step=_seconds_per_step(rows.series(_RUNTIME)),
+        seconds_per_step=seconds_per_step,
         tokens=rows.series("num_input_tokens_seen"),
         evaluation=_evaluation(rows),
         step=step,
         max_steps=fields.count(state.get("max_steps")),
         num_epochs=fields.positive(state.get("num_train_epochs")),
         max_gradient_norm=fields.positive(arguments.get("max_grad_norm")),
-        totals=_totals(state, history),
+        totals=totals,
         written_at=path.stat().st_mtime,
         settings={**_settings(state), **arguments},
         notes=tuple(notes),
@@ -118,6 +129,22 @@ def _seconds_per_step(runtime: Series) -> Series:
     seconds, steps = np.diff(known.values), np.diff(known.steps)
     is_forward = seconds > 0
     return Series(known.steps[1:][is_forward], (seconds / steps)[is_forward])
+
+
+def _seconds_between_checkpoints(directory: Path, step: int) -> Series:
+    """Derive step times from when a checkpoint and those before it in its run were written."""
+    if not is_checkpoint_directory(directory.name):
+        return EMPTY
+    written: dict[int, float] = {}
+    for path in directory.parent.iterdir():
+        number = step_in_directory_name(path.name) if is_checkpoint_directory(path.name) else None
+        state = path / FILE_NAME
+        if number is not None and number <= step and state.is_file():
+            written[number] = state.stat().st_mtime
+    steps = np.array(sorted(written), dtype=np.int64)
+    seconds = np.diff([written[number] for number in steps.tolist()])
+    is_known = seconds >= MIN_INTERVAL_S
+    return Series(steps[1:][is_known], (seconds / np.diff(steps))[is_known])
 
 
 def _totals(state: Mapping[str, Any], history: list[Any]) -> Totals:

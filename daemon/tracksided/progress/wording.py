@@ -2,14 +2,17 @@
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
+from tracksided.alerts.document import alert_document
 from tracksided.convergence.loss import LossTrend
 from tracksided.progress.curve import Kind, TrainingCurve
 from tracksided.progress.summary import Statistics, Summary
+from tracksided.reports import Alert
 from tracksided.sinks.json_file import Json, plain_object
 
 SCHEMA = 1
@@ -43,6 +46,8 @@ def describe(summary: Summary, now: float) -> tuple[Section, ...]:
         Section("Evaluation", tuple(_evaluation(summary.evaluation))),
         Section("Convergence", tuple(_convergence(summary))),
         Section("Speed", tuple(_speed(summary))),
+        Section("Statistics", tuple(_statistics(summary.curve))),
+        Section("Alerts", tuple(_alerts(summary.curve.alerts))),
         Section("Notes", tuple(("", note) for note in summary.curve.notes)),
     )
     return tuple(section for section in sections if section.rows)
@@ -102,6 +107,8 @@ def document(summary: Summary) -> dict[str, Json]:
                 "mean_loss": curve.totals.mean_loss,
             },
             "times": times,
+            "statistics": curve.statistics,
+            "alerts": None if curve.alerts is None else [alert_document(a) for a in curve.alerts],
             "settings": curve.settings,
             "notes": list(curve.notes),
         }
@@ -267,7 +274,28 @@ def _speed(summary: Summary) -> Iterable[Row]:
     yield "floating-point operations", number(totals.floating_point_operations)
 
 
+def _statistics(curve: TrainingCurve) -> Iterable[Row]:
+    for name, value in curve.statistics.items():
+        yield readable(name), number(value)
+
+
+def _alerts(alerts: Sequence[Alert] | None) -> Iterable[Row]:
+    """Yield one row for each rule that spoke, with its newest words."""
+    if alerts is None:
+        return
+    if not alerts:
+        yield "raised", "none"
+    counts = Counter(alert.rule for alert in alerts)
+    newest = {alert.rule: alert for alert in alerts}
+    for rule, count in counts.most_common():
+        last = newest[rule]
+        where = "" if last.step is None else f" at step {last.step}"
+        yield rule, f"{count}, the last{where}: {readable(last.message)}"
+
+
 def _time_left(summary: Summary) -> str:
     if summary.speed.remaining_seconds == 0:
         return "none, all steps are done"
-    return duration(summary.speed.remaining_seconds)
+    if summary.speed.remaining_seconds is None:
+        return UNKNOWN
+    return f"{duration(summary.speed.remaining_seconds)} from step {summary.step} on"

@@ -19,6 +19,8 @@ from tensorboard.compat.proto.types_pb2 import DT_DOUBLE, DT_FLOAT
 from tracksided.sinks.event_file import CRC_BYTES, LENGTH, masked_crc
 
 MAX_NUMBERS_BYTES = 1 << 18  # room for some thousand numbers; larger events are pictures
+PEEK_BYTES = 1024  # a picture begins within them, behind its tag
+PNG = b"\x89PNG\r\n\x1a\n"
 _DOUBLE = struct.Struct("<d")
 _FLOAT = struct.Struct("<f")
 
@@ -75,10 +77,11 @@ def _next_event(file: BinaryIO, size: int) -> Event | None:
         (length,) = LENGTH.unpack(head[: LENGTH.size])
         if file.tell() + length + CRC_BYTES > size:
             return None
-        if length > MAX_NUMBERS_BYTES:
-            file.seek(length + CRC_BYTES, os.SEEK_CUR)
+        content = file.read(min(length, PEEK_BYTES))
+        if length > MAX_NUMBERS_BYTES or (length > PEEK_BYTES and PNG in content):
+            file.seek(length - len(content) + CRC_BYTES, os.SEEK_CUR)
             continue
-        content = file.read(length)
+        content += file.read(length - len(content))
         if masked_crc(content) != file.read(CRC_BYTES):
             raise EventDamage(f"has a damaged record at byte {start}")
         try:

@@ -13,10 +13,12 @@ from torch.utils.tensorboard import SummaryWriter
 
 from tracksided.errors import ReportError
 from tracksided.progress.event_files import read_event_files
-from tracksided.reports import Scalar
+from tracksided.reports import Picture, Scalar
 from tracksided.sinks import event_protos
 from tracksided.sinks.event_file import EventFile, file_name, frame
-from tracksided.sinks.event_records import MAX_NUMBERS_BYTES, EventDamage, read_scalars
+from tracksided.sinks.event_records import MAX_NUMBERS_BYTES, PNG, EventDamage, read_scalars
+
+LOSS = Scalar("loss", 1.0, 1)
 
 
 @pytest.fixture
@@ -86,15 +88,33 @@ def test_restart_that_the_writer_announced_forgets_every_tag(tmp_path: Path) -> 
     assert curve.evaluation["val_loss"].steps.tolist() == [10]
 
 
-def test_large_events_are_passed_over_unread(tmp_path: Path) -> None:
+def picture(size: int) -> bytes:
+    image = Picture("a.png", "attention/decoder_layer0_self", PNG + bytes(size), 9, 9)
+    (event,) = event_protos.picture_events([image], 1, 1.0)
+    return event
+
+
+@pytest.mark.parametrize(
+    "event", [picture(5000), bytes(MAX_NUMBERS_BYTES + 1)], ids=["picture", "large"]
+)
+def test_what_holds_no_numbers_is_passed_over_unread(tmp_path: Path, event: bytes) -> None:
     path = own_file(tmp_path, 1, [Scalar("loss", 1.0, 1)])
     with path.open("ab") as file:
-        picture = bytearray(frame(bytes(MAX_NUMBERS_BYTES + 1)))
-        picture[-1] ^= 0xFF  # its checksum is wrong: whoever read it would stop here
-        file.write(picture)
+        record = bytearray(frame(event))
+        record[-1] ^= 0xFF  # its checksum is wrong: whoever read it would stop here
+        file.write(record)
         file.writelines(frame(e) for e in event_protos.scalar_events([Scalar("loss", 2.0, 2)], 1))
 
-    assert read_event_files(tmp_path, "run").loss.values.tolist() == [1.0, 2.0]
+    curve = read_event_files(tmp_path, "run")
+
+    assert curve.loss.values.tolist() == [1.0, 2.0]
+    assert curve.notes == ()
+
+
+def test_event_with_thousands_of_numbers_is_read(tmp_path: Path) -> None:
+    own_file(tmp_path, 1, [Scalar(f"val_{i}", float(i), 1) for i in range(5000)] + [LOSS])
+
+    assert len(read_event_files(tmp_path, "run").evaluation) == 5000
 
 
 @pytest.mark.parametrize("lost", [1, 3, 20])

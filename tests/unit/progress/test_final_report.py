@@ -1,39 +1,26 @@
 """The words of the final report."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from training_logs import write_run
+from training_logs import make_alert, write_run
 
 from tracksided.progress.final_report import MAX_ALERTS, compose
 from tracksided.progress.history import History, read_history
-from tracksided.reports import Alert
 
 
 def history(tmp_path: Path, **hello: Any) -> History:
     return read_history(write_run(tmp_path, [{"step": 10}, {"step": 20}], **hello), "run")
 
 
-def make_alert(**changes: Any) -> Alert:
-    fields: dict[str, Any] = {
-        "rule": "loss_spike",
-        "severity": "warning",
-        "run": "fake-run",
-        "step": 20,
-        "rank": None,
-        "value": 9.0,
-        "threshold": 5.0,
-        "message": "loss 9 | median 1",
-        "advice": "look at the batch",
-        "timestamp": 1.0,
-    }
-    return Alert(**{**fields, **changes})
-
-
 def test_every_alert_stands_with_its_advice_up_to_a_limit(tmp_path: Path) -> None:
     alerts = [make_alert(step=step) for step in range(MAX_ALERTS + 3)]
 
-    report = compose(history(tmp_path), [*alerts, make_alert(rule="gone")], None, 0.0)
+    found = history(tmp_path)
+    curve = replace(found.curve, alerts=(*alerts, make_alert(rule="gone")))
+
+    report = compose(replace(found, curve=curve), None, 0.0)
 
     assert f"loss_spike: {MAX_ALERTS + 3}, gone: 1." in report
     assert r"| 7 | warning | loss_spike | all | loss 9 \| median 1 | look at the batch |" in report
@@ -43,7 +30,7 @@ def test_every_alert_stands_with_its_advice_up_to_a_limit(tmp_path: Path) -> Non
 def test_nothing_of_the_user_leaves_its_cell(tmp_path: Path) -> None:
     config = {"a|b": "x\n# heading <script>", "back\\slash": 1}
 
-    report = compose(history(tmp_path, config=config), [], None, 0.0)
+    report = compose(history(tmp_path, config=config), None, 0.0)
 
     assert r"| a\|b | x # heading &lt;script> |" in report
     assert r"| back\\slash | 1 |" in report
@@ -53,7 +40,7 @@ def test_run_that_nothing_is_known_of_says_so(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
     path.touch()
 
-    report = compose(read_history(path, "run"), [], None, 0.0)
+    report = compose(read_history(path, "run"), None, 0.0)
 
     assert "| state | unknown |" in report
     assert "| started | unknown |" in report
@@ -72,13 +59,9 @@ def test_averages_are_counted_and_the_newest_named(tmp_path: Path) -> None:
     found = history(tmp_path)
     totals = {"averages": [{**made, "step": 10}, made, failed]}
 
-    report = compose(History(**{**_fields(found), "totals": totals}), [], None, 0.0)
+    report = compose(replace(found, totals=totals), None, 0.0)
 
     assert "2 were made, 1 failed." in report
     assert "| sources | 1.pt, 2.pt |" in report
     assert "| up to step | 20 |" in report
     assert "| error | disk full |" in report
-
-
-def _fields(found: History) -> dict[str, Any]:
-    return {name: getattr(found, name) for name in found.__slots__}

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from training_logs import write_run
+from training_logs import make_alert, write_run
 
 from trackside.wire.records import LoggedScalar
 from tracksided.errors import ReportError
 from tracksided.progress.history import _parse, read_history
+from tracksided.sinks.alerts import AlertsFile
 
 TEXT = st.text(max_size=12) | st.sampled_from(['"ranks": [', ', "ranks": [', '\\", "ranks": ['])
 VALUES = st.recursive(
@@ -134,6 +135,28 @@ def test_metrics_stand_at_the_step_at_which_they_were_logged(tmp_path: Path) -> 
     assert read_history(path, "run").curve.evaluation["eval_loss"].steps.tolist() == [20]
 
 
+def test_alerts_of_the_run_are_read_and_those_of_others_are_not(tmp_path: Path) -> None:
+    path = write_run(tmp_path, [{"step": 10}])
+    assert read_history(path, "run").curve.alerts == ()
+    alerts = [make_alert(step=10), make_alert(step=20), make_alert(run="another")]
+    file = AlertsFile(tmp_path)
+    file.add(alerts)
+    file.close()
+    with (tmp_path / "alerts.jsonl").open("a") as torn:
+        torn.write('{"rule": "loss_sp')
+
+    assert read_history(path, "run").curve.alerts == tuple(alerts[:2])
+
+
+def test_samples_dropped_are_those_of_all_ranks_once_totals_are_there(tmp_path: Path) -> None:
+    path = write_run(tmp_path, [{"step": 10, "dropped": {"ring_full": 2}}])
+    assert read_history(path, "run").curve.statistics["dropped samples of the lowest rank"] == 2
+
+    totals = {"run": "fake-run", "dropped": {"ring_full": 3, "too_large": 1}}
+    (tmp_path / "training_statistics.json").write_text(json.dumps(totals))
+    assert read_history(path, "run").curve.statistics["dropped samples"] == 4
+
+
 def test_samples_of_a_step_come_from_the_trainers_own_arguments(tmp_path: Path) -> None:
     config = {
         "per_device_train_batch_size": 4,
@@ -173,7 +196,7 @@ def test_file_of_something_else_is_refused_by_name(tmp_path: Path) -> None:
         read_history(path, "run")
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(head=VALUES, ranks=VALUES, logged=st.dictionaries(TEXT, VALUES), failures=VALUES)
 def test_quick_look_at_a_line_finds_what_parsing_it_finds(
     head: Any, ranks: Any, logged: dict[str, Any], failures: Any
@@ -194,7 +217,7 @@ def test_quick_look_at_a_line_finds_what_parsing_it_finds(
     assert (numbers["step"], numbers["head"]) == (1, head)
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.binary(max_size=30), max_size=8))
 def test_any_bytes_give_a_curve_or_an_error_of_ours(
     tmp_path_factory: pytest.TempPathFactory, lines: list[bytes]

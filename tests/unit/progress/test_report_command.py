@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from training_logs import eval_row, train_row, write_run, write_state
+from training_logs import eval_row, make_alert, train_row, write_run, write_state
 
 from tracksided.cli.group import group
+from tracksided.sinks.alerts import AlertsFile
 
 ROWS = [*(train_row(step, 4.0 - step / 20) for step in range(5, 65, 5)), eval_row(60, 1.5)]
 
@@ -60,6 +61,21 @@ def test_json_holds_the_same_and_is_strict(tmp_path: Path) -> None:
     assert (found["loss"]["nonfinite"], found["loss"]["minimum"]) == (1, 2.0)
     assert found["speed"]["steps_per_second"] is None
     assert found["source"] == str(tmp_path / "trainer_state.json")
+
+
+def test_run_of_trackside_shows_its_statistics_and_alerts(tmp_path: Path) -> None:
+    write_run(tmp_path, [{"step": 10, "clip_rate": 0.25}])
+    file = AlertsFile(tmp_path)
+    file.add([make_alert(step=step, message=f"loss {step}") for step in (10, 20)])
+    file.close()
+
+    output = run("-c", tmp_path).stdout
+
+    assert line(output, "clip rate").split()[-1] == "0.25"
+    assert line(output, "loss_spike").split(maxsplit=1)[1] == "2, the last at step 20: loss 20"
+    document = json.loads(run("-c", tmp_path, "--json").stdout)
+    assert [alert["step"] for alert in document["alerts"]] == [10, 20]
+    assert document["statistics"]["clip rate"] == 0.25
 
 
 def test_default_is_the_newest_run_under_outputs(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,22 @@ def test_step_time_is_the_difference_of_run_times(tmp_path: Path) -> None:
     np.testing.assert_allclose(series.values, [0.2, 0.4])
 
 
+def test_speed_comes_from_the_times_of_checkpoints_where_no_row_has_any(tmp_path: Path) -> None:
+    # The second was written 10 s after the first, the third 40 s later; the fourth is a copy.
+    for step, written_at in ((20, 1000.0), (40, 1010.0), (200, 1050.0), (220, 1050.5)):
+        path = write_state(tmp_path / f"checkpoint-{step}", [train_row(5, 1.0)], global_step=step)
+        os.utime(path, (written_at, written_at))
+
+    curve = read_trainer_state(tmp_path / "checkpoint-220" / "trainer_state.json", "run")
+
+    assert curve.seconds_per_step.steps.tolist() == [40, 200]
+    np.testing.assert_allclose(curve.seconds_per_step.values, [10 / 20, 40 / 160])
+    assert "times of the checkpoints' files" in curve.notes[0]
+    first = read_trainer_state(tmp_path / "checkpoint-20" / "trainer_state.json", "run")
+    assert len(first.seconds_per_step) == 0
+    assert first.notes == ()
+
+
 @pytest.mark.parametrize("key", ["global_step", "log_history"])
 def test_missing_field_is_named(tmp_path: Path, key: str) -> None:
     path = write_state(tmp_path, [])
@@ -111,7 +128,7 @@ def test_broken_file_is_named_with_what_was_found(
     assert str(path) in str(caught.value)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(LOG_ROWS)
 def test_any_log_gives_ascending_steps_or_an_error_of_ours(
     tmp_path_factory: pytest.TempPathFactory, rows: list[object]
