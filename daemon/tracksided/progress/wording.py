@@ -18,6 +18,7 @@ from tracksided.sinks.json_file import Json, plain_object
 SCHEMA = 1
 UNKNOWN = "unknown"
 MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86400
+MINUTES_IN_HOUR, HOURS_IN_DAY = 60, 24
 SMALL = 1e-3  # below it, and from LARGE on, numbers are written with an exponent
 LARGE = 1e6
 
@@ -147,11 +148,14 @@ def duration(seconds: float | None) -> str:
         return UNKNOWN
     if seconds < MINUTE_S:
         return f"{seconds:.3g} s"
-    if seconds < HOUR_S:
-        return f"{seconds // MINUTE_S:.0f} min {seconds % MINUTE_S:.0f} s"
+    whole = round(seconds)
+    if whole < HOUR_S:
+        return f"{whole // MINUTE_S} min {whole % MINUTE_S} s"
+    minutes = round(seconds / MINUTE_S)
     if seconds < DAY_S:
-        return f"{seconds // HOUR_S:.0f} h {seconds % HOUR_S / MINUTE_S:.0f} min"
-    return f"{seconds // DAY_S:.0f} d {seconds % DAY_S / HOUR_S:.0f} h"
+        return f"{minutes // MINUTES_IN_HOUR} h {minutes % MINUTES_IN_HOUR} min"
+    hours = round(seconds / HOUR_S)
+    return f"{hours // HOURS_IN_DAY} d {hours % HOURS_IN_DAY} h"
 
 
 def moment(unix_s: float | None) -> str:
