@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ import psutil
 from tracksided.errors import TracksidedError
 
 NUM_RANKS = 2
+LOOPBACK = "127.0.0.1"
 KEPT_LINES = 40  # of a trainer that fails: the tracebacks of both ranks
 END_TIMEOUT_S = 10.0  # from asking a child to end to killing it
 
@@ -30,9 +32,16 @@ class DemoFailed(TracksidedError):
 
 
 def train_command(steps: int, out: Path) -> list[str]:
-    """Return the command that trains on two ranks; the launcher picks a free port."""
-    ranks = f"--nproc-per-node={NUM_RANKS}"
-    launcher = bound_command("torch.distributed.run", "--standalone", ranks)
+    """Return the command that trains on two ranks; the launcher picks a free port.
+
+    As ``--standalone``, but by address: where no ``/etc/hosts`` names localhost, as in a bare
+    chroot, torch would look for it for eight minutes.
+    """
+    launcher = bound_command(
+        "torch.distributed.run",
+        *(f"--nproc-per-node={NUM_RANKS}", f"--rdzv-id={uuid.uuid4()}", "--rdzv-backend=c10d"),
+        *(f"--rdzv-endpoint={LOOPBACK}:0", f"--local-addr={LOOPBACK}"),
+    )
     return [*launcher, "-m", "tracksided.demo.train", "--steps", str(steps), "--out", str(out)]
 
 
@@ -52,6 +61,7 @@ def train_environment(environ: Mapping[str, str], shm: Path, run: str) -> dict[s
         "TRACKSIDE_SHM_DIR": str(shm),
         "TRACKSIDE_RUN": run,
         "TRACKSIDE_AUTOSTART": "0",  # the demo has its own daemon
+        "GLOO_SOCKET_IFNAME": "lo",
         "OMP_NUM_THREADS": "1",
         "PYTHONUNBUFFERED": "1",
     }
