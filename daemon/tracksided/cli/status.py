@@ -71,6 +71,7 @@ def _gather(directory: Path) -> dict[str, Any]:
             "state": "serving" if age_s < SILENT_S else "silent",
             "seconds_since_update": round(age_s, 1),
             "workers": content["workers"],
+            "monitors": content.get("monitors"),
             "http": content.get("http"),
         },
         "runs": content["runs"],
@@ -92,6 +93,9 @@ def _show(status: dict[str, Any], console: Console) -> None:
         console.print(f"  last sign of life {daemon['seconds_since_update']:.0f} s ago")
     if daemon.get("http") is not None:
         _show_http(daemon["http"], console)
+    monitors = daemon.get("monitors")
+    if monitors is not None and monitors["problem"] is not None:
+        console.print(f"monitors {monitors['problem']}", markup=False, highlight=False)
     if not status["runs"]:
         console.print("no runs")
     for run in status["runs"]:

@@ -1,5 +1,6 @@
 """Figures of a series that a few outliers do not move."""
 
+import functools
 import math
 from collections.abc import Iterable, Sequence
 
@@ -55,7 +56,7 @@ def theil_sen(steps: Sequence[float], values: Sequence[float]) -> float | None:
         values: finite, as many as steps; the work grows with the square of their number.
     """
     x, y = np.asarray(steps, dtype=np.float64), np.asarray(values, dtype=np.float64)
-    first, second = np.triu_indices(len(x), k=1)
+    first, second = _pairs(len(x))
     run = x[second] - x[first]
     is_apart = run != 0
     if not is_apart.any():
@@ -79,7 +80,16 @@ def mann_kendall(values: Sequence[float]) -> float:
     """
     y: FloatArray = np.asarray(values, dtype=np.float64)
     count = len(y)
-    first, second = np.triu_indices(count, k=1)
+    first, second = _pairs(count)
     score = float(np.sign(y[second] - y[first]).sum())
     deviation = math.sqrt(count * (count - 1) * (2 * count + 5) / 18)
     return (score - math.copysign(1.0, score)) / deviation if score else 0.0
+
+
+@functools.lru_cache(maxsize=128)
+def _pairs(count: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the places of all pairs of a series; windows have few lengths, so they are kept."""
+    first, second = np.triu_indices(count, k=1)
+    for places in (first, second):
+        places.flags.writeable = False
+    return first, second

@@ -7,6 +7,7 @@ from tracksided.convergence.advice import advise
 from tracksided.convergence.course import Course, Point, follow
 from tracksided.convergence.gradients import RECENT_POINTS, GradientHealth, gradient_health
 from tracksided.convergence.loss import (
+    TREND_POINTS,
     Direction,
     convergence_score,
     find_reference,
@@ -52,7 +53,8 @@ def judge(points: Sequence[Point], course: Course, ranks: Sequence[RankObservati
         course: the state after them.
         ranks: what each rank said of the newest step.
     """
-    steps, losses = [point.step for point in points], [point.loss for point in points]
+    newest = points[-2 * TREND_POINTS :]
+    steps, losses = [point.step for point in newest], [point.loss for point in newest]
     trend = loss_trend(steps, losses)
     score = convergence_score(newer_trend(steps, losses), course.reference)
     health = gradient_health([point.gradient_norm for point in points])

@@ -3,6 +3,8 @@
 import functools
 import itertools
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -96,3 +98,26 @@ def test_a_machine_that_is_not_watched_is_unknown(
     assert daemon.status["monitors"] == {"pid": None, "problem": None}
     with pytest.raises(KeyError, match="Memory/Host_Percent"):
         scalars(out, "Memory/Host_Percent")
+
+
+def test_a_driver_that_crashes_is_named_and_costs_the_gpus_only(
+    shm_dir: Path, tmp_path: Path, daemon: DaemonProcess, set_gpus: SetGpus
+) -> None:
+    out = tmp_path / "out"
+    set_gpus("count 1\ncrash 1\n")
+    daemon.start()
+    rank = FakeRank(shm_dir, make_hello(out))
+    step = publish_until(rank, out, 10, lambda line: line["host"] is not None)
+    wait_until(lambda: daemon.status["monitors"]["problem"] is not None)
+
+    shown = subprocess.run(
+        [sys.executable, "-P", "-m", "tracksided", "status"], capture_output=True, check=False
+    ).stdout.decode()
+    rank.close(steps=step)
+    wait_until(lambda: not list(shm_dir.glob("*.ring")))
+
+    assert "while it looked at gpus" in shown
+    host = history(out)[-1]["host"]
+    assert host["gpus"] == []
+    assert host["memory_percent"] > 0
+    assert host["processes"][0]["rss_bytes"] > 0
