@@ -99,7 +99,7 @@ class Intake:
 
     def _run_of(self, stream: RankStream) -> Run | None:
         """Return the run that a segment joins: of several tries, the one that began with it."""
-        started_at = stream.hello.started_at
+        started = stream.hello.started_boottime
         candidates = [
             run
             for run in self.runs
@@ -107,7 +107,7 @@ class Intake:
         ]
         return min(
             candidates,
-            key=lambda run: abs(run.generation.hello.started_at - started_at),
+            key=lambda run: abs(run.generation.hello.started_boottime - started),
             default=None,
         )
 

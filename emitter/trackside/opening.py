@@ -108,6 +108,7 @@ def _hello(config: EmitterConfig, identity: Identity, save_dir: Path) -> Hello:
         pid=identity.pid,
         attempt=place.attempt,
         started_at=time.time(),
+        started_boottime=time.clock_gettime(time.CLOCK_BOOTTIME),
         save_dir=str(save_dir),
         checkpoints=tuple(str(Path.cwd() / path) for path in config.checkpoints),
         every=config.every,

@@ -34,7 +34,7 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "huge-world": {"world_size": 1 << 62},
     "hostile-names": {"visualize": ("../../etc", "\0", "heatmap"), "hostname": "\x1b[2J\n"},
     "nan-in-config": {"config": {"nan": float("nan"), "list": [1, None, {"": True}]}},
-    "strange-time": {"started_at": float("nan")},
+    "strange-time": {"started_at": float("nan"), "started_boottime": float("nan")},
 }
 
 

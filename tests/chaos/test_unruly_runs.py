@@ -97,15 +97,15 @@ def test_two_tries_of_a_job_that_ended_while_no_daemon_ran_are_kept_apart(
     shm_dir: Path, tmp_path: Path, daemon: DaemonProcess
 ) -> None:
     out = tmp_path / "out"
-    now = time.time()
+    now = time.clock_gettime(time.CLOCK_BOOTTIME)
     # The first try lost its second rank before that attached.
     first = FakeRank(
         shm_dir,
-        make_hello(out, world_size=2, local_world_size=2, started_at=now - 60),
+        make_hello(out, world_size=2, local_world_size=2, started_boottime=now - 60),
         nonce="first0",
     )
     first.publish(10, loss=5.0)
-    second = pair(shm_dir, out, "second", started_at=now)
+    second = pair(shm_dir, out, "second", started_boottime=now)
     for rank in second:
         rank.publish(10, loss=1.0)
     for rank in (first, *second):

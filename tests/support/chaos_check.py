@@ -124,7 +124,7 @@ def _check_tensorboard(
 ) -> None:
     """Compare all loss events ever written, in order, with the lines of history."""
     written = [(line["step"], line["loss"]) for line in lines]
-    events = list(_loss_events(directory / "tensorboard"))
+    events = list(loss_events(directory / "tensorboard"))
     same = len(written) == len(events) and all(
         step == event_step and math.isclose(loss, event_loss, rel_tol=1e-6)
         for (step, loss), (event_step, event_loss) in zip(written, events, strict=True)
@@ -139,7 +139,7 @@ def _check_tensorboard(
     verdict.require(not debris, f"{name}: temporary files {debris[:5]}")
 
 
-def _loss_events(directory: Path) -> Iterator[tuple[int, float]]:
+def loss_events(directory: Path) -> Iterator[tuple[int, float]]:
     for path in sorted(directory.glob("events.out.tfevents.*")):
         for packed in RawEventFileLoader(str(path)).Load():
             event = Event.FromString(packed)

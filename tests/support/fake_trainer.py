@@ -49,6 +49,7 @@ def make_hello(save_dir: Path, **changes: Any) -> Hello:
         pid=os.getpid(),
         attempt=0,
         started_at=time.time(),
+        started_boottime=time.clock_gettime(time.CLOCK_BOOTTIME),
         save_dir=str(save_dir),
         checkpoints=(),
         every=10,

@@ -48,7 +48,8 @@ class Generation:
             output_directory(newcomer),
         )
         has_rank = any(stream.hello.rank == newcomer.rank for stream in self.streams)
-        together = abs(newcomer.started_at - own.started_at) <= MAX_START_SPREAD_S
+        spread_s = abs(newcomer.started_boottime - own.started_boottime)
+        together = spread_s <= MAX_START_SPREAD_S
         return same_job and not has_rank and together
 
     def join(self, stream: RankStream) -> None:

@@ -48,7 +48,7 @@ class SegmentScanner:
         streams = [self._open(path) for path in (*again, *new[:room])]
         return sorted(
             (stream for stream in streams if stream is not None),
-            key=lambda stream: stream.hello.started_at,
+            key=lambda stream: stream.hello.started_boottime,
         )
 
     def forget(self, path: Path) -> None:

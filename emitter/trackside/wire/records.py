@@ -85,7 +85,10 @@ class Hello:
     """Restart count of the launcher, 0 for the first start."""
 
     started_at: float
-    """Unix time in seconds at which the session began."""
+    """Unix time in seconds at which the session began; for people, since clocks are set."""
+
+    started_boottime: float
+    """The same moment by CLOCK_BOOTTIME, in seconds: puts the starts of a machine in order."""
 
     save_dir: str
     """Absolute path under which the daemon writes."""
