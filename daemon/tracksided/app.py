@@ -123,8 +123,8 @@ class Daemon:
         """
         if not self._lock.is_in_place:
             logger.error(
-                "%s was removed under the daemon, with all that was not read yet; at logout "
-                "systemd-logind does so, see `trackside doctor`",
+                "%s was removed under the daemon, with all that was not read yet; systemd-logind "
+                "does so at logout, `loginctl enable-linger` prevents it, see `trackside doctor`",
                 self._directory,
             )
             ensure_node_directory(self._directory)

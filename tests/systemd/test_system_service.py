@@ -92,6 +92,17 @@ def test_install_runs_a_daemon_as_the_user(service: Machine):
     assert service.run("stat", "-c", "%U", f"/proc/{pid}").stdout.strip() == "ada"
 
 
+def test_the_start_is_over_only_when_the_daemon_listens(service: Machine):
+    uid = service.run("id", "-u", "ada").stdout.strip()
+    socket = f"/dev/shm/trackside-{uid}/daemon.sock"  # noqa: S108 - where the daemon listens
+    service.run("systemctl", "stop", UNIT)
+    assert service.run("test", "-S", socket, check=False).returncode != 0
+
+    service.run("systemctl", "start", UNIT)
+
+    service.run("test", "-S", socket)  # at once, with no wait
+
+
 def test_the_installed_units_verify_without_a_word(service: Machine):
     done = service.run("systemd-analyze", "verify", UNIT)
 
