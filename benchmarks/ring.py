@@ -1,11 +1,18 @@
-"""Publish records through the ring, against memcpy, a ZeroMQ payload and torch's own queue.
+"""Records through the ring, against memcpy, ZeroMQ that carries the bytes, and torch's queue.
 
-    python benchmarks/ring.py [--rounds 15] [--json FILE]
+    python benchmarks/ring.py [--rounds 11] [--json FILE]
 
-All ways move the same bytes. `memcpy` is one copy into warm shared memory, the limit of any
-copying transport; the others are timed from the call to the moment when a consumer in another
-process has the bytes, or for the ring and memcpy until the call returns, as the trainer feels it.
-Rounds are interleaved; the table shows medians and ratios to memcpy.
+Three tables over record sizes, medians of interleaved rounds in one run, ratios within each round:
+
+- cost: microseconds until the call returns, which is what a trainer waits. Of ring and memcpy,
+  with nobody reading meanwhile; `memcpy` is one copy into warm shared memory, the limit of any
+  transport that copies.
+- latency: microseconds from the call until another process has read all the bytes; one record at
+  a time, announced as the emitter announces it, by a doorbell.
+- throughput: megabytes a second from the first call until the other process has read the bytes of
+  all records of a batch.
+
+Readers read every byte, without a copy of their own.
 """
 
 import argparse
@@ -13,10 +20,11 @@ import json
 import mmap
 import secrets
 import shutil
-import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +32,7 @@ import torch
 import zmq
 from torch import multiprocessing
 
+from trackside.wire.doorbell import Doorbell, Listener
 from trackside.wire.records import RecordKind
 from trackside.wire.ring import PublishResult, RingReader, RingWriter
 from trackside.wire.segment import SegmentName
@@ -31,51 +40,103 @@ from trackside.wire.segment import SegmentName
 SIZES = (4 << 10, 256 << 10, 4 << 20, 64 << 20)
 RING_BYTES = 256 << 20
 BATCH_BYTES = 64 << 20  # moved per measurement, so that small records are not lost in the clock
-MAX_BATCH = 2000
+MIN_BATCH, MAX_BATCH = 2, 2000
+QUEUED = 8  # messages that ZeroMQ may hold on either side
+NUM_LATENCIES = 20  # of each round
+METADATA = bytes(1000)
+LIMIT = "memcpy"
+RING = "ring"
 
 Send = Callable[[memoryview], None]
+Receive = Callable[[], memoryview]
+Table = dict[int, dict[str, float]]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    results = {}
+    times = Times()
     directory = Path("/dev/shm") / f"ts-bench-{secrets.token_hex(4)}"  # noqa: S108 - the real thing
     directory.mkdir(mode=0o700)
     try:
         with ExitStack() as stack:
-            ways: dict[str, Send] = {
-                "memcpy": stack.enter_context(memcpy(directory)),
-                "ring": stack.enter_context(ring(directory)),
-                "zeromq payload": stack.enter_context(zeromq(directory)),
+            alone = {
+                LIMIT: stack.enter_context(memcpy(directory)),
+                RING: stack.enter_context(unread_ring(directory)),
+            }
+            read = {
+                RING: stack.enter_context(transport(directory, ring_sender, ring_receiver)),
+                "ZeroMQ": stack.enter_context(transport(directory, zeromq_sender, zeromq_receiver)),
                 "torch queue": stack.enter_context(torch_queue()),
             }
             for size in SIZES:
-                results[size] = measure(ways, size, arguments.rounds)
+                measure(alone, read, size, arguments.rounds, times)
     finally:
         shutil.rmtree(directory)
-    show(results)
+    tables = times.tables()
+    for name, table in tables.items():
+        show(name, table)
     if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        arguments.json.write_text(json.dumps(tables, indent=2) + "\n", encoding="utf-8")
 
 
-def measure(ways: Mapping[str, Send], size: int, rounds: int) -> dict[str, float]:
-    """Return microseconds per record, medians of interleaved rounds."""
+@dataclass
+class Times:
+    """What was measured: for each size and way one number of each round."""
+
+    cost: dict[int, dict[str, list[float]]] = field(default_factory=dict)
+    latency: dict[int, dict[str, list[float]]] = field(default_factory=dict)
+    throughput: dict[int, dict[str, list[float]]] = field(default_factory=dict)
+
+    def tables(self) -> dict[str, Table]:
+        return {
+            "cost, us": with_ratios(self.cost, LIMIT),
+            "latency, us": with_ratios(self.latency, RING),
+            "throughput, MB/s": with_ratios(self.throughput, RING),
+        }
+
+
+def measure(
+    alone: Mapping[str, Send], read: Mapping[str, "Link"], size: int, rounds: int, times: Times
+) -> None:
     source = memoryview(np.random.default_rng(0).integers(0, 255, size, dtype=np.uint8)).cast("B")
-    count = max(1, min(MAX_BATCH, BATCH_BYTES // size))
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for way in ways.values():
-        way(source)
+    count = max(MIN_BATCH, min(MAX_BATCH, BATCH_BYTES // size))
+    for send in alone.values():
+        send(source)
+    for link in read.values():
+        link.deliver(source, 1)
+    for kept in (times.cost, times.latency, times.throughput):
+        kept[size] = {}
     for _ in range(rounds):
-        for name, way in ways.items():
+        for name, send in alone.items():
             start = time.perf_counter()
             for _ in range(count):
-                way(source)
-            times[name].append((time.perf_counter() - start) / count * 1e6)
-    return {name: statistics.median(values) for name, values in times.items()}
+                send(source)
+            note(times.cost[size], name, (time.perf_counter() - start) / count * 1e6)
+        for name, link in read.items():
+            single = [link.deliver(source, 1) for _ in range(NUM_LATENCIES)]
+            note(times.latency[size], name, float(np.median(single)) * 1e6)
+        for name, link in read.items():
+            note(times.throughput[size], name, count * size / link.deliver(source, count) / 1e6)
+
+
+def note(row: dict[str, list[float]], name: str, value: float) -> None:
+    row.setdefault(name, []).append(value)
+
+
+def with_ratios(measured: Mapping[int, Mapping[str, list[float]]], base: str) -> Table:
+    """Take medians over the rounds, of each way and of its ratio to one of them."""
+    table: Table = {}
+    for size, row in measured.items():
+        table[size] = {name: float(np.median(values)) for name, values in row.items()}
+        for name in row:
+            if name != base:
+                ratios = np.array(row[name]) / np.array(row[base])
+                table[size][f"{name} / {base}"] = float(np.median(ratios))
+    return table
 
 
 @contextmanager
@@ -101,17 +162,16 @@ def memcpy(directory: Path) -> Iterator[Send]:
 
 
 @contextmanager
-def ring(directory: Path) -> Iterator[Send]:
-    """Publish, with checksums; the reader frees room as a daemon would, outside of the record."""
-    writer = RingWriter.create(directory, SegmentName("bench", 0, 1, "a"), ring_bytes=RING_BYTES)
+def unread_ring(directory: Path) -> Iterator[Send]:
+    """Publish; the read cursor is moved by hand where the ring is full."""
+    writer = RingWriter.create(directory, SegmentName("alone", 0, 1, "a"), ring_bytes=RING_BYTES)
     reader = RingReader.open(writer.path)
-    metadata = bytes(1000)
 
     def send(source: memoryview) -> None:
         if writer.free_bytes < 2 * len(source) + (1 << 16):
             # What a daemon does in its own process: the read cursor moves to the end.
             reader._move_read_cursor(reader._check_cursors())  # noqa: SLF001 - no time for polling
-        result = writer.publish(RecordKind.STEP, 1, metadata, [(0, source)], len(source))
+        result = writer.publish(RecordKind.STEP, 1, METADATA, [(0, source)], len(source))
         assert result is PublishResult.PUBLISHED  # noqa: S101 - a drop would look fast
 
     yield send
@@ -119,74 +179,138 @@ def ring(directory: Path) -> Iterator[Send]:
     writer.close()
 
 
+@dataclass
+class Link:
+    """A way to another process that reads what is sent."""
+
+    send: Send
+    reader: Connection
+
+    def deliver(self, source: memoryview, count: int) -> float:
+        """Send a record so often; return seconds from the first call to the last byte read."""
+        self.reader.send(count)
+        self.reader.recv()  # it waits now
+        start = time.monotonic_ns()
+        for _ in range(count):
+            self.send(source)
+        return (self.reader.recv() - start) / 1e9  # one clock for all processes of the machine
+
+
 @contextmanager
-def zeromq(directory: Path) -> Iterator[Send]:
-    """Send the bytes themselves and wait until the consumer has them."""
-    address = f"ipc://{directory}/bench.sock"
-    process = multiprocessing.get_context("spawn").Process(target=serve_zeromq, args=(address,))
+def transport(
+    directory: Path,
+    make_sender: Callable[[Path], "tuple[Send, Callable[[], None]]"],
+    make_receiver: Callable[[Path], Receive],
+) -> Iterator[Link]:
+    """Start a reading process for a transport whose ends meet in a directory."""
+    send, close = make_sender(directory)
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(
+        target=read_from, args=(theirs, make_receiver, directory)
+    )
     process.start()
-    context = zmq.Context()
-    socket = context.socket(zmq.REQ)
-    socket.connect(address)
-
-    def send(source: memoryview) -> None:
-        socket.send(source, copy=False)
-        socket.recv()
-
-    yield send
-    socket.send(b"")
-    socket.recv()
-    context.destroy(linger=0)
+    yield Link(send, ours)
+    ours.send(0)
     process.join()
-
-
-def serve_zeromq(address: str) -> None:
-    context = zmq.Context()
-    socket = context.socket(zmq.REP)
-    socket.bind(address)
-    while True:
-        size = len(socket.recv(copy=False).buffer)
-        socket.send(b"")
-        if not size:
-            context.destroy(linger=1000)
-            return
+    close()
 
 
 @contextmanager
-def torch_queue() -> Iterator[Send]:
-    """Put a tensor on torch's shared-memory queue and wait until the consumer has it."""
+def torch_queue() -> Iterator[Link]:
+    """Put tensors on torch's queue: their bytes go through shared memory, a handle is pickled."""
     context = multiprocessing.get_context("spawn")
-    queue, answers = context.SimpleQueue(), context.SimpleQueue()
-    process = context.Process(target=serve_queue, args=(queue, answers))
+    queue = context.SimpleQueue()
+    ours, theirs = multiprocessing.Pipe()
+    process = context.Process(target=read_from_queue, args=(theirs, queue))
     process.start()
 
     def send(source: memoryview) -> None:
         # The queue moves a tensor's storage; the copy is the one that a running trainer needs.
         queue.put(torch.frombuffer(bytearray(source), dtype=torch.uint8))
-        answers.get()
 
-    yield send
-    queue.put(None)
+    yield Link(send, ours)
+    ours.send(0)
     process.join()
 
 
-def serve_queue(
-    queue: "multiprocessing.SimpleQueue", answers: "multiprocessing.SimpleQueue"
+def read_from(
+    orders: Connection, make_receiver: Callable[[Path], Receive], directory: Path
 ) -> None:
-    while True:
-        tensor = queue.get()
-        if tensor is None:
-            return
-        answers.put(tensor.numel())
+    serve(orders, make_receiver(directory))
 
 
-def show(results: Mapping[int, Mapping[str, float]]) -> None:
-    names = list(next(iter(results.values())))
-    print(f"{'bytes':>10}" + "".join(f"{name:>18}" for name in names) + f"{'ring/memcpy':>14}")
-    for size, row in results.items():
-        cells = "".join(f"{row[name]:>15.1f} us" for name in names)
-        print(f"{size:>10}{cells}{row['memcpy'] / row['ring']:>14.2f}")
-    print("ring/memcpy is bandwidth: 1 is the limit")
+def read_from_queue(orders: Connection, queue: "multiprocessing.SimpleQueue") -> None:
+    serve(orders, lambda: memoryview(queue.get().numpy()))
+
+
+def serve(orders: Connection, receive: Receive) -> None:
+    """Read as many records as each order says, and answer with the moment of the last byte."""
+    while count := orders.recv():
+        orders.send("ready")
+        for _ in range(count):
+            np.bitwise_xor.reduce(np.frombuffer(receive(), dtype=np.uint64))
+        orders.send(time.monotonic_ns())
+
+
+def ring_sender(directory: Path) -> tuple[Send, Callable[[], None]]:
+    writer = RingWriter.create(directory, SegmentName("read", 0, 1, "a"), ring_bytes=RING_BYTES)
+    doorbell = Doorbell(directory)
+
+    def send(source: memoryview) -> None:
+        arrays, size = [(0, source)], len(source)
+        while (
+            writer.publish(RecordKind.STEP, 1, METADATA, arrays, size)
+            is not PublishResult.PUBLISHED
+        ):
+            time.sleep(0)  # full; a trainer would drop
+        doorbell.ring()
+
+    def close() -> None:
+        writer.close()
+        doorbell.close()
+
+    return send, close
+
+
+def ring_receiver(directory: Path) -> Receive:
+    listener = Listener(directory)
+    reader = RingReader.open(directory / SegmentName("read", 0, 1, "a").file_name)
+    end = 0
+
+    def receive() -> memoryview:
+        nonlocal end
+        if end:
+            reader.commit(end)  # its bytes have been read
+        while (record := reader.poll()) is None:
+            listener.wait(1.0)
+        end = record.end
+        return record.payload
+
+    return receive
+
+
+def zeromq_sender(directory: Path) -> tuple[Send, Callable[[], None]]:
+    context = zmq.Context()
+    socket = context.socket(zmq.PUSH)
+    socket.set_hwm(QUEUED)
+    socket.connect(f"ipc://{directory}/bench.sock")
+    return socket.send, lambda: context.destroy(linger=0)
+
+
+def zeromq_receiver(directory: Path) -> Receive:
+    socket = zmq.Context.instance().socket(zmq.PULL)
+    socket.set_hwm(QUEUED)
+    socket.bind(f"ipc://{directory}/bench.sock")
+    return lambda: memoryview(socket.recv(copy=False).buffer)
+
+
+def show(title: str, table: Table) -> None:
+    names = list(next(iter(table.values())))
+    print(f"\n| {title}; bytes | {' | '.join(names)} |")
+    print("|---" * (len(names) + 1) + "|")
+    for size, row in table.items():
+        cells = (f"{row[name]:.2f}" if "/" in name else f"{row[name]:,.1f}" for name in names)
+        print(f"| {size:,} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":
