@@ -1,11 +1,10 @@
-"""What the daemon bears and what it takes: rate, idle CPU, memory over thousands of steps.
+"""What the daemon bears and what it takes: rate and idle CPU; memory is `soak.py`'s.
 
-    python benchmarks/daemon.py [--seconds 20] [--soak 3000] [--json FILE]
+    python benchmarks/daemon.py [--seconds 20] [--json FILE]
 
 `rate`: eight ranks publish one sampled step a second each, rank 0 with two attention layers
 (8 heads, 128 x 128); nothing may be dropped or shed. `idle`: CPU of daemon and worker with no
-run, and with eight ranks that are attached and silent. `soak`: one rank publishes as fast as the
-ring takes it; memory of daemon and worker after a third of the steps and at the end.
+run, and with eight ranks that are attached and silent.
 """
 
 import argparse
@@ -33,13 +32,11 @@ SILENCE_S = 1e6  # until the first step of ranks that are to be silent
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=int, default=20)
-    parser.add_argument("--soak", type=int, default=3000, help="steps")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     results = {
         **idle(arguments.seconds),
         **rate(arguments.seconds),
-        **soak(arguments.soak),
     }
     print("| what | value |\n|---|---|")
     for name, value in results.items():
@@ -80,11 +77,6 @@ class Site:
     def cpu_seconds(self) -> float:
         times = [process.cpu_times() for process in self.family()]
         return sum(entry.user + entry.system for entry in times)
-
-    def memory_mb(self) -> tuple[float, float]:
-        """Return private memory of daemon and workers; what is mapped of rings is not theirs."""
-        daemon, *workers = (process.memory_full_info().uss / 1e6 for process in self.family())
-        return daemon, sum(workers)
 
     def lines(self) -> list[dict[str, object]]:
         path = self.outputs / "run" / "history.jsonl"
@@ -145,30 +137,6 @@ def rate(seconds: int) -> dict[str, float]:
         "8 ranks, steps shed": sum(line["shed"] is not None for line in lines),
         "8 ranks, steps with all ranks": sum(len(line["ranks"]) == RANKS for line in lines),
         "8 ranks, CPU, % of a core": 100 * used / seconds,
-    }
-
-
-def soak(steps: int) -> dict[str, float]:
-    with site() as served:
-        flood = served.flood(1, str(steps))
-        start = time.monotonic()
-        while len(served.lines()) < steps // 3:
-            time.sleep(POLL_S)
-        early = served.memory_mb()
-        while len(served.lines()) < steps - 1:
-            time.sleep(POLL_S)
-        late, took = served.memory_mb(), time.monotonic() - start
-        flood.wait()
-        served.drain()
-        written = len(served.lines())
-    return {
-        "soak, steps published": steps,
-        "soak, steps written": written,
-        "soak, steps a second": steps / took,
-        "soak, daemon after a third, MB": early[0],
-        "soak, daemon at the end, MB": late[0],
-        "soak, worker after a third, MB": early[1],
-        "soak, worker at the end, MB": late[1],
     }
 
 
