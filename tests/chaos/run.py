@@ -24,6 +24,7 @@ def main() -> int:
     def say(line: str) -> None:
         if not arguments.quiet:
             sys.stderr.write(f"\r\x1b[K{line}")
+            sys.stderr.flush()
 
     with tempfile.TemporaryDirectory(prefix="chaos-") as root:
         story = play(
@@ -39,12 +40,13 @@ def table(story: Story, seed: int) -> str:
     rows += [("**all faults**", story.faults.total())]
     facts: list[tuple[str, object]] = [
         ("daemons started", story.daemons),
-        ("tries of two light runs (3 ranks)", story.tries),
+        ("tries of three light runs (11 ranks)", story.tries),
         ("real trainings", story.trainings),
         ("records published for certain", verdict.published),
         ("records written", verdict.written),
         ("lost", verdict.lost),
         ("written twice", verdict.doubled),
+        ("alerts, each told once", verdict.alerts),
         ("seed", seed),
         ("seconds", round(story.seconds)),
     ]

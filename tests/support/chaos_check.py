@@ -1,5 +1,6 @@
 """After the chaos: what must hold, checked by means that are not the daemon's own."""
 
+import json
 import math
 import os
 import shutil
@@ -11,11 +12,13 @@ from typing import Any
 
 from chaos_faults import HOSTILE_PREFIX
 from chaos_site import REAL_EVERY, FakeRun, RealTry, Site
+from PIL import Image
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
 from written import history, load
 
 LOSS_TAG = "Training/Loss"
+ALERT_TAG = "Alerts/"
 
 
 @dataclass
@@ -26,6 +29,7 @@ class Verdict:
     written: int = 0
     lost: int = 0
     doubled: int = 0
+    alerts: int = 0
     problems: list[str] | None = None
 
     def note(self, problem: str) -> None:
@@ -67,6 +71,7 @@ def _check_fake(run: FakeRun, verdict: Verdict) -> None:
         verdict.require(rank.was_killed or rank.process.returncode == 0, f"{nonce} failed")
     _count(run.name, certain, possible, written, verdict)
     _check_tensorboard(run.name, run.save_dir, lines, verdict)
+    verdict.alerts += _check_alerts(run.name, run.save_dir, lines, verdict)
 
 
 def _check_real(name: str, real: RealTry, bare: list[str], verdict: Verdict) -> None:
@@ -135,17 +140,56 @@ def _check_tensorboard(
     folders = {path.name for path in directory.glob("step_*")}
     expected = {line["folder"] for line in lines}
     verdict.require(folders == expected, f"{name}: folders {sorted(folders ^ expected)[:5]}")
+    _check_files(name, directory, verdict)
     debris = [path.name for path in directory.rglob("*.trackside-tmp")]
     verdict.require(not debris, f"{name}: temporary files {debris[:5]}")
 
 
+def _check_alerts(name: str, directory: Path, lines: list[dict[str, Any]], verdict: Verdict) -> int:
+    """Compare what was committed with ``alerts.jsonl`` and with TensorBoard's texts."""
+    path = directory / "alerts.jsonl"
+    told = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    of_steps = [alert for line in lines for alert in line["alerts"]]
+    of_no_step = load(directory / "run.json").get("alerts", []) if lines else []
+    committed = Counter(alert["id"] for alert in (*of_steps, *of_no_step))
+    found = Counter(alert["id"] for alert in told)
+    verdict.require(committed == found, f"{name}: alerts {list(committed - found)[:3]} are missing")
+    verdict.require(max(found.values(), default=1) == 1, f"{name}: an alert is there twice")
+    infinite = sum("norm_before_clip" in line["nonfinite"] for line in lines)
+    verdict.require(not infinite or told, f"{name}: no alert of {infinite} infinite gradients")
+    tags = (tag for _, tag, _ in _events(directory / "tensorboard"))
+    seen = Counter(tag.split("/")[1] for tag in tags if tag.startswith(ALERT_TAG))
+    rules = Counter(alert["rule"] for alert in told)
+    verdict.require(seen == rules, f"{name}: TensorBoard shows alerts {seen}, told are {rules}")
+    return len(told)
+
+
+def _check_files(name: str, directory: Path, verdict: Verdict) -> None:
+    """Look into every JSON document and picture: each must be whole."""
+    for path in directory.rglob("*"):
+        try:
+            if path.suffix == ".json":
+                load(path)
+            elif path.suffix == ".png":
+                with Image.open(path) as picture:
+                    picture.load()
+        except (OSError, ValueError, SyntaxError) as error:
+            verdict.note(f"{name}: {path.relative_to(directory)} is not whole: {error}")
+
+
 def loss_events(directory: Path) -> Iterator[tuple[int, float]]:
+    """Return step and value of all losses ever written, those that were abandoned included."""
+    for step, tag, value in _events(directory):
+        if tag == LOSS_TAG:
+            yield step, value
+
+
+def _events(directory: Path) -> Iterator[tuple[int, str, float]]:
     for path in sorted(directory.glob("events.out.tfevents.*")):
         for packed in RawEventFileLoader(str(path)).Load():
             event = Event.FromString(packed)
             for value in event.summary.value:
-                if value.tag == LOSS_TAG:
-                    yield event.step, value.simple_value
+                yield event.step, value.tag, value.simple_value
 
 
 def _check_leftovers(site: Site, verdict: Verdict) -> None:

@@ -9,9 +9,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import zmq
-from chaos_site import Site, filled, stopped
+from chaos_obstacles import exchanged, filled, read_only, stopped
+from chaos_site import Site
 
 HOSTILE_PREFIX = "evil"
+MAX_CLOCK_STEP_S = 40 * 86400
 
 Fault = Callable[[Site], None]
 
@@ -47,6 +49,14 @@ def stop_worker(site: Site) -> None:
     for pid in site.worker_pids():
         with stopped(pid, site.random.uniform(0.1, 1.0)):
             pass
+
+
+def kill_helper(site: Site) -> None:
+    """Kill the process that serves HTTP, or the one that reads the machine."""
+    pid = site.helper_pid(site.random.choice(("http", "monitors")))
+    if pid is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def kill_rank(site: Site) -> None:
@@ -86,6 +96,28 @@ def full_shared_memory(site: Site) -> None:
     with filled(site.shm, site.random.uniform(0.2, 1.5)):
         if site.random.random() < 0.3:
             kill_daemon(site)
+
+
+def read_only_outputs(site: Site) -> None:
+    """Let nothing be opened for writing or made below the outputs; what is open stays so."""
+    with read_only(site.disk, site.random.uniform(0.2, 1.5)):
+        if site.random.random() < 0.3:
+            kill_daemon(site)
+
+
+def outputs_moved_away(site: Site) -> None:
+    """Put a file where the outputs of a run were, and take it away again."""
+    run = site.random.choice(site.runs)
+    if run.save_dir.is_dir():
+        with exchanged(run.save_dir, site.random.uniform(0.2, 1.5)):
+            if site.random.random() < 0.3:
+                kill_daemon(site)
+
+
+def set_clock(site: Site) -> None:
+    """Set the clock of all trainers and daemons that follow and run."""
+    if site.clock is not None:
+        site.clock.set(site.random.randint(-MAX_CLOCK_STEP_S, MAX_CLOCK_STEP_S))
 
 
 def hostile_segment(site: Site) -> None:
@@ -144,12 +176,16 @@ FAULTS: Mapping[str, tuple[Fault, int]] = {
     "restart daemon": (restart_daemon, 3),
     "kill -9 worker": (kill_worker, 3),
     "stop worker": (stop_worker, 2),
+    "kill -9 HTTP or monitor": (kill_helper, 2),
     "kill -9 one rank": (kill_rank, 4),
     "kill -9 whole run": (kill_run, 3),
     "kill -9 real training": (kill_training, 1),
     "stop a rank": (stop_rank, 2),
     "full disk": (full_disk, 3),
     "full shared memory": (full_shared_memory, 3),
+    "read-only outputs": (read_only_outputs, 2),
+    "outputs moved away": (outputs_moved_away, 2),
+    "clock set": (set_clock, 2),
     "hostile segment": (hostile_segment, 3),
     "flooded doorbell": (flood_doorbell, 1),
     "removed socket": (remove_socket, 1),
@@ -159,11 +195,13 @@ FAULTS: Mapping[str, tuple[Fault, int]] = {
 
 def possible(site: Site) -> dict[str, tuple[Fault, int]]:
     """Return the faults that this machine and site allow."""
-    missing = set()
+    missing: set[str] = set()
     if not site.has_small_disk:
-        missing.add("full disk")
+        missing |= {"full disk", "read-only outputs"}
     if not site.has_small_shm:
         missing.add("full shared memory")
+    if site.clock is None:
+        missing.add("clock set")
     if not site.bare:
         missing.add("kill -9 real training")
     return {name: entry for name, entry in FAULTS.items() if name not in missing}

@@ -4,22 +4,33 @@ import contextlib
 import os
 import secrets
 import shutil
-import signal
+import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from daemon_process import DaemonProcess
+from set_clock import WHY_NOT, SetClock
 
 SUPPORT = Path(__file__).parent
 SHM_SIZE, DISK_SIZE = "96m", "2g"
 REAL_STEPS, REAL_EVERY = 60, 2
-SETTINGS = "max_lag_seconds = 600.0\njoin_grace_seconds = 60.0\n[workers]\njob_seconds = 60.0\n"
+# A rule calms down at once, so that there are many alerts; no stall that is ours to see.
+SETTINGS = """
+max_lag_seconds = 600.0
+join_grace_seconds = 60.0
+[workers]
+job_seconds = 60.0
+[alerts]
+cooldown_seconds = 0.0
+clear_after = 1
+[http]
+listen = "127.0.0.1:{port}"
+"""
+LATE_S, MAX_SKEW_STEPS = 2.0, 3
 
 
 @dataclass
@@ -87,13 +98,22 @@ class Site:
         self.node.mkdir(mode=0o700)
         self.stop_file = root / "stop"
         settings = root / "daemon.toml"
-        settings.write_text(SETTINGS)
+        settings.write_text(SETTINGS.format(port=_free_port()))
         self._settings = settings
-        self.daemon = DaemonProcess(self.node, root / "daemon.log")
+        self.clock = SetClock(root) if WHY_NOT is None else None
+        clock_environ = {} if self.clock is None else self.clock.environ
+        self._environ = {
+            **os.environ,
+            **clock_environ,
+            "TRACKSIDE_SHM_DIR": str(self.node),
+            "OMP_NUM_THREADS": "1",
+        }
+        self.daemon = DaemonProcess(self.node, root / "daemon.log", clock_environ)
         self.daemon_codes: list[int] = []
         self.runs = [
             FakeRun("pair", 2, self.disk / "pair"),
             FakeRun("single", 1, self.disk / "single"),
+            FakeRun("eight", 8, self.disk / "eight"),
         ]
         self.real: list[RealTry] = []
         self.bare = self._bare_losses() if with_real else []
@@ -110,16 +130,29 @@ class Site:
 
     def worker_pids(self) -> list[int]:
         """Return the workers of the daemon that runs."""
+        return self._own_status().get("workers", {}).get("pids", [])
+
+    def helper_pid(self, name: str) -> int | None:
+        """Return the process of the daemon that runs which serves ``http`` or ``monitors``."""
+        return (self._own_status().get(name) or {}).get("pid")
+
+    def _own_status(self) -> dict[str, Any]:
         status = self.status()
-        return status["workers"]["pids"] if status.get("pid") == self.daemon.pid else []
+        return status if status.get("pid") == self.daemon.pid else {}
 
     def start_try(self, run: FakeRun) -> None:
-        """Start all ranks of a run, as a launcher does after a crash."""
+        """Start all ranks of a run, as a launcher does after a crash.
+
+        Some come late, and some count their steps from elsewhere.
+        """
         attempt = len(run.tries)
         ranks = []
         for rank in range(run.world_size):
             output = self.root / f"{run.name}-{attempt}-{rank}.out"
-            numbers = [str(number) for number in (attempt, rank, run.world_size, run.first_step)]
+            is_odd = rank > 0 and self.random.random() < 0.3
+            first_step = run.first_step + (self.random.randrange(MAX_SKEW_STEPS) if is_odd else 0)
+            late_s = self.random.uniform(0, LATE_S) if is_odd else 0.0
+            numbers = map(str, (attempt, rank, run.world_size, first_step, late_s))
             command = [sys.executable, SUPPORT / "chaos_trainer.py", self.node, run.save_dir]
             with output.open("wb") as stream:
                 process = subprocess.Popen(
@@ -155,10 +188,6 @@ class Site:
             entry.process.kill()
             entry.process.wait()
         self._stack.close()
-
-    @property
-    def _environ(self) -> dict[str, str]:
-        return os.environ | {"TRACKSIDE_SHM_DIR": str(self.node), "OMP_NUM_THREADS": "1"}
 
     def _start_real(self) -> None:
         number = len(self.real)
@@ -201,33 +230,7 @@ class Site:
         return done.returncode == 0
 
 
-@contextlib.contextmanager
-def stopped(pid: int, seconds: float) -> Iterator[None]:
-    """Hold a process for a while; one that has ended is no error."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        time.sleep(seconds)
-        yield
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGCONT)
-
-
-@contextlib.contextmanager
-def filled(directory: Path, seconds: float) -> Iterator[None]:
-    """Leave no room on a file system for a while."""
-    ballast = directory / "ballast"
-    space = os.statvfs(directory)
-    with ballast.open("wb", buffering=0) as file:
-        with contextlib.suppress(OSError):
-            os.posix_fallocate(file.fileno(), 0, space.f_bavail * space.f_frsize)
-        with contextlib.suppress(OSError):
-            while True:  # others take and give meanwhile
-                file.seek(0, os.SEEK_END)
-                file.write(bytes(4096))
-    try:
-        time.sleep(seconds)
-        yield
-    finally:
-        ballast.unlink()
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    return port

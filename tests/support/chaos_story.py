@@ -11,7 +11,7 @@ from chaos_check import Verdict, check_site
 from chaos_faults import HOSTILE_PREFIX, possible
 from chaos_site import Site
 
-DRAIN_LIMIT_S = 300.0
+DRAIN_LIMIT_S = 900.0
 LIMIT_OF_PAUSE_S = 0.8
 
 

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,10 @@ DEADLINE_S = 90.0
 class DaemonProcess:
     """``trackside daemon`` for one node-local directory; may be killed and started again."""
 
-    def __init__(self, directory: Path, log: Path) -> None:
+    def __init__(
+        self, directory: Path, log: Path, environ: Mapping[str, str] | None = None
+    ) -> None:
+        self._environ = {"TRACKSIDE_SHM_DIR": str(directory), **(environ or {})}
         self.directory = directory
         self.log = log
         self._process: subprocess.Popen[bytes] | None = None
@@ -29,7 +32,7 @@ class DaemonProcess:
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "tracksided", "daemon", *arguments],
-                env=os.environ | {"TRACKSIDE_SHM_DIR": str(self.directory)},
+                env=os.environ | self._environ,
                 stdout=output,
                 stderr=output,
             )
