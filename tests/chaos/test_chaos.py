@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from chaos_story import play
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]  # the drain alone may take 900 s
 
 SEED = 20261124
 
