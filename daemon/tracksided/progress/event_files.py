@@ -9,6 +9,7 @@ import numpy as np
 from tracksided.errors import ReportError
 from tracksided.progress import names
 from tracksided.progress.curve import EMPTY, Kind, Series, TrainingCurve
+from tracksided.progress.directories import written_at
 from tracksided.progress.rows import Rows
 from tracksided.sinks.event_records import (
     EventDamage,
@@ -60,7 +61,7 @@ def read_event_files(directory: Path, name: str) -> TrainingCurve:
         evaluation=_evaluation(columns),
         step=max(rows.last_step or 0 for rows in columns.values()),
         started_at=float(columns[loss].series(_WALL_TIME).values[0]),
-        written_at=max(path.stat().st_mtime for path in files),
+        written_at=max((written_at(path) or 0.0 for path in files), default=None),
         notes=(*damages, *rollbacks),
     )
 

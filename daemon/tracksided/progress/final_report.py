@@ -83,7 +83,7 @@ def _facts(history: History, summary: Summary) -> Iterable[Cells]:
     yield "started", moment(fields.number(run.get("started_at")))
     ended = moment(fields.number(totals.get("ended_at")))
     yield "ended", f"{ended}, after {duration(summary.training_seconds)}"
-    yield "optimizer steps", _of(totals, "steps")
+    yield "optimizer steps seen", _of(totals, "steps")
     every = fields.count(run.get("every"))
     rate = "" if every is None else f"; every {every} steps was asked for"
     yield "sampled steps", f"{_of(totals, 'processed')} written of {_of(totals, 'sampled')}{rate}"

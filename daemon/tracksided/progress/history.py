@@ -15,6 +15,7 @@ from tracksided.observations import AttentionObservation, observe
 from tracksided.progress import fields, names
 from tracksided.progress.alerts_file import read_alerts
 from tracksided.progress.curve import Kind, Series, Totals, TrainingCurve
+from tracksided.progress.directories import written_at
 from tracksided.progress.event_files import read_evaluation
 from tracksided.progress.rows import Rows
 from tracksided.sinks.alerts import FILE_NAME as ALERTS_FILE
@@ -24,8 +25,8 @@ from tracksided.sinks.json_file import Json, read_json
 RUN_FILE = "run.json"
 TOTALS_FILE = "training_statistics.json"
 TENSORBOARD_DIR = "tensorboard"
-# Columns of a line that are numbers over steps; `nonfinite` names those that were NaN or infinite.
 CHECKPOINT_PATTERNS = ("*.pt", "*.pth", "*.ckpt", "*.safetensors", "*/")
+# Columns of a line that are numbers over steps; `nonfinite` names those that were NaN or infinite.
 _COLUMNS = (
     "loss",
     "lr",
@@ -82,15 +83,14 @@ def read_history(path: Path, name: str) -> History:
             for line in file:
                 if line.endswith(b"\n"):  # else it is torn, or not finished yet
                     lines.add(line)
-        written_at = path.stat().st_mtime
     except OSError as error:
         raise ReportError(f"cannot read {path}: {error.strerror}") from error
     if lines.count and lines.num_skipped == lines.count:
         raise ReportError(f"none of the {lines.count} lines of {path} has a 'step'")
     run = read_json(path.with_name(RUN_FILE)) or {}
     totals = read_json(path.with_name(TOTALS_FILE)) or {}
-    if totals.get("run") != run.get("run"):
-        totals = {}  # of an earlier run in this directory
+    if any(totals.get(key) != run.get(key) for key in ("run", "state")):
+        totals = {}  # of an earlier run in this directory, or an earlier end of this one
     curve = _curve(lines, run, totals)
     # Event files know the exact step of a metric, and what was logged after the last sample.
     evaluation, damages = read_evaluation(path.with_name(TENSORBOARD_DIR))
@@ -98,7 +98,7 @@ def read_history(path: Path, name: str) -> History:
         curve,
         name=name,
         source=path,
-        written_at=written_at,
+        written_at=written_at(path),
         evaluation=evaluation or curve.evaluation,
         alerts=read_alerts(path.with_name(ALERTS_FILE), run.get("run")),
         notes=(*curve.notes, *damages),
@@ -247,7 +247,8 @@ def _curve(lines: _Lines, run: Mapping[str, Json], totals: Mapping[str, Json]) -
         seconds_per_step=rows.series("step_seconds"),
         tokens=logged[tokens] if tokens is not None else rows.series(""),
         evaluation=evaluation,
-        step=rows.last_step if steps is None else steps,
+        # A resumed session counts its own steps from 1: the last sample may be ahead of them.
+        step=max((s for s in (steps, rows.last_step) if s is not None), default=None),
         max_steps=fields.count(settings.get("max_steps")),
         num_epochs=fields.positive(settings.get("num_train_epochs")),
         samples_per_step=_samples_per_step(run, settings),

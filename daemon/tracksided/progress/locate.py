@@ -1,14 +1,14 @@
 """Finds what a report is made of: which file wins, which run and checkpoint is the newest."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tracksided.checkpoints.naming import is_checkpoint_directory, step_in_directory_name
+from tracksided.checkpoints.naming import is_checkpoint_directory
 from tracksided.errors import ReportError
 from tracksided.progress import event_files, history, trainer_state
 from tracksided.progress.curve import Kind, TrainingCurve
+from tracksided.progress.directories import checkpoints_in, directories_in, written_at
 from tracksided.sinks.history import FILE_NAME as HISTORY_FILE
 
 DEPTH = 3  # levels below a directory of outputs that are looked at: outputs/run/runs/start
@@ -30,7 +30,7 @@ class Source:
     def written_at(self) -> float:
         """When it was written last; 0 where it has just gone."""
         paths = event_files.event_files(self.path) if self.kind is Kind.EVENTS else (self.path,)
-        return max(map(_mtime, paths), default=0.0)
+        return max((written_at(path) or 0.0 for path in paths), default=0.0)
 
     def read(self) -> TrainingCurve:
         """Read it; raises `ReportError`."""
@@ -135,15 +135,9 @@ def _of_run(directory: Path) -> Source | None:
 
 
 def _newest_checkpoint(directory: Path) -> Source | None:
-    complete = [
-        path
-        for path in _directories(directory)
-        if is_checkpoint_directory(path.name) and (path / trainer_state.FILE_NAME).is_file()
-    ]
-    if not complete:
-        return None
-    newest = max(complete, key=lambda path: step_in_directory_name(path.name) or 0)
-    return _source_of_file(newest / trainer_state.FILE_NAME)
+    states = (path / trainer_state.FILE_NAME for path in checkpoints_in(directory).values())
+    complete = [state for state in states if state.is_file()]
+    return _source_of_file(complete[-1]) if complete else None
 
 
 def _events_below(directory: Path) -> Source | None:
@@ -152,7 +146,7 @@ def _events_below(directory: Path) -> Source | None:
     found = [
         Source(Kind.EVENTS, path, _name(path))
         for place in places
-        for path in (place, *_directories(place))
+        for path in (place, *directories_in(place))
         if event_files.event_files(path)
     ]
     return max(found, key=lambda source: source.written_at, default=None)
@@ -163,20 +157,11 @@ def _runs(directory: Path, depth: int) -> Iterator[Path]:
     is_run = _of_run(directory) is not None
     if is_run:
         yield directory
-    for path in _directories(directory) if depth > 0 else ():
+    for path in directories_in(directory) if depth > 0 else ():
         # A run's own event files tell less than what lies beside them.
         is_part = is_checkpoint_directory(path.name) or path.name.startswith(STEP_PREFIXES)
         if not is_part and not (is_run and path.name in EVENT_DIRECTORIES):
             yield from _runs(path, depth - 1)
-
-
-def _directories(directory: Path) -> list[Path]:
-    try:
-        with os.scandir(directory) as entries:
-            names = [e.name for e in entries if e.is_dir() and not e.name.startswith(".")]
-    except OSError:
-        return []  # not there, or not ours to read
-    return [directory / name for name in sorted(names)]
 
 
 def _name(directory: Path) -> str:
@@ -184,10 +169,3 @@ def _name(directory: Path) -> str:
     resolved = directory.resolve()
     is_part = is_checkpoint_directory(resolved.name) or resolved.name in EVENT_DIRECTORIES
     return f"{resolved.parent.name}/{resolved.name}" if is_part else resolved.name
-
-
-def _mtime(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0

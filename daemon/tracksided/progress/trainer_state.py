@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from tracksided.checkpoints.naming import is_checkpoint_directory, step_in_directory_name
+from tracksided.checkpoints.naming import is_checkpoint_directory
 from tracksided.errors import ReportError
 from tracksided.progress import fields, names
 from tracksided.progress.curve import EMPTY, Kind, Series, Totals, TrainingCurve
+from tracksided.progress.directories import checkpoints_in, written_at
 from tracksided.progress.rows import Rows
 from tracksided.progress.training_args import read_training_args
 from tracksided.sinks.json_file import Json, plain_object
@@ -72,7 +73,7 @@ def read_trainer_state(path: Path, name: str) -> TrainingCurve:
         num_epochs=fields.positive(state.get("num_train_epochs")),
         max_gradient_norm=fields.positive(arguments.get("max_grad_norm")),
         totals=totals,
-        written_at=path.stat().st_mtime,
+        written_at=written_at(path),
         settings={**_settings(state), **arguments},
         notes=tuple(notes),
     )
@@ -136,13 +137,12 @@ def _seconds_between_checkpoints(directory: Path, step: int) -> Series:
     if not is_checkpoint_directory(directory.name):
         return EMPTY
     written: dict[int, float] = {}
-    for path in directory.parent.iterdir():
-        number = step_in_directory_name(path.name) if is_checkpoint_directory(path.name) else None
-        state = path / FILE_NAME
-        if number is not None and number <= step and state.is_file():
-            written[number] = state.stat().st_mtime
-    steps = np.array(sorted(written), dtype=np.int64)
-    seconds = np.diff([written[number] for number in steps.tolist()])
+    for number, path in checkpoints_in(directory.parent).items():
+        moment = written_at(path / FILE_NAME)
+        if number <= step and moment is not None:
+            written[number] = moment
+    steps = np.array(list(written), dtype=np.int64)
+    seconds = np.diff(list(written.values()))
     is_known = seconds >= MIN_INTERVAL_S
     return Series(steps[1:][is_known], (seconds / np.diff(steps))[is_known])
 

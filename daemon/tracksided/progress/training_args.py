@@ -11,9 +11,9 @@ from tracksided.checkpoints.formats.pickle_nodes import (
     TupleNode,
 )
 from tracksided.checkpoints.formats.torch_zip import read_object
-from tracksided.checkpoints.naming import is_checkpoint_directory, step_in_directory_name
 from tracksided.checkpoints.source import SourceFile
 from tracksided.errors import CheckpointRefused
+from tracksided.progress.directories import checkpoints_in
 from tracksided.sinks.json_file import Json
 
 ARGUMENTS_FILE = "training_args.bin"
@@ -54,9 +54,7 @@ def read_training_args(directory: Path) -> tuple[dict[str, Json], str | None]:
 
 
 def _find(directory: Path) -> Path | None:
-    checkpoints = (path for path in directory.iterdir() if is_checkpoint_directory(path.name))
-    newest = sorted(checkpoints, key=lambda path: step_in_directory_name(path.name) or 0)
-    places = (directory, *reversed(newest))
+    places = (directory, *reversed(tuple(checkpoints_in(directory).values())))
     return next((p / ARGUMENTS_FILE for p in places if (p / ARGUMENTS_FILE).is_file()), None)
 
 

@@ -45,7 +45,7 @@ def test_run_that_ends_gets_its_report(
     report = (out / "final_report.md").read_text()
     assert report.startswith("# Run fake-run\n")
     assert cells(report, "state") == ["finished: every rank that was seen closed its session"]
-    assert cells(report, "optimizer steps") == ["35"]
+    assert cells(report, "optimizer steps seen") == ["35"]
     assert cells(report, "sampled steps") == ["3 written of 3; every 10 steps was asked for"]
     assert cells(report, "current") == ["NaN at step 30"]
     assert cells(report, "mean") == ["0.75 of 2 values"]  # (10 / 10 + 10 / 20) / 2
@@ -87,7 +87,7 @@ def test_report_of_a_real_training_says_what_the_training_said(
     losses = [float.fromhex(line) for line in done.stdout.split()[:-1]]
     sampled = np.array(losses[1::2])  # of steps 2, 4 ... 24
     report = (out / "final_report.md").read_text()
-    assert cells(report, "optimizer steps") == ["24"]
+    assert cells(report, "optimizer steps seen") == ["24"]
     assert cells(report, "last loss of the lowest rank") == [f"{losses[-1]:.5g}"]
     assert cells(report, "mean") == [f"{sampled.mean():.5g} of 12 values"]
     lowest = int(sampled.argmin())
@@ -117,7 +117,7 @@ def test_run_whose_trainer_was_killed_gets_its_report(
 
     report = (out / "final_report.md").read_text()
     assert cells(report, "state") == ["killed: not every rank that was seen closed its session"]
-    assert cells(report, "optimizer steps") == ["unknown"]
+    assert cells(report, "optimizer steps seen") == ["unknown"]
     assert cells(report, "ended") == ["unknown, after unknown"]
     assert cells(report, "last loss of the lowest rank") == ["unknown"]
     last = history(out)[-1]
@@ -195,7 +195,7 @@ def test_run_without_a_sampled_step_gets_a_report_without_curves(
     wait_until(lambda: is_empty(shm_dir))
 
     report = (out / "final_report.md").read_text()
-    assert cells(report, "optimizer steps") == ["7"]
+    assert cells(report, "optimizer steps seen") == ["7"]
     assert cells(report, "loss") == ["unknown"]
     assert cells(report, "gradient norm") == ["unknown"]
     assert "No attention was captured." in report

@@ -44,7 +44,7 @@ def test_run_that_nothing_is_known_of_says_so(tmp_path: Path) -> None:
 
     assert "| state | unknown |" in report
     assert "| started | unknown |" in report
-    assert "| optimizer steps | unknown |" in report
+    assert "| optimizer steps seen | unknown |" in report
     assert "| sampled steps | unknown written of unknown |" in report
     assert "| loss | unknown |" in report
     assert "| clip rate | unknown |" in report

@@ -152,9 +152,24 @@ def test_samples_dropped_are_those_of_all_ranks_once_totals_are_there(tmp_path: 
     path = write_run(tmp_path, [{"step": 10, "dropped": {"ring_full": 2}}])
     assert read_history(path, "run").curve.statistics["dropped samples of the lowest rank"] == 2
 
-    totals = {"run": "fake-run", "dropped": {"ring_full": 3, "too_large": 1}}
+    run = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps({**run, "state": "finished"}))
+    totals = {"run": "fake-run", "state": "finished", "dropped": {"ring_full": 3, "too_large": 1}}
     (tmp_path / "training_statistics.json").write_text(json.dumps(totals))
     assert read_history(path, "run").curve.statistics["dropped samples"] == 4
+
+
+def test_totals_of_an_earlier_end_do_not_count_once_the_run_goes_on(tmp_path: Path) -> None:
+    path = write_run(tmp_path, [{"step": 100}, {"step": 130}])
+    totals = {"run": "fake-run", "state": "killed", "steps": 120, "processed": 1}
+    (tmp_path / "training_statistics.json").write_text(json.dumps(totals))
+    assert read_history(path, "run").totals == {}
+    assert read_history(path, "run").curve.step == 130
+
+    run = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps({**run, "state": "killed"}))
+    assert read_history(path, "run").totals == totals
+    assert read_history(path, "run").curve.step == 130  # its session began after step 0
 
 
 def test_samples_of_a_step_come_from_the_trainers_own_arguments(tmp_path: Path) -> None:
