@@ -1,14 +1,15 @@
 """Reads a directory of TensorBoard event files, whoever wrote them."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from tracksided.errors import ReportError
 from tracksided.progress import names
-from tracksided.progress.curve import EMPTY, Kind, Series, TrainingCurve
+from tracksided.progress.curve import EMPTY, Kind, Series, Totals, TrainingCurve
 from tracksided.progress.directories import written_at
 from tracksided.progress.rows import Rows
 from tracksided.sinks.event_records import (
@@ -59,6 +60,7 @@ def read_event_files(directory: Path, name: str) -> TrainingCurve:
         seconds_per_step=_seconds_per_step(columns, columns[loss]),
         tokens=_series(columns, names.TOKENS),
         evaluation=_evaluation(columns),
+        totals=_totals(columns),
         step=max(rows.last_step or 0 for rows in columns.values()),
         started_at=float(columns[loss].series(_WALL_TIME).values[0]),
         written_at=max((written_at(path) or 0.0 for path in files), default=None),
@@ -66,14 +68,30 @@ def read_event_files(directory: Path, name: str) -> TrainingCurve:
     )
 
 
-def read_evaluation(directory: Path) -> tuple[dict[str, Series], tuple[str, ...]]:
-    """Return the metrics on held-out data that event files hold, and what is to be said of it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logged:
+    """What a script logged into event files of trackside, besides what every sample has."""
+
+    evaluation: Mapping[str, Series]
+    tokens: Series
+    totals: Totals
+    damages: tuple[str, ...]
+    """What cannot be read, in words."""
+
+
+def read_logged(directory: Path) -> Logged:
+    """Read what was logged, each value at its own step; all is empty where there are no files.
 
     Raises:
         ReportError: a file cannot be read.
     """
     columns, damages = _columns(event_files(directory))
-    return _evaluation(columns), damages
+    return Logged(
+        evaluation=_evaluation(columns),
+        tokens=_series(columns, names.TOKENS),
+        totals=_totals(columns),
+        damages=damages,
+    )
 
 
 def _columns(files: Sequence[Path]) -> tuple[dict[str, Rows], tuple[str, ...]]:
@@ -128,6 +146,15 @@ def _seconds_per_step(columns: dict[str, Rows], loss: Rows) -> Series:
     seconds, steps = np.diff(written.values), np.diff(written.steps)
     is_forward = seconds > 0
     return Series(written.steps[1:][is_forward], (seconds / steps)[is_forward])
+
+
+def _totals(columns: dict[str, Rows]) -> Totals:
+    """Take the totals that the Trainer logs at its end."""
+    found = {
+        field: _series(columns, (f"train/{key}", f"trainer/{key}")).finite.values
+        for field, key in names.TOTALS.items()
+    }
+    return Totals(**{field: float(values[-1]) for field, values in found.items() if len(values)})
 
 
 def _evaluation(columns: dict[str, Rows]) -> dict[str, Series]:

@@ -16,7 +16,7 @@ from tracksided.progress import fields, names
 from tracksided.progress.alerts_file import read_alerts
 from tracksided.progress.curve import Kind, Series, Totals, TrainingCurve
 from tracksided.progress.directories import written_at
-from tracksided.progress.event_files import read_evaluation
+from tracksided.progress.event_files import read_logged
 from tracksided.progress.rows import Rows
 from tracksided.sinks.alerts import FILE_NAME as ALERTS_FILE
 from tracksided.sinks.history import FILE_NAME
@@ -92,16 +92,21 @@ def read_history(path: Path, name: str) -> History:
     if any(totals.get(key) != run.get(key) for key in ("run", "state")):
         totals = {}  # of an earlier run in this directory, or an earlier end of this one
     curve = _curve(lines, run, totals)
-    # Event files know the exact step of a metric, and what was logged after the last sample.
-    evaluation, damages = read_evaluation(path.with_name(TENSORBOARD_DIR))
+    # Event files know the exact step of a value, and what was logged after the last sample.
+    logged = read_logged(path.with_name(TENSORBOARD_DIR))
     curve = replace(
         curve,
         name=name,
         source=path,
         written_at=written_at(path),
-        evaluation=evaluation or curve.evaluation,
+        evaluation=logged.evaluation or curve.evaluation,
+        tokens=logged.tokens if len(logged.tokens) else curve.tokens,
+        totals=replace(
+            logged.totals,
+            training_seconds=curve.totals.training_seconds or logged.totals.training_seconds,
+        ),
         alerts=read_alerts(path.with_name(ALERTS_FILE), run.get("run")),
-        notes=(*curve.notes, *damages),
+        notes=(*curve.notes, *logged.damages),
     )
     return History(
         curve=curve,

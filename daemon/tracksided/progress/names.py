@@ -40,6 +40,14 @@ GRADIENT_NORM = (
 CLIP_RATE = ("training/clip_rate",)
 EPOCH = ("training/epoch", "train/epoch", "epoch")
 TOKENS = ("num_input_tokens_seen", "train/num_input_tokens_seen", "trainer/num_input_tokens_seen")
+# What the Trainer logs of the whole training, by the field of `tracksided.progress.curve.Totals`.
+TOTALS = {
+    "floating_point_operations": "total_flos",
+    "training_seconds": "train_runtime",
+    "mean_loss": "train_loss",
+    "steps_per_second": "train_steps_per_second",
+    "samples_per_second": "train_samples_per_second",
+}
 SECONDS_PER_STEP = ("training/step_seconds",)
 
 _CUSTOM = "Custom/"  # trackside's, of what scripts log without a group

@@ -151,14 +151,10 @@ def _totals(state: Mapping[str, Any], history: list[Any]) -> Totals:
     """Take the totals of the state, and those of the row that ends a training."""
     last = history[-1] if history and isinstance(history[-1], dict) else {}
     final = last if "train_loss" in last else {}
-    return Totals(
-        tokens=fields.positive(state.get("num_input_tokens_seen")),
-        floating_point_operations=fields.positive(state.get("total_flos")),
-        training_seconds=fields.positive(final.get(_RUNTIME)),
-        mean_loss=fields.number(final.get("train_loss")),
-        steps_per_second=fields.positive(final.get("train_steps_per_second")),
-        samples_per_second=fields.positive(final.get("train_samples_per_second")),
-    )
+    of_end = {field: fields.positive(final.get(key)) for field, key in names.TOTALS.items()}
+    of_end["floating_point_operations"] = fields.positive(state.get("total_flos"))
+    of_end["mean_loss"] = fields.number(final.get("train_loss"))
+    return Totals(tokens=fields.positive(state.get("num_input_tokens_seen")), **of_end)
 
 
 def _settings(state: Mapping[str, Any]) -> dict[str, Json]:

@@ -210,7 +210,7 @@ def _loss(summary: Summary) -> Iterable[Row]:
     if loss.nonfinite:
         yield "NaN or infinite", f"{loss.nonfinite} of {loss.count} values"
     if summary.curve.totals.mean_loss is not None:
-        yield "mean of all steps", number(summary.curve.totals.mean_loss)
+        yield "mean, by its trainer", number(summary.curve.totals.mean_loss)
 
 
 def _optimizer(summary: Summary) -> Iterable[Row]:

@@ -131,6 +131,10 @@ def test_every_source_of_a_trainer_tells_what_it_logged(tmp_path: Path, train: T
     events = source_at(out / "runs").read()
     assert events.kind is Kind.EVENTS
     assert_curve(events, logs, until=10, single=True)
+    final = logs.rows[-1][1]
+    assert events.totals.mean_loss == np.float32(final["train_loss"])
+    assert events.totals.floating_point_operations == np.float32(final["total_flos"])
+    assert state.totals.mean_loss == final["train_loss"]
 
 
 def test_summary_of_a_trainer_is_what_numpy_makes_of_its_logs(tmp_path: Path, train: Train) -> None:

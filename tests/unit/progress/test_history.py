@@ -125,6 +125,26 @@ def test_lines_as_they_are_written_take_the_short_way(tmp_path: Path) -> None:
     assert "attention" not in numbers
 
 
+def test_what_the_trainer_logs_of_the_whole_comes_from_event_files(tmp_path: Path) -> None:
+    logged = tuple(
+        LoggedScalar(step=step, name=f"Trainer/{name}", value=value)
+        for step, name, value in (
+            (5, "num_input_tokens_seen", 320.0),
+            (10, "num_input_tokens_seen", 640.0),
+            (10, "train_loss", 2.5),
+            (10, "total_flos", 1024.0),
+        )
+    )
+    path = write_run(tmp_path, [{"step": 10, "scalars": logged}])
+
+    curve = read_history(path, "run").curve
+
+    assert curve.tokens.steps.tolist() == [5, 10]
+    assert curve.tokens.values.tolist() == [320.0, 640.0]
+    assert (curve.totals.mean_loss, curve.totals.floating_point_operations) == (2.5, 1024.0)
+    assert curve.totals.training_seconds is None
+
+
 def test_metrics_stand_at_the_step_at_which_they_were_logged(tmp_path: Path) -> None:
     late = (LoggedScalar(step=13, name="Eval/loss", value=2.0),)
     path = write_run(tmp_path, [{"step": 20, "scalars": late}])
