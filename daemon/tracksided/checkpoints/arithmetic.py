@@ -40,7 +40,9 @@ class BlockSum:
         values = self._decode(nbytes, element)
         total = self._sum[: values.size]
         with np.errstate(all="ignore"):
-            if self._is_empty:
+            if self._is_empty and weight == 1:
+                np.copyto(total, values)  # widens at twice the speed of a product
+            elif self._is_empty:
                 np.multiply(values, weight, out=total, dtype=np.float64)
             elif weight == 1:
                 np.add(total, values, out=total)

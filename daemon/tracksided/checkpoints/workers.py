@@ -1,6 +1,7 @@
 """Who does the work of an averaging: this process alone, or others beside it."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -73,7 +74,13 @@ class Alone:
         """Read every chunk."""
         written = {chunk: found.output for chunk, found in crcs.chunks.items()}
         if work.paths:
-            compare(work.paths, work.averaging.jobs, work.places, written)
+            compare(
+                work.paths,
+                work.averaging.jobs,
+                work.places,
+                written,
+                num_threads=work.num_threads,
+            )
         require_unchanged(work.averaging)
 
 
@@ -82,6 +89,8 @@ def compare(
     jobs: Sequence[RecordJob],
     places: Mapping[str, Place],
     written: Mapping[Chunk, int],
+    *,
+    num_threads: int = 1,
 ) -> None:
     """Read chunks of an output's files, and compare them with the CRC-32 of what was written.
 
@@ -89,23 +98,28 @@ def compare(
         OutputError: they differ, or cannot be read.
     """
     files: list[SourceFile] = []
-    block = memoryview(bytearray(BLOCK_BYTES))
+
+    def read(chunk: Chunk) -> int:
+        place = places[jobs[chunk.job].key]
+        block = memoryview(bytearray(min(BLOCK_BYTES, chunk.stop - chunk.start)))
+        crc = 0
+        for start in range(chunk.start, chunk.stop, BLOCK_BYTES):
+            part = block[: min(BLOCK_BYTES, chunk.stop - start)]
+            files[place.file].read_into(part, place.offset + start)
+            crc = isal_zlib.crc32(part, crc)
+        return crc
+
     try:
         files += [SourceFile(path) for path in paths]
-        for chunk, expected in written.items():
-            place = places[jobs[chunk.job].key]
-            crc = 0
-            for start in range(chunk.start, chunk.stop, BLOCK_BYTES):
-                part = block[: min(BLOCK_BYTES, chunk.stop - start)]
-                files[place.file].read_into(part, place.offset + start)
-                crc = isal_zlib.crc32(part, crc)
-            if crc != expected:
-                raise OutputError(f"{paths[0].parent}: what was written reads back differently")
+        with ThreadPoolExecutor(num_threads, "read-back") as pool:
+            found = list(pool.map(read, written))
     except CheckpointRefused as error:
         raise OutputError(f"{paths[0].parent}: the average does not read back: {error}") from error
     finally:
         for file in files:
             file.close()
+    if found != list(written.values()):
+        raise OutputError(f"{paths[0].parent}: what was written reads back differently")
 
 
 def require_unchanged(averaging: Averaging) -> None:
