@@ -1,6 +1,6 @@
 """What a training feels while its checkpoints are averaged beside it.
 
-    python benchmarks/averaging_beside.py [--megabytes 300] [--rounds 5] [--json FILE]
+    python benchmarks/averaging_beside.py [--megabytes 300] [--rounds 5] [--threads N] [--json FILE]
 
 A process computes steps and saves checkpoints with torch.save, as a trainer does, once with a
 directory that nobody watches and once with the daemon's averaging service on it, in turn. The
@@ -9,6 +9,7 @@ table shows medians over rounds of a step's and a save's seconds, and the median
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -23,8 +24,8 @@ from tracksided.checkpoints.service import CheckpointService
 POLL_S = 0.1
 TRAINER = """
 import json, sys, time, torch; from pathlib import Path
-directory, megabytes, num_saves, steps = Path(sys.argv[1]), *map(int, sys.argv[2:])
-torch.set_num_threads(1)
+directory, megabytes, num_saves, steps, threads = Path(sys.argv[1]), *map(int, sys.argv[2:])
+torch.set_num_threads(threads)
 a = torch.randn(384, 384)
 state = {f"layer.{n}": torch.randn(1 << 20) for n in range(megabytes * 10**6 // (4 << 20))}
 step_seconds, save_seconds = [], []
@@ -76,6 +77,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--megabytes", type=int, default=300, help="of a checkpoint")
     parser.add_argument("--saves", type=int, default=6)
     parser.add_argument("--steps", type=int, default=60, help="between two saves")
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count(), help="of the trainer; all cores by default"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
@@ -87,7 +91,7 @@ def run(arguments: argparse.Namespace, *, is_watched: bool) -> tuple[Times, int]
     service = CheckpointService(last=3, min_checkpoints=2, poll_seconds=0.2)
     if is_watched:
         service.watch(directory, run=None)
-    words = [arguments.megabytes, arguments.saves, arguments.steps]
+    words = [arguments.megabytes, arguments.saves, arguments.steps, arguments.threads]
     command = [sys.executable, "-c", TRAINER, str(directory), *map(str, words)]
     averages = 0
     try:
