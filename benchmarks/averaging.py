@@ -24,8 +24,6 @@ from pathlib import Path
 
 NUM_CHECKPOINTS = 5
 PYTHON = sys.executable
-# Both scripts wait for nothing, so a hung one would hang the benchmark.
-TIMEOUT_S = 600.0
 
 TRACKSIDE = """
 import sys; from pathlib import Path
@@ -245,7 +243,7 @@ def check(
     for name in ("timm", "fairseq"):
         if name in found:
             command = [PYTHON, "-c", COMPARE, ours, str(directory / found[name].output)]
-            answer = subprocess.run(command, check=True, capture_output=True, timeout=TIMEOUT_S)
+            answer = subprocess.run(command, check=True, capture_output=True)
             checks[name] = json.loads(answer.stdout)
     return checks
 
