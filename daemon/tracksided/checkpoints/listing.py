@@ -44,7 +44,7 @@ def list_candidates(
             continue
         if _is_own_output(store, entry):
             continue
-        candidate = Candidate(store.path / entry.name, entry.mtime_ns)
+        candidate = Candidate(store.path / entry.name, store.written_at(entry))
         if entry.is_directory:
             found += _directory(store, replace(candidate, is_directory=True))
         else:

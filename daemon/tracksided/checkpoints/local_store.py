@@ -1,6 +1,7 @@
 """Checkpoints in a directory of a mounted file system, and the average published there."""
 
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -39,9 +40,16 @@ class LocalStore:
                 status = path.stat()
             except OSError:
                 continue  # rotated away since it was listed
-            identity = (status.st_dev, status.st_ino)
-            found.append(Entry(name, path.is_dir(), status.st_mtime_ns, identity))
+            is_directory = stat.S_ISDIR(status.st_mode)
+            found.append(Entry(name, is_directory, (status.st_dev, status.st_ino)))
         return tuple(found)
+
+    def written_at(self, entry: Entry) -> int:
+        """Stat it."""
+        try:
+            return (self.path / entry.name).stat().st_mtime_ns
+        except OSError:
+            return 0
 
     def names_in(self, name: str) -> frozenset[str]:
         """List a directory; not readable or gone: opening it says so."""

@@ -17,7 +17,6 @@ class Entry:
 
     name: str
     is_directory: bool
-    mtime_ns: int
     identity: tuple[object, ...]
     """Equal for two names of one file only."""
 
@@ -62,6 +61,9 @@ class Store(Protocol):
 
     def entries(self) -> tuple[Entry, ...]:
         """List it, without hidden names; raises CheckpointError."""
+
+    def written_at(self, entry: Entry) -> int:
+        """Return when an entry was written last, in nanoseconds; 0 where it is gone."""
 
     def names_in(self, name: str) -> frozenset[str]:
         """Return the names in a directory of it; none where it is gone."""

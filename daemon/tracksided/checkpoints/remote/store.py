@@ -53,17 +53,23 @@ class RemoteStore:
         return str(self._address)
 
     def entries(self) -> tuple[Entry, ...]:
-        """List the prefix, and below its directories, which have no time of their own."""
+        """List the prefix."""
         try:
             found = self._list("")
         except RemoteFailure as failure:
             reason = "does not exist, or is empty" if failure.is_missing else str(failure)
             raise CheckpointError(f"{self}: cannot be read: {reason}") from failure
         return tuple(
-            Entry(entry.name, entry.is_directory, self._mtime_ns(entry), (entry.path,))
+            Entry(entry.name, entry.is_directory, (entry.path,))
             for entry in found.values()
             if not entry.name.startswith(".")
         )
+
+    def written_at(self, entry: Entry) -> int:
+        """Return the time of an object, or of the newest in a directory, which has none itself."""
+        inside = self._inside(entry.name) if entry.is_directory else self._list("")
+        times = [e.mtime_ns for e in inside.values() if entry.is_directory or e.name == entry.name]
+        return max(times, default=0)
 
     def names_in(self, name: str) -> frozenset[str]:
         """List a directory of it."""
@@ -123,11 +129,6 @@ class RemoteStore:
         if layout.is_in_order:
             return StreamedOutput(self._files, path, layout)
         return SpooledOutput(self._files, path, layout)
-
-    def _mtime_ns(self, entry: RemoteEntry) -> int:
-        if not entry.is_directory:
-            return entry.mtime_ns
-        return max((inside.mtime_ns for inside in self._inside(entry.name).values()), default=0)
 
     def _is_directory(self, name: str) -> bool:
         entry = self._list("").get(name)

@@ -198,13 +198,24 @@ class _Appearance:
         """Make the objects visible, then say in the JSON file what they are."""
         objects: list[dict[str, object]] = []
         while self._pending:
-            entry = self._pending[0].commit()
+            entry = self._completed(self._pending[0], num_done=len(objects))
             self._pending.pop(0)
             objects.append({"name": entry.name, "bytes": entry.nbytes, "etag": entry.etag})
         self._put({**provenance, OBJECTS: objects})
         if self._is_directory:
             kept = {DIRECTORY_PROVENANCE, *(str(entry["name"]) for entry in objects)}
             self._remove_others(kept)
+
+    def _completed(self, target: UploadTarget, *, num_done: int) -> RemoteEntry:
+        try:
+            return target.commit()
+        except OutputError as error:
+            if num_done == 0:
+                raise
+            raise OutputError(
+                f"{self._files.url(self._path)}: half made: {num_done} of its files are new, the "
+                f"others are those of the previous average; average again ({error.__cause__})"
+            ) from error
 
     def end(self) -> None:
         """Forget what is not visible."""
