@@ -267,6 +267,7 @@ class Daemon:
         notifier.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             self._settings = self._load()
+            self._web.configure(self._settings.http)
             self._reload_due = True
         except SettingsError as error:
             logger.error("settings are not reloaded, the old ones stay: %s", error)  # noqa: TRY400 - no traceback for the user
@@ -278,8 +279,6 @@ class Daemon:
         self._checkpoints.close()
         self._pool = WorkerPool(self._settings.workers)
         self._checkpoints = self._checkpoint_service()
-        self._web.close()
-        self._web = WebProcess(self._settings.http, self._directory)
         self._monitors.close()
         self._monitors = MonitorService(self._settings.monitors)
         self._sender.configure(self._settings.alerts)

@@ -18,7 +18,8 @@ from tracksided.listen_address import parse_listen_address
 logger = logging.getLogger(__name__)
 
 COMMAND = (sys.executable, "-P", "-m", "tracksided.web.server")
-EXIT_NOT_LISTENING = 69  # EX_UNAVAILABLE of sysexits.h: the address cannot be had
+EXIT_IN_USE = 69  # EX_UNAVAILABLE of sysexits.h: somebody else has the address
+EXIT_NOT_ALLOWED = 77  # EX_NOPERM: the system gives it to nobody like us
 FIRST_BACKOFF_S = 1.0
 MAX_BACKOFF_S = 60.0
 STEADY_S = 60.0  # after so long the next failure is the first one again
@@ -71,6 +72,13 @@ class WebProcess:
             "problem": self._problem,
         }
 
+    def configure(self, settings: HttpSettings) -> None:
+        """Take other settings; a process that serves by the same ones goes on."""
+        if settings != self._settings:
+            self.close()
+            self._settings, self._problem = settings, None
+            self._start_after, self._backoff_s = float("-inf"), FIRST_BACKOFF_S
+
     def close(self) -> None:
         """End the process; it has nothing to save."""
         if self._process is not None:
@@ -104,11 +112,13 @@ class WebProcess:
         self._backoff_s = min(2 * self._backoff_s, MAX_BACKOFF_S)
 
     def _how_it_ended(self, code: int) -> str:
-        if code == EXIT_NOT_LISTENING:
+        where = f"HTTP cannot be served at {self._settings.listen}"
+        if code == EXIT_IN_USE:
+            return f"{where}: the address is in use; choose another port in [http] listen"
+        if code == EXIT_NOT_ALLOWED:
             return (
-                f"HTTP cannot be served at {self._settings.listen}: the address is in use or not "
-                f"allowed here; choose another port in [http] listen; a service must be opened by "
-                f"`trackside service install` once more"
+                f"{where}: the address is not of this machine, or not allowed here; a service is "
+                f"opened by `trackside service install` once more"
             )
         how = f"was killed by signal {-code}" if code < 0 else f"exited {code}"
         return f"the HTTP process {how}"

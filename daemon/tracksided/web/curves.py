@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
-from tracksided.web.fields import number, objects, text
+from tracksided.web.fields import count, number, objects, text
 
 SERIES = (
     "step",
@@ -100,7 +100,7 @@ def _row(line: Mapping[str, Any]) -> Row:
     attention = line.get("attention")
     attention = attention if isinstance(attention, dict) else {}
     row["entropy"] = {
-        f"{stack} {entry.get('layer')} {_kind(entry)}": number(entry, "entropy")
+        f"{stack} {count(entry, 'layer')} {_kind(entry)}": number(entry, "entropy")
         for stack in ("encoder", "decoder")
         for entry in objects(attention, stack)
     }

@@ -5,7 +5,7 @@ from typing import Any
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from tracksided.web.fields import number, objects, text
+from tracksided.web.fields import count, number, objects, text
 
 PERCENT = 0.01  # Prometheus' base unit of shares is a ratio
 
@@ -59,10 +59,10 @@ def machine_metrics(newest: Mapping[str, Mapping[str, Any]]) -> Iterator[Metric]
         _DISK, ("path",), [((text(disk, "path") or "",), disk) for disk in objects(host, "disks")]
     )
     yield from _families(
-        _GPU, ("gpu",), [((str(gpu.get("index")),), gpu) for gpu in objects(host, "gpus")]
+        _GPU, ("gpu",), [((str(count(gpu, "index")),), gpu) for gpu in objects(host, "gpus")]
     )
     processes = {
-        (run, str(process.get("rank"))): process
+        (run, str(count(process, "rank"))): process
         for run, reading in readings.items()
         for process in objects(reading, "processes")
     }

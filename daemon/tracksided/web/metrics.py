@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from tracksided.web.fields import number, objects, text
+from tracksided.web.fields import count, number, objects, text
 from tracksided.web.machine_metrics import machine_metrics
 from tracksided.web.readings import Readings
 from tracksided.web.served import Served, ServedRank, ServedRun
@@ -105,7 +105,7 @@ class _Snapshot(Collector):
         )
         for run, readings in read:
             for rank in objects(readings.newest, "ranks"):
-                _add(seconds, (run.run, str(rank.get("rank"))), number(rank, "step_seconds"))
+                _add(seconds, (run.run, str(count(rank, "rank"))), number(rank, "step_seconds"))
         yield seconds
         alerts = _counters("alerts", "Alerts of this run.", "run", "rule", "severity")
         for run, readings in read:
@@ -215,7 +215,7 @@ def _layer_metrics(read: Iterable[tuple[ServedRun, Readings]]) -> Iterator[Metri
         attention = readings.newest.get("attention")
         attention = attention if isinstance(attention, dict) else {}
         layers = {
-            (run.run, stack, str(entry.get("layer")), text(entry, "type") or "unknown"): entry
+            (run.run, stack, str(count(entry, "layer")), text(entry, "type") or "unknown"): entry
             for stack in ("encoder", "decoder")
             for entry in objects(attention, stack)
         }

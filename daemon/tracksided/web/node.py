@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import time
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +11,14 @@ from typing import Any
 
 from tracksided.sinks.json_file import plain
 from tracksided.status_file import FILE_NAME, SILENT_S, read_status, seconds_silent
+from tracksided.web.fields import sendable
 from tracksided.web.readings import Readings, RunReader
 from tracksided.web.run_view import RunView
 from tracksided.web.served import Served, ServedRun, read_served
 
 MAX_KNOWN = 100  # runs in the list, those that are over included
-MAX_VIEWS = 16  # runs whose curves are held in memory: about 1 MB each
+MAX_VIEWS = 48  # runs whose curves are held in memory: some 2 MB each
+UNWATCHED_S = 30.0  # a run that nobody has asked for since gives its place to another
 ENDED = "ended"
 
 
@@ -41,7 +42,7 @@ class Node:
         self._version: tuple[int, int] | None = None
         self._known: dict[str, KnownRun] = {}
         self._readers: dict[str, RunReader] = {}
-        self._views: OrderedDict[str, RunView] = OrderedDict()
+        self._views: dict[str, RunView] = {}
         self._overview: tuple[object, str] | None = None
         self.served: Served | None = None
         """What the daemon says; None where it says nothing."""
@@ -73,16 +74,16 @@ class Node:
         return self.silent_s is not None and self.silent_s < SILENT_S
 
     def view(self, key: str) -> RunView | None:
-        """Return a run as it is watched, None where no such run is known."""
-        known = self._known.get(key)
+        """Return a run as it is watched; None where no such run is known, or too many are."""
+        known, now = self._known.get(key), time.monotonic()
         if known is None:
             return None
         view = self._views.get(key)
         if view is None:
+            if not self._make_room(now):
+                return None
             view = self._views[key] = RunView(key, known.served.run, known.served.directory)
-            while len(self._views) > MAX_VIEWS:
-                self._views.popitem(last=False)
-        self._views.move_to_end(key)
+        view.last_asked = now
         return view
 
     def directory_of(self, key: str) -> Path | None:
@@ -127,6 +128,17 @@ class Node:
             "runs": [_run_overview(known) for known in reversed(self._known.values())],
         }
 
+    def _make_room(self, now: float) -> bool:
+        """Let go of runs that nobody watches, where too many are held; tell if there is room."""
+        if len(self._views) >= MAX_VIEWS:
+            watched = {
+                key: view
+                for key, view in self._views.items()
+                if now - view.last_asked < UNWATCHED_S
+            }
+            self._views = watched
+        return len(self._views) < MAX_VIEWS
+
     def _remember(self, served: Served) -> None:
         current = {run.key: run for run in served.runs}
         for key, known in self._known.items():
@@ -145,7 +157,7 @@ def _run_overview(known: KnownRun) -> dict[str, Any]:
     return {
         "key": run.key,
         "run": run.run,
-        "directory": str(run.directory),
+        "directory": sendable(str(run.directory)),
         "state": run.state if known.is_served else ENDED,
         "alive": known.is_served and run.is_alive,
         "world_size": run.world_size,

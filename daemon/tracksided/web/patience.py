@@ -44,11 +44,18 @@ class Patient(Generic[_Reading]):
         await asyncio.wait((self._task,), timeout=PATIENCE_S)
 
     async def _follow(self) -> None:
+        problem: str | None = None
         try:
             while self._apply(await asyncio.to_thread(self._read)):
                 continue
-            self.problem = None
         except OSError as error:
-            self.problem = f"cannot read {error.filename or 'a file of the run'}: {error.strerror}"
-            logger.warning("%s", self.problem)
+            problem = f"cannot read {error.filename or 'a file of the run'}: {error.strerror}"
+            if problem != self.problem:  # a cause that stays is logged once
+                logger.warning("%s", problem)
+        except Exception as error:
+            # The boundary of a run: what nobody foresaw costs this one, and no other.
+            problem = f"{type(error).__name__}: {error}"
+            if problem != self.problem:
+                logger.exception("a run cannot be shown")
+        self.problem = problem
         self._fresh_until = self._clock() + FRESH_S

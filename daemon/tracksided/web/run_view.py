@@ -44,6 +44,9 @@ class RunView:
         """Of the newest step that has pictures."""
 
         self.pictures: tuple[str, ...] = ()
+        self.last_asked = 0.0
+        """Monotonic seconds, for whoever holds it."""
+
         self.record: Mapping[str, Any] = {}
         """``run.json``."""
 

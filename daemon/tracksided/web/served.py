@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tracksided.web.fields import count, counts, number, objects, text
+from tracksided.web.fields import count, counts, number, objects, sendable, text
 
 MAX_ACTIVE = 100  # alerts of one run
 KEY_LETTERS = 12  # 48 bits: enough to tell the runs of a node apart
@@ -88,7 +88,9 @@ class Served:
 
 def run_key(run: str, directory: Path) -> str:
     """Return the short name of a run in addresses."""
-    return hashlib.sha256(f"{run}\0{directory}".encode()).hexdigest()[:KEY_LETTERS]
+    return hashlib.sha256(f"{run}\0{directory}".encode("utf-8", "surrogateescape")).hexdigest()[
+        :KEY_LETTERS
+    ]
 
 
 def read_served(status: Mapping[str, Any]) -> Served:
@@ -105,7 +107,7 @@ def read_served(status: Mapping[str, Any]) -> Served:
         num_workers=len(pids) if isinstance(pids, list) else 0,
         worker_deaths=count(workers, "deaths"),
         averages=counts(status, "averages"),
-        refused={str(name): str(reason) for name, reason in refused.items()}
+        refused={sendable(str(name)): sendable(str(reason)) for name, reason in refused.items()}
         if isinstance(refused, dict)
         else {},
         runs=tuple(_run(entry) for entry in objects(status, "runs")),
@@ -116,7 +118,7 @@ def read_served(status: Mapping[str, Any]) -> Served:
 def _run(entry: Mapping[str, Any]) -> ServedRun:
     return ServedRun(
         run=text(entry, "run") or "unnamed",
-        directory=Path(text(entry, "directory") or "/nonexistent"),
+        directory=_directory(entry),
         state=text(entry, "state") or "unknown",
         world_size=count(entry, "world_size"),
         last_step=count(entry, "last_step"),
@@ -131,6 +133,12 @@ def _run(entry: Mapping[str, Any]) -> ServedRun:
         ],
         ranks=tuple(_rank(rank) for rank in objects(entry, "ranks")),
     )
+
+
+def _directory(entry: Mapping[str, Any]) -> Path:
+    # As it is: a name of bytes that are no UTF-8 shall still be found.
+    directory = entry.get("directory")
+    return Path(directory if isinstance(directory, str) else "/nonexistent")
 
 
 def _rank(entry: Mapping[str, Any]) -> ServedRank:

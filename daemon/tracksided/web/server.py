@@ -4,6 +4,7 @@ It reads files and answers requests, nothing else. It ends with its parent, the 
 """
 
 import asyncio
+import errno
 import json
 import logging
 import resource
@@ -18,9 +19,7 @@ from tracksided.listen_address import ListenAddress
 from tracksided.priority import become_idle, die_with
 from tracksided.web.application import build_application
 from tracksided.web.node import Node
-from tracksided.web_process import EXIT_NOT_LISTENING
-
-logger = logging.getLogger(__name__)
+from tracksided.web_process import EXIT_IN_USE, EXIT_NOT_ALLOWED
 
 MEMORY_BYTES = 1 << 30
 MAX_DESCRIPTORS = 1024
@@ -46,9 +45,8 @@ def main(arguments: list[str]) -> int:
     address = ListenAddress(request["host"], request["port"])
     try:
         listener = _listen(address)
-    except OSError as error:
-        logger.error("cannot listen at %s: %s", address.url, error.strerror)  # noqa: TRY400 - no traceback for the user
-        return EXIT_NOT_LISTENING
+    except OSError as error:  # the parent says it, once
+        return EXIT_IN_USE if error.errno == errno.EADDRINUSE else EXIT_NOT_ALLOWED
     names = (*request["hosts"], *_own_names()) if not address.is_loopback else request["hosts"]
     application = build_application(
         Node(Path(request["directory"])), names=names, only_loopback=address.is_loopback

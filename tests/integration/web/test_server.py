@@ -9,6 +9,7 @@ from web_site import EventReader, WebSite, append, free_port, get, make_line, ma
 
 from tracksided.web.served import run_key
 from tracksided.web.stream import MAX_CLIENTS
+from tracksided.web_process import EXIT_IN_USE, EXIT_NOT_ALLOWED
 
 pytestmark = pytest.mark.integration
 
@@ -170,7 +171,7 @@ def test_hostile_bytes_do_no_harm(site: WebSite, request_bytes: bytes):
     site.write_status()
     site.start()
 
-    with socket.create_connection(("127.0.0.1", site.port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", site.port), timeout=60) as client:
         client.sendall(request_bytes)
         assert client.recv(100).startswith(b"HTTP/1.1 ")
 
@@ -184,16 +185,18 @@ def test_connections_that_say_nothing_do_not_keep_others_out(site: WebSite):
 
     with ExitStack() as stack:
         for _ in range(200):
-            stack.enter_context(socket.create_connection(("127.0.0.1", site.port), timeout=10))
+            stack.enter_context(socket.create_connection(("127.0.0.1", site.port), timeout=60))
 
         assert site.get("/health").status == 200
 
 
-def test_an_address_that_is_taken_is_an_exit_code(site: WebSite):
+def test_an_address_that_cannot_be_had_is_an_exit_code(site: WebSite):
     with socket.create_server(("127.0.0.1", site.port)):
         site.start()
+        assert site.exit_code() == EXIT_IN_USE
 
-        assert site.exit_code() == 69
+    site.start(host="192.0.2.1")  # for documentation only, RFC 5737: no machine has it
+    assert site.exit_code() == EXIT_NOT_ALLOWED
 
 
 def test_a_head_request_has_no_body(site: WebSite, key: str):

@@ -1,3 +1,5 @@
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -8,6 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from web_site import make_line, make_rank, make_run
 
+from tracksided.web.health import health
 from tracksided.web.metrics import MAX_RUNS, metrics_runs, render_metrics
 from tracksided.web.readings import Readings
 from tracksided.web.served import Served, read_served
@@ -187,6 +190,20 @@ def test_the_number_of_runs_is_bounded():
     found = metrics_runs(served(*runs))
 
     assert [found[0].run, len(found), found[-1].run] == ["run-5", MAX_RUNS, f"run-{MAX_RUNS + 4}"]
+
+
+def test_what_cannot_be_sent_costs_no_scrape():
+    path = os.fsdecode(b"/data/\xff")
+    run = make_run("a", Path("/data/a"), last_step=10**400, problem=path)
+    status = served(run, refused={path: path})
+    line = make_line("a", 1, loss=10**400, host=HOST | {"disks": [{"path": path, "free_bytes": 1}]})
+
+    values = scrape(status, {status.runs[0].key: Readings(line)})
+
+    assert values["trackside_disk_free_bytes", ("path", "/data/?")] == 1
+    assert values["trackside_run_last_step", ("run", "a")] == 0
+    assert ("trackside_run_loss", ("run", "a")) not in values
+    json.dumps(health(status, 0.0)[1], ensure_ascii=False).encode()
 
 
 def test_a_status_of_foreign_make_counts_as_none():

@@ -5,7 +5,7 @@ import pytest
 from daemon_process import wait_until
 
 from tracksided.config import HttpSettings
-from tracksided.web_process import EXIT_NOT_LISTENING, MAX_BACKOFF_S, WebProcess
+from tracksided.web_process import EXIT_IN_USE, EXIT_NOT_ALLOWED, MAX_BACKOFF_S, WebProcess
 
 SETTINGS = HttpSettings(listen="127.0.0.1:9470")
 
@@ -40,14 +40,19 @@ def test_the_process_is_told_where_to_look_and_to_listen(tmp_path: Path):
     assert str(tmp_path) in said
 
 
-def test_an_address_that_is_taken_is_named(tmp_path: Path):
-    web = process(tmp_path, f"raise SystemExit({EXIT_NOT_LISTENING})")
+@pytest.mark.parametrize(
+    ("code", "mend"),
+    [(EXIT_IN_USE, "choose another port"), (EXIT_NOT_ALLOWED, "trackside service install")],
+)
+def test_an_address_that_cannot_be_had_is_named(tmp_path: Path, code: int, mend: str):
+    web = process(tmp_path, f"raise SystemExit({code})")
 
     wait_until(lambda: ended(web, 0.0))
 
     status = web.status()
     assert status is not None
     assert "cannot be served at 127.0.0.1:9470" in str(status["problem"])
+    assert mend in str(status["problem"])
 
 
 def test_it_is_started_again_later_and_later(tmp_path: Path, caplog: pytest.LogCaptureFixture):
@@ -70,6 +75,27 @@ def test_it_is_started_again_later_and_later(tmp_path: Path, caplog: pytest.LogC
     assert starts.read_text(encoding="utf-8") == "xxxx"
     assert len([entry for entry in caplog.records if "exited 3" in entry.message]) == 1
     assert MAX_BACKOFF_S == 60.0
+
+
+def test_other_settings_take_its_place_and_the_same_ones_leave_it(tmp_path: Path):
+    web = process(tmp_path, "import time; time.sleep(1000)")
+    web.poll(0.0)
+    first = web.status()
+
+    web.configure(HttpSettings(listen=SETTINGS.listen))
+    same = web.status()
+    web.configure(HttpSettings(listen="127.0.0.1:9471"))
+    web.poll(0.0)
+    other = web.status()
+    web.configure(HttpSettings())
+
+    assert first is not None
+    assert same == first
+    assert other is not None
+    assert other["url"] == "http://127.0.0.1:9471/"
+    assert other["pid"] not in {None, first["pid"]}
+    assert web.status() is None
+    assert not Path(f"/proc/{other['pid']}").exists()
 
 
 def test_it_ends_with_the_daemon(tmp_path: Path):
