@@ -19,6 +19,7 @@ from tracksided.web.served import Served, ServedRun, read_served
 MAX_KNOWN = 100  # runs in the list, those that are over included
 MAX_VIEWS = 48  # runs whose curves are held in memory: some 2 MB each
 UNWATCHED_S = 30.0  # a run that nobody has asked for since gives its place to another
+LOOK_S = 2.0  # a look costs one stat() while nothing changes
 ENDED = "ended"
 
 
@@ -62,6 +63,12 @@ class Node:
         self.served = None if status is None else read_served(status)
         if self.served is not None:
             self._remember(self.served)
+
+    async def keep_looking(self) -> None:
+        """Look now and then, for ever: a run that is over is on the page though nobody asked."""
+        while True:
+            self.look()
+            await asyncio.sleep(LOOK_S)
 
     @property
     def silent_s(self) -> float | None:

@@ -48,9 +48,8 @@ def main(arguments: list[str]) -> int:
     except OSError as error:  # the parent says it, once
         return EXIT_IN_USE if error.errno == errno.EADDRINUSE else EXIT_NOT_ALLOWED
     names = (*request["hosts"], *_own_names()) if not address.is_loopback else request["hosts"]
-    application = build_application(
-        Node(Path(request["directory"])), names=names, only_loopback=address.is_loopback
-    )
+    node = Node(Path(request["directory"]))
+    application = build_application(node, names=names, only_loopback=address.is_loopback)
     server = uvicorn.Server(
         uvicorn.Config(
             application,
@@ -67,13 +66,15 @@ def main(arguments: list[str]) -> int:
             timeout_graceful_shutdown=END_GRACE_S,
         )
     )
-    asyncio.run(_serve(server, listener))
+    asyncio.run(_serve(server, listener, node))
     return 0
 
 
-async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
+async def _serve(server: uvicorn.Server, listener: socket.socket, node: Node) -> None:
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(NUM_READERS, "reader"))
+    looking = asyncio.create_task(node.keep_looking())
     await server.serve(sockets=[listener])
+    looking.cancel()
 
 
 def _listen(address: ListenAddress) -> socket.socket:

@@ -1,3 +1,5 @@
+import asyncio
+import json
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,24 @@ def test_runs_that_are_over_make_room_the_oldest_first(
 
     known = [node.directory_of(run_key(name, site.root / name)) for name in ("a", "b", "c")]
     assert known == [None, site.root / "b", site.root / "c"]
+
+
+def test_runs_are_known_though_nobody_asks(site: WebSite, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(node_module, "LOOK_S", 0.001)
+    node, key = looking_at(site), run_key("a", site.root / "a")
+
+    async def live() -> None:
+        looking = asyncio.create_task(node.keep_looking())
+        site.write_status(make_run("a", site.root / "a"))
+        while node.directory_of(key) is None:  # noqa: ASYNC110 - it tells of nothing
+            await asyncio.sleep(0.001)
+        looking.cancel()
+
+    asyncio.run(asyncio.wait_for(live(), 60))
+    site.write_status()
+    node.look()
+
+    assert json.loads(node.overview())["runs"][0]["state"] == "ended"
 
 
 def test_a_status_that_is_gone_or_torn_says_nothing(site: WebSite):

@@ -22,7 +22,7 @@ export function bytes(value) {
 
 export function seconds(value) {
   if (value === null || value === undefined) return UNKNOWN;
-  if (value < 1) return `${number(value * 1000)} ms`;
+  if (value < 1) return `${Number((value * 1000).toPrecision(3))} ms`;
   return value < 120 ? `${number(value)} s` : `${number(value / 60)} min`;
 }
 
