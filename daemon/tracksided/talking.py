@@ -1,5 +1,6 @@
 """A child process that one talks to: objects both ways over a socket, and no wait for it."""
 
+import contextlib
 import os
 import queue
 import socket
@@ -93,6 +94,16 @@ class TalkingChild:
         """
         self.process.kill()
         self._hang_up()
+
+    def part(self) -> None:
+        """End the process, gently at first, but wait no longer than twice `END_GRACE_S`."""
+        self._hang_up()
+        try:
+            self.process.wait(END_GRACE_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(END_GRACE_S)
 
     @property
     def is_gone(self) -> bool:

@@ -42,7 +42,7 @@ class MonitorService:
         self._deadline = 0.0
         self._next = 0.0
         self._polled_at = 0.0
-        self._left_out: dict[str, float] = {}  # monitor -> until when
+        self._left_out: dict[str, float] = {}  # monitor to until when
         self._stuck: list[tuple[str | None, TalkingChild]] = []  # where, and who
         self.problem: str | None = None
         """What is missing from the readings and why, None while all is well."""
@@ -86,14 +86,13 @@ class MonitorService:
                 break
             self._hear(self._child, said, now)
         if self._child is not None and self._is_asked and now >= self._deadline:
-            self._leave(self._child, now)
+            silence = f"the monitoring process did not answer for {SILENCE_S:g} s"
+            self._lose(self._child, silence, now)
 
     def close(self) -> None:
-        """End the child; one that cannot be ended is left behind."""
-        if self._child is not None and self._is_asked:
-            self._child.abandon()
-        elif self._child is not None:
-            self._child.end(gently=True)
+        """End the child; one that cannot be ended within a moment is left behind."""
+        if self._child is not None:
+            self._child.part()
         self._child = None
 
     def _start(self, now: float) -> TalkingChild | None:
@@ -111,7 +110,7 @@ class MonitorService:
             self._at, self._deadline = said.monitor, now + SILENCE_S
         elif isinstance(said, HostReading):
             self._reading, self._read_at = said, now
-            self._is_asked = False
+            self._is_asked, self._at = False, None
             self._num_readings += 1
             if self._num_readings == 1:
                 self._next = min(self._next, now + FIRST_INTERVAL_S)
@@ -119,16 +118,15 @@ class MonitorService:
                 logger.warning("readings are complete again after: %s", self.problem)
                 self.problem = None
         else:
-            how = child.end(gently=False)
-            self._lose(f"the monitoring process (pid {child.process.pid}) {how}", now)
+            self._lose(child, "the monitoring process ended", now)
 
-    def _leave(self, child: TalkingChild, now: float) -> None:
-        """Leave a child that is silent, and remember where."""
+    def _lose(self, child: TalkingChild, what: str, now: float) -> None:
+        """Leave a child that is silent or dying to itself, and remember where it was.
+
+        A driver can hold up the end of a process, too: nothing here waits for it.
+        """
         child.abandon()
         self._stuck.append((self._at, child))
-        self._lose(f"the monitoring process did not answer for {SILENCE_S:g} s", now)
-
-    def _lose(self, what: str, now: float) -> None:
         self._child, self._is_asked = None, False
         if self._at is None:
             self._next = now + RETRY_S

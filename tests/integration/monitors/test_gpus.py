@@ -1,6 +1,7 @@
 """What is read of GPUs, through the real pynvml and a fake driver library, in the real child."""
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -242,6 +243,23 @@ def test_a_driver_that_hangs_or_crashes_costs_the_gpus_only(
     assert len(clock.read().gpus) == 1
     assert clock.service.problem is None
     assert len([record for record in caplog.records if "gpus" in record.message]) == 2
+
+
+def test_a_child_that_dies_between_readings_is_nobodys_fault(clock: Clock) -> None:
+    clock.read()
+    assert clock.service.pid is not None
+    os.kill(clock.service.pid, signal.SIGKILL)
+
+    def is_lost() -> bool:
+        clock.service.poll(clock.now)
+        return clock.service.pid is None
+
+    wait_until(is_lost)
+    assert not clock.service.is_due(clock.now + 59.0)
+    clock.now += 60.0
+
+    assert clock.read().disks == ()
+    assert clock.read(Watched(paths=("/",))).disks[0].path == "/"
 
 
 def test_a_child_that_cannot_be_killed_keeps_its_monitor_left_out(
