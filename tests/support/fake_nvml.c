@@ -8,6 +8,7 @@
  *   0.utilization 37        a missing key is NVML_ERROR_NOT_SUPPORTED
  *   0.process.4711 1048576  bytes on this GPU; -1 for "not available"
  *   0.lost 1                every call for this GPU fails with NVML_ERROR_GPU_IS_LOST
+ *   0.unreachable 1        no handle is given for this GPU
  *   0.xid 79                an event, told once for each change of the value
  *   hang 1                  nvmlDeviceGetCount never returns
  *   crash 1                 nvmlDeviceGetCount aborts
@@ -117,8 +118,13 @@ nvmlReturn_t nvmlDeviceGetCount_v2(unsigned *count)
 
 nvmlReturn_t nvmlDeviceGetHandleByIndex_v2(unsigned index, nvmlDevice_t *device)
 {
+    char key[LINE];
+    long long value;
     if (index >= MAX_GPUS)
         return INVALID_ARGUMENT;
+    snprintf(key, sizeof key, "%u.unreachable", index);
+    if (number(key, &value))
+        return GPU_IS_LOST;
     *device = &devices[index];
     return SUCCESS;
 }

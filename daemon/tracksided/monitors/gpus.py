@@ -72,7 +72,7 @@ class Gpus:
     def __init__(self) -> None:
         self._gpus: list[_Gpu] = []
         self._events: Any = None
-        self._is_open = False
+        self._count: int | None = None  # also of those that cannot be opened; None while closed
 
     def read(self, watched: Watched, reading: HostReading) -> HostReading:
         """Add the GPUs, and their share to the processes that were found before."""
@@ -97,16 +97,16 @@ class Gpus:
 
     def _open(self) -> bool:
         """Open NVML where that has not been done; a driver may be loaded, or exchanged, later."""
-        if self._is_open:
-            if _known(pynvml.nvmlDeviceGetCount) == len(self._gpus):
+        if self._count is not None:
+            if _known(pynvml.nvmlDeviceGetCount) == self._count:
                 return True
             self._close()
         try:
             pynvml.nvmlInit()
         except pynvml.NVMLError:
             return False
-        self._is_open = True
-        self._gpus = list(_find())
+        self._count = _known(pynvml.nvmlDeviceGetCount) or 0
+        self._gpus = list(_find(self._count))
         self._events = _listen(self._gpus)
         return True
 
@@ -114,7 +114,7 @@ class Gpus:
         if self._events is not None:
             _known(pynvml.nvmlEventSetFree, self._events)
         _known(pynvml.nvmlShutdown)
-        self._gpus, self._events, self._is_open = [], None, False
+        self._gpus, self._events, self._count = [], None, None
 
     def _take_events(self) -> None:
         """Note the errors that the driver has raised since the reading before."""
@@ -130,8 +130,8 @@ class Gpus:
                     gpu.xids.append(XidError(timestamp=time.time(), code=int(event.eventData)))
 
 
-def _find() -> Iterator[_Gpu]:
-    for index in range(_known(pynvml.nvmlDeviceGetCount) or 0):
+def _find(count: int) -> Iterator[_Gpu]:
+    for index in range(count):
         handle = _known(pynvml.nvmlDeviceGetHandleByIndex, index)
         if handle is not None:
             yield _Gpu(

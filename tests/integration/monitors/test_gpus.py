@@ -143,6 +143,19 @@ def test_a_lost_gpu_costs_its_own_fields_only(clock: Clock, set_gpus: SetGpus) -
     assert (sound.index, sound.utilization_percent) == (1, 9.0)
 
 
+def test_a_gpu_that_cannot_be_opened_does_not_cost_the_memory_of_others(
+    clock: Clock, set_gpus: SetGpus
+) -> None:
+    set_gpus("count 2\n0.unreachable 1\n1.xid 79\n")
+    clock.read()
+    set_gpus("count 2\n0.unreachable 1\n1.xid 48\n")
+
+    (gpu,) = clock.read().gpus
+
+    assert gpu.index == 1
+    assert [error.code for error in gpu.xid_errors] == [79, 48]
+
+
 def test_memory_of_a_rank_is_found_through_its_process(clock: Clock, set_gpus: SetGpus) -> None:
     pid = os.getpid()
     set_gpus(
