@@ -130,6 +130,63 @@ def test_statistics_equal_loops_over_rows(make_map: Make, data: st.DataObject) -
             assert found == pytest.approx(expected, rel=REL, abs=1e-6, nan_ok=True), name
 
 
+def hand_made(make: Make, name: str) -> AttentionMap:
+    eye, causal = np.eye(4)[None], np.tril(np.ones((1, 4, 4)))
+    gaps = causal.copy()
+    gaps[0, [1, 3]] = 0  # rows that are hidden wholly
+    return {
+        "uniform": lambda: make(np.full((2, 4, 4), 0.25)),
+        "one-hot": lambda: make(eye),
+        "causal": lambda: make(causal / np.arange(1, 5)[:, None], visible=causal > 0),
+        "empty rows": lambda: make(gaps / np.arange(1, 5)[:, None], visible=gaps > 0),
+    }[name]()
+
+
+def exp_entropy(*values: float) -> float:
+    shares = [value / sum(values) for value in values]
+    return math.exp(-sum(share * math.log(share) for share in shares))
+
+
+ROOT = math.sqrt(2)
+# Worked out with pencil and paper; in the order of the names above.
+BY_PENCIL = {
+    "mean": (1 / 4, 1 / 4, 1 / 4, 1 / 8),
+    "std": (
+        0,
+        math.sqrt(3) / 4,
+        math.sqrt((1 + 1 / 2 + 1 / 3 + 1 / 4) / 16 - 1 / 16),
+        math.sqrt(1 / 12 - 1 / 64),
+    ),
+    "min": (1 / 4, 0, 0, 0),
+    "max": (1 / 4, 1, 1, 1),
+    "entropy": (math.log(4), 0, math.log(24) / 4, math.log(3) / 2),
+    "entropy_per_head": ([math.log(4)] * 2, [0], [math.log(24) / 4], [math.log(3) / 2]),
+    "normalized_entropy": (1, 0, 1, 1),
+    "sink_mass": (1 / 4, 1 / 4, (1 + 1 / 2 + 1 / 3 + 1 / 4) / 4, (1 + 1 / 3) / 2),
+    "diagonal_mass": (1 / 4, 1, (1 + 1 / 2 + 1 / 3 + 1 / 4) / 4, (1 + 1 / 3) / 2),
+    "previous_token_mass": (1 / 4, 0, (1 / 2 + 1 / 3 + 1 / 4) / 3, 1 / 3),
+    # of rows 0 to 3 over all four keys: 6/4, 4/4, 4/4, 6/4
+    "mean_distance": (5 / 4, 0, (0 + 1 / 2 + 1 + 3 / 2) / 4, (0 + 1) / 2),
+    "head_similarity": (1, None, None, None),
+    # Of two rows with the products [[1, 1/3], [1/3, 1/3]], whose eigenvalues are (2 +- sqrt 2) / 3.
+    "effective_rank": (1, 4, None, exp_entropy(math.sqrt(2 + ROOT), math.sqrt(2 - ROOT))),
+}
+
+
+@pytest.mark.parametrize("name", BY_PENCIL)
+@pytest.mark.parametrize("kind", ["uniform", "one-hot", "causal", "empty rows"])
+def test_statistics_equal_what_pencil_and_paper_say(make_map: Make, name: str, kind: str) -> None:
+    attention = hand_made(make_map, kind)
+    expected = BY_PENCIL[name][("uniform", "one-hot", "causal", "empty rows").index(kind)]
+
+    found = compute(name, attention)
+
+    if expected is not None:
+        assert found == pytest.approx(expected, abs=1e-6)
+    second = by_hand(attention)[name]
+    assert found == (None if second is None else pytest.approx(second, rel=REL, abs=1e-6))
+
+
 def test_uniform_causal_attention_has_the_entropy_of_its_lengths(make_map: Make) -> None:
     visible = np.tril(np.ones((4, 4), dtype=np.bool_))
     attention = make_map(visible[None] / np.arange(1, 5)[:, None], visible=visible[None])
