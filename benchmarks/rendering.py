@@ -1,120 +1,233 @@
-"""Heat maps: trackside's renderers against plain ``subplots/imshow/colorbar/savefig``.
+"""Pictures: trackside's renderers against plain ``subplots/imshow/bar/colorbar/savefig``.
 
-Both draw the same maps with the same scale, labels, title and colour bar, into memory. Rounds
-alternate between the two, so that a busy machine slows both; the ratio is that of the medians.
+Both draw the same values with the same scale, labels, title and colour bar, into memory, in one
+thread. Times are CPU times, which other work on the machine disturbs less than the wall's; rounds
+alternate between the two, and the ratio is that of the medians.
 
     python benchmarks/rendering.py --json rendering.json
 """
 
 import argparse
-import io
 import json
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
-
-mpl.use("agg")
-
-import matplotlib.pyplot as plt  # noqa: TID251 - the contestant; after its backend
 import numpy as np
-from matplotlib.colors import PowerNorm
+from rendering_plain import (
+    draw_animation_plainly,
+    draw_entropy_plainly,
+    draw_gradients_plainly,
+    draw_maps_plainly,
+)
 
+from tracksided.renderers.animation import Animation
+from tracksided.renderers.entropy import EntropyByLayer
+from tracksided.renderers.gradient_flow import GradientFlow
+from tracksided.renderers.head_map import HeadMap
 from tracksided.renderers.heatmap import Heatmap
+from tracksided.renderers.layer_comparison import LayerComparison
 from tracksided.renderers.multi_head import MultiHead
-from tracksided.stages import AttentionMap, Renderer, StepData
+from tracksided.reports import Picture
+from tracksided.stages import AttentionMap, RecordedStep, Renderer, StepData
 
 MUST_REACH = 10.0  # images per second against the plain way
-DEFAULT_ROUNDS = 7
+DEFAULT_ROUNDS = 5
+NUM_FRAMES = 24
+WORDS = ("the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "sleeps")
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One size of map; more than one head is drawn as a grid."""
+    """One picture, drawn in both ways; each call draws another step."""
 
     name: str
-    heads: int
-    side: int
-
-    @property
-    def renderer(self) -> Renderer:
-        return Heatmap() if self.heads == 1 else MultiHead()
+    ours: Callable[[int], bytes]
+    plain: Callable[[int], bytes]
 
 
-CASES = (
-    Case("29x29", 1, 29),
-    Case("512x512", 1, 512),
-    Case("4096x4096", 1, 4096),
-    Case("grid of 8 x 512x512", 8, 512),
-)
-
-
-def make_map(case: Case) -> AttentionMap:
+def make_map(heads: int, side: int, layer: int = 0) -> AttentionMap:
     """Make causal softmax rows of random logits."""
-    rng = np.random.default_rng(0)
-    shape = (case.heads, case.side, case.side)
+    rng = np.random.default_rng(layer)
+    shape = (heads, side, side)
     logits = rng.normal(0, 2, shape).astype(np.float32)
     weights = np.tril(np.exp(logits))
     weights /= weights.sum(axis=-1, keepdims=True)
     return AttentionMap(
         stack="decoder",
         type="self_attention",
-        layer=0,
-        module="transformer.h.0.attn",
-        heads=tuple(range(case.heads)),
-        num_heads=case.heads,
-        num_queries=case.side,
-        query_rows=np.arange(case.side),
+        layer=layer,
+        module=f"transformer.h.{layer}.attn",
+        heads=tuple(range(heads)),
+        num_heads=heads,
+        num_queries=side,
+        query_rows=np.arange(side),
         weights=weights,
-        max_logit=np.zeros(case.heads, dtype=np.float32),
-        visible=np.tril(np.ones((1, case.side, case.side), dtype=np.bool_)),
+        max_logit=np.zeros(heads, dtype=np.float32),
+        visible=np.tril(np.ones((1, side, side), dtype=np.bool_)),
     )
 
 
-def draw_plainly(attention: AttentionMap, step: int) -> bytes:
-    """Draw as a training script would."""
-    columns = max(1, round(len(attention.weights) ** 0.5))
-    rows = -(-len(attention.weights) // columns)
-    size = (7, 6.5) if rows * columns == 1 else (3.2 * columns, 3 * rows)
-    figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False)
-    for head, (axes, weights) in enumerate(zip(grid.flat, attention.weights, strict=False)):
-        image = axes.imshow(weights, cmap="viridis", norm=PowerNorm(0.5, 0, 1), aspect="auto")
-        axes.set_title(f"head {head}")
-        axes.set_xlabel("key position")
-        axes.set_ylabel("query position")
-    figure.colorbar(image, ax=grid, label="attention weight")
-    figure.suptitle(f"decoder layer 0, self attention, step {step}\n{attention.module}")
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    plt.close(figure)
-    return file.getvalue()
+def make_parameters(count: int) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(0)
+    names = (
+        "attn.q_proj.weight",
+        "attn.out_proj.weight",
+        "mlp.fc1.weight",
+        "mlp.fc1.bias",
+        "ln.weight",
+    )
+    return [
+        {
+            "name": f"transformer.h.{index // len(names)}.{names[index % len(names)]}",
+            "norm": float(np.exp(rng.normal(-3, 1))),
+            "abs_max": float(np.exp(rng.normal(-6, 1))),
+            "update_ratio": float(np.exp(rng.normal(-7, 1))),
+            "nonfinite": False,
+        }
+        for index in range(count)
+    ]
 
 
-def draw_ours(case: Case, attention: AttentionMap, step: int) -> bytes:
-    data = StepData("bench", step, None, (attention,), None, None)
-    (picture,) = case.renderer.render(data)
-    return picture.png
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run whose lines and pictures lie in memory."""
+
+    lines: Mapping[int, Mapping[str, Any]]
+    contents: Mapping[int, Mapping[str, bytes]]
+
+    @property
+    def steps(self) -> Sequence[RecordedStep]:
+        return [RecordedStep(step, f"step_{step}") for step in {**self.lines, **self.contents}]
+
+    def line(self, step: RecordedStep) -> Mapping[str, Any]:
+        return self.lines[step.step]
+
+    def files(self, step: RecordedStep) -> Sequence[str]:
+        return tuple(self.contents[step.step])
+
+    def read(self, step: RecordedStep, file_name: str) -> bytes | None:
+        return self.contents[step.step][file_name]
 
 
-def seconds(draw: Callable[[], bytes]) -> float:
-    begin = time.perf_counter()
-    draw()
-    return time.perf_counter() - begin
+def draw(
+    renderer: Renderer,
+    maps: Sequence[AttentionMap],
+    step: int,
+    *,
+    parameters: Sequence[Mapping[str, Any]] = (),
+    tokens: tuple[str, ...] = (),
+) -> Picture:
+    """Draw the one picture of a step."""
+    data = StepData("bench", step, None, tuple(maps), None, {"parameters": parameters}, tokens)
+    (picture,) = renderer.render(data)
+    return picture
+
+
+def of_maps(
+    name: str, renderer: Renderer, maps: Sequence[AttentionMap], tokens: tuple[str, ...] = ()
+) -> Case:
+    panels = {"": maps[0].weights.mean(axis=0)}
+    if isinstance(renderer, MultiHead):
+        panels = {f"head {head}": weights for head, weights in enumerate(maps[0].weights)}
+    if isinstance(renderer, LayerComparison):
+        panels = {f"layer {entry.layer}": entry.weights.mean(axis=0) for entry in maps}
+    return Case(
+        name,
+        lambda step: draw(renderer, maps, step, tokens=tokens).png,
+        lambda step: draw_maps_plainly(panels, step, tokens),
+    )
+
+
+def of_gradients(count: int) -> Case:
+    parameters = make_parameters(count)
+    return Case(
+        f"gradient flow, {count} parameters",
+        lambda step: draw(GradientFlow(), (), step, parameters=parameters).png,
+        lambda step: draw_gradients_plainly(parameters, step),
+    )
+
+
+def of_entropy(num_layers: int, num_steps: int) -> Case:
+    values = np.random.default_rng(0).random((num_layers, num_steps))
+    steps = range(100, 100 * (num_steps + 1), 100)
+    lines = {
+        step: {
+            "attention": {
+                "decoder": [
+                    {"layer": layer, "type": "self_attention", "normalized_entropy": float(value)}
+                    for layer, value in enumerate(column)
+                ]
+            }
+        }
+        for step, column in zip(steps, values.T, strict=True)
+    }
+    run = Run(lines, {})
+    return Case(
+        f"entropy, {num_layers} layers, {num_steps} steps",
+        lambda _: next(iter(EntropyByLayer().render(run))).png,
+        lambda _: draw_entropy_plainly(values, steps),
+    )
+
+
+def of_animation(side: int) -> Case:
+    """Frames and all: what a run of so many sampled steps costs."""
+    attention = make_map(1, side)
+
+    def ours(step: int) -> bytes:
+        frames = [draw(HeadMap(), (attention,), step + index) for index in range(NUM_FRAMES)]
+        contents = {
+            step + index: {frame.file_name: frame.png} for index, frame in enumerate(frames)
+        }
+        (picture,) = Animation().render(Run({}, contents))
+        return picture.png
+
+    return Case(
+        f"animation, {NUM_FRAMES} x {side}x{side}",
+        ours,
+        lambda step: draw_animation_plainly(attention.weights[0], step, NUM_FRAMES),
+    )
+
+
+def make_cases() -> tuple[Case, ...]:
+    return (
+        of_maps("29x29", Heatmap(), [make_map(1, 29)]),
+        of_maps("29x29 with tokens", Heatmap(), [make_map(1, 29)], (WORDS * 3)[:29]),
+        of_maps("512x512", Heatmap(), [make_map(1, 512)]),
+        of_maps("4096x4096", Heatmap(), [make_map(1, 4096)]),
+        of_maps("grid of 8 x 512x512", MultiHead(), [make_map(8, 512)]),
+        of_maps(
+            "12 layers, 4 heads x 128x128",
+            LayerComparison(),
+            [make_map(4, 128, layer) for layer in range(12)],
+        ),
+        of_gradients(40),
+        of_gradients(2000),
+        of_entropy(12, 200),
+        of_animation(29),
+        of_animation(512),
+    )
+
+
+def seconds(draw: Callable[[int], bytes], step: int) -> float:
+    begin = time.process_time()
+    draw(step)
+    return time.process_time() - begin
 
 
 def measure(case: Case, rounds: int) -> Mapping[str, object]:
-    attention = make_map(case)
-    first = seconds(lambda: draw_ours(case, attention, 0))  # builds the canvas
-    draw_plainly(attention, 0)
+    first = seconds(case.ours, 0)  # builds the canvas
+    case.plain(0)
     ours, plain = [], []
     for step in range(1, rounds + 1):
-        plain.append(seconds(lambda: draw_plainly(attention, step)))  # noqa: B023 - called at once
-        ours.append(seconds(lambda: draw_ours(case, attention, step)))  # noqa: B023
+        plain.append(seconds(case.plain, step))
+        ours.append(seconds(case.ours, step))
     ratios = [a / b for a, b in zip(plain, ours, strict=True)]
     return {
         "case": case.name,
@@ -123,8 +236,8 @@ def measure(case: Case, rounds: int) -> Mapping[str, object]:
         "first_ms": first * 1e3,
         "ratio": statistics.median(plain) / statistics.median(ours),
         "smallest_ratio": min(ratios),
-        "ours_bytes": len(draw_ours(case, attention, 0)),
-        "plain_bytes": len(draw_plainly(attention, 0)),
+        "ours_bytes": len(case.ours(0)),
+        "plain_bytes": len(case.plain(0)),
     }
 
 
@@ -133,12 +246,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=DEFAULT_ROUNDS)
     parser.add_argument("--json", type=Path, metavar="PATH")
     arguments = parser.parse_args()
-    results = [measure(case, arguments.rounds) for case in CASES]
+    results = [measure(case, arguments.rounds) for case in make_cases()]
     heads = ("case", "ours ms", "plain ms", "ratio", "worst round", "first ms", "KiB", "plain KiB")
-    print("{:<22}{:>9}{:>10}{:>8}{:>13}{:>10}{:>7}{:>11}".format(*heads))
+    print("{:<32}{:>9}{:>10}{:>8}{:>13}{:>10}{:>7}{:>11}".format(*heads))
     for result in results:
         print(
-            f"{result['case']:<22}{result['ours_ms']:>9.2f}{result['plain_ms']:>10.1f}"
+            f"{result['case']:<32}{result['ours_ms']:>9.2f}{result['plain_ms']:>10.1f}"
             f"{result['ratio']:>8.1f}{result['smallest_ratio']:>13.1f}{result['first_ms']:>10.1f}"
             f"{result['ours_bytes'] / 1024:>7.0f}{result['plain_bytes'] / 1024:>11.0f}"
         )
