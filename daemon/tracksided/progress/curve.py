@@ -38,6 +38,16 @@ class Series:
     def __len__(self) -> int:
         return len(self.steps)
 
+    def per_step(self) -> "Series":
+        """Return how much each finite value is above the one before it, per step.
+
+        Left out where it is not above: the values of a clock that was set back, or began anew.
+        """
+        known = self.finite
+        gained, steps = np.diff(known.values), np.diff(known.steps)
+        is_forward = gained > 0
+        return Series(known.steps[1:][is_forward], (gained / steps)[is_forward])
+
     @property
     def finite(self) -> "Series":
         """The values that are neither NaN nor infinite."""

@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from tracksided.errors import ReportError
 from tracksided.progress import names
 from tracksided.progress.curve import EMPTY, Kind, Series, Totals, TrainingCurve
@@ -105,7 +103,8 @@ def _columns(files: Sequence[Path]) -> tuple[dict[str, Rows], tuple[str, ...]]:
             damages.append(f"{path.name} {error}; what follows is lost")
         except OSError as error:
             raise ReportError(f"cannot read {path}: {error.strerror}") from error
-    return columns, tuple(damages)
+    known = {tag: rows for tag, rows in columns.items() if rows.names}  # not all forgotten
+    return known, tuple(damages)
 
 
 def _is_event_file(path: Path) -> bool:
@@ -142,10 +141,7 @@ def _seconds_per_step(columns: dict[str, Rows], loss: Rows) -> Series:
     said = _series(columns, names.SECONDS_PER_STEP)
     if len(said):
         return said
-    written = loss.series(_WALL_TIME)
-    seconds, steps = np.diff(written.values), np.diff(written.steps)
-    is_forward = seconds > 0
-    return Series(written.steps[1:][is_forward], (seconds / steps)[is_forward])
+    return loss.series(_WALL_TIME).per_step()
 
 
 def _totals(columns: dict[str, Rows]) -> Totals:
@@ -158,12 +154,7 @@ def _totals(columns: dict[str, Rows]) -> Totals:
 
 
 def _evaluation(columns: dict[str, Rows]) -> dict[str, Series]:
-    found: dict[str, Series] = {}
-    for tag, rows in columns.items():
-        name = names.evaluation_name(tag)
-        if name is not None and not _is_loss(tag):
-            found[name] = rows.series(_VALUE)
-    return found
+    return names.held_out((tag, rows.series(_VALUE)) for tag, rows in columns.items())
 
 
 def _listed(tags: Sequence[str]) -> str:

@@ -228,11 +228,6 @@ def _curve(lines: _Lines, run: Mapping[str, Json], totals: Mapping[str, Json]) -
         for column in rows.names
         if column.startswith(_LOGGED)
     }
-    evaluation = {
-        evaluation_name: series
-        for key, series in logged.items()
-        if (evaluation_name := names.evaluation_name(key)) is not None
-    }
     tokens = names.find(logged, names.TOKENS)
     config = run.get("config")
     settings = config if isinstance(config, dict) else {}
@@ -251,7 +246,7 @@ def _curve(lines: _Lines, run: Mapping[str, Json], totals: Mapping[str, Json]) -
         epoch=rows.series("epoch"),
         seconds_per_step=rows.series("step_seconds"),
         tokens=logged[tokens] if tokens is not None else rows.series(""),
-        evaluation=evaluation,
+        evaluation=names.held_out(logged.items()),
         # A resumed session counts its own steps from 1: the last sample may be ahead of them.
         step=max((s for s in (steps, rows.last_step) if s is not None), default=None),
         max_steps=fields.count(settings.get("max_steps")),

@@ -7,6 +7,8 @@ loops written by hand what their users choose.
 
 from collections.abc import Iterable
 
+from tracksided.progress.curve import Series
+
 LOSS = (
     "training/loss",
     "train/loss",
@@ -81,6 +83,12 @@ def evaluation_name(name: str) -> str | None:
     """
     found = _evaluation_name(name.removeprefix(_CUSTOM))
     return None if found is None or found.lower().endswith(_COSTS) else found
+
+
+def held_out(series: Iterable[tuple[str, Series]]) -> dict[str, Series]:
+    """Return the metrics on held-out data among named series, by `evaluation_name`."""
+    named = ((evaluation_name(name), found) for name, found in series)
+    return {name: found for name, found in named if name is not None}
 
 
 def _evaluation_name(name: str) -> str | None:

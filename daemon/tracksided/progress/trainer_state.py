@@ -52,7 +52,7 @@ def read_trainer_state(path: Path, name: str) -> TrainingCurve:
         notes.append(f"{skipped} rows of {_ROWS} without a step are left out")
     if problem is not None:
         notes.append(problem)
-    seconds_per_step, totals = _seconds_per_step(rows.series(_RUNTIME)), _totals(state, history)
+    seconds_per_step, totals = rows.series(_RUNTIME).per_step(), _totals(state, history)
     if not len(seconds_per_step) and totals.steps_per_second is None:
         seconds_per_step = _seconds_between_checkpoints(path.parent, step)
         if len(seconds_per_step):
@@ -67,7 +67,7 @@ def read_trainer_state(path: Path, name: str) -> TrainingCurve:
         epoch=rows.series("epoch"),
         seconds_per_step=seconds_per_step,
         tokens=rows.series("num_input_tokens_seen"),
-        evaluation=_evaluation(rows),
+        evaluation=names.held_out((name, rows.series(name)) for name in rows.names),
         step=step,
         max_steps=fields.count(state.get("max_steps")),
         num_epochs=fields.positive(state.get("num_train_epochs")),
@@ -108,28 +108,6 @@ def _rows(history: list[Any]) -> tuple[Rows, int]:
         numbers = ((key, fields.number(value)) for key, value in row.items())
         rows.add(step, [(key, value) for key, value in numbers if value is not None])
     return rows, skipped
-
-
-def _evaluation(rows: Rows) -> dict[str, Series]:
-    found: dict[str, Series] = {}
-    for column in rows.names:
-        name = names.evaluation_name(column)
-        if name is not None:
-            found[name] = rows.series(column)
-    return found
-
-
-def _seconds_per_step(runtime: Series) -> Series:
-    """Derive step times from the seconds since the start, where rows carry them.
-
-    A resumed training counts its seconds anew: no difference is taken across that.
-    """
-    known = runtime.finite
-    if len(known) <= 1:
-        return EMPTY
-    seconds, steps = np.diff(known.values), np.diff(known.steps)
-    is_forward = seconds > 0
-    return Series(known.steps[1:][is_forward], (seconds / steps)[is_forward])
 
 
 def _seconds_between_checkpoints(directory: Path, step: int) -> Series:

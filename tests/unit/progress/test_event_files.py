@@ -94,6 +94,15 @@ def picture(size: int) -> bytes:
     return event
 
 
+def test_loss_that_was_forgotten_whole_is_no_loss(tmp_path: Path) -> None:
+    path = own_file(tmp_path, 1, [Scalar("loss", 1.0, 10)])
+    with path.open("ab") as file:
+        file.write(frame(event_protos.session_start(5, 0.0)))
+
+    with pytest.raises(ReportError, match="hold no scalars"):
+        read_event_files(tmp_path, "run")
+
+
 @pytest.mark.parametrize(
     "event", [picture(5000), bytes(MAX_NUMBERS_BYTES + 1)], ids=["picture", "large"]
 )

@@ -57,3 +57,11 @@ def test_series_leaves_out_what_is_not_finite() -> None:
     series = Series.of([1, 2, 3], [np.nan, 2.0, np.inf])
 
     assert pairs(series.finite) == [(2, 2.0)]
+
+
+def test_growth_of_a_series_is_per_step_and_leaves_out_where_a_clock_began_anew() -> None:
+    series = Series.of([10, 20, 25, 30, 40], [1.0, 3.0, np.nan, 0.5, 2.5])
+
+    assert pairs(series.per_step()) == [(20, 0.2), (40, 0.2)]
+    assert pairs(Series.of([10], [1.0]).per_step()) == []
+    assert pairs(Series.of([], []).per_step()) == []
