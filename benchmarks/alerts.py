@@ -226,9 +226,9 @@ def written(directory: Path, wanted: Label) -> tuple[int, int, list[dict[str, An
     file = directory / "alerts.jsonl"
     alerts = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     for alert in alerts:
-        if alert["step"] is None:  # of the machine: the newest step then
+        if alert["step"] is None:  # of the machine: the step in progress
             before = [line["step"] for line in lines if line["timestamp"] <= alert["timestamp"]]
-            alert["step"] = max(before, default=0)
+            alert["step"] = 1 + max(before, default=0)
     healthy = [line for line in lines if not wanted.rules or line["step"] < wanted.fault_step]
     return len(lines), len(healthy), alerts
 

@@ -203,7 +203,7 @@ CASES = {
     "nan-batch": Case("mlp", 1e-3, poison),
     "dead-layer": Case("gpt", 1e-3, kill_layer),
     "frozen-layer": Case("gpt", 1e-3, freeze_layer),
-    "entropy-collapse": Case("gpt", 3e-2, max_norm=None),
+    "entropy-collapse": Case("gpt", 6e-2, max_norm=None),
     "growing-logits": Case("gpt", 1e-3, sharpen),
     "learning-rate-0": Case("gpt", 0.0),
     "swings": Case("gpt", 1e-3, swing),
