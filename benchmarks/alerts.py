@@ -83,7 +83,7 @@ LABELS = {
     "dead-layer": label("gradient_vanishing"),
     "frozen-layer": label("gradient_vanishing"),
     "entropy-collapse": label("attention_entropy_collapse", fault_step=1, steps=400),
-    "growing-logits": label("attention_logit_growth", "attention_entropy_collapse", steps=400),
+    "growing-logits": label("attention_logit_growth", steps=400),
     "learning-rate-0": label("loss_stagnation", fault_step=1, steps=450),
     "swings": label("gradient_volatility"),
     "bad-batch": label("loss_spike"),
@@ -131,7 +131,9 @@ def main() -> None:
                     print(case, result.seed, result.found_by, result.delay, result.false_alarms)
                     place(arguments.out, case, result.seed).write_text(json.dumps(asdict(result)))
     files = [place(arguments.out, case, seed) for case in CASES for seed in seeds]
-    results = [Result(**json.loads(file.read_text())) for file in files if file.exists()]
+    # Judged anew: a label may have changed since.
+    kept = [Result(**json.loads(file.read_text())) for file in files if file.exists()]
+    results = [judge(r.case, r.seed, r.steps, r.healthy_steps, r.alerts) for r in kept]
     if arguments.only:
         return
     replayed = [replay(spread, phi) for spread in (0.3, 0.6) for phi in (0.0, 0.9)]
