@@ -80,15 +80,20 @@ class RunWatch:
             report: as the records and their analysis have it.
             reading: of the machine, with this run's processes; None where there is none.
         """
-        report = self.monitoring.add(add_machine(report, reading))
-        if not self._settings.enabled:
-            return report
-        failures: dict[str, str] = {}
-        alerts = self.look(observe(report.history), failures)
+        report = add_machine(report, reading)
+        failures = dict(report.history["failures"])
+        alerts: tuple[Alert, ...] = ()
+        try:
+            report = self.monitoring.add(report)
+            if self._settings.enabled:
+                alerts = self.look(observe(report.history), failures)
+        except ObservationError as error:  # a record that says no time, for example
+            logger.warning("step %d tells the rules nothing: %s", report.step, error)
+            failures["watch"] = str(error)
         history = {
             **report.history,
             "alerts": [alert_document(alert) for alert in alerts],
-            "failures": {**report.history["failures"], **failures},
+            "failures": failures,
         }
         texts = tuple(alert_text(alert, report.step) for alert in alerts)
         return replace(

@@ -101,6 +101,17 @@ def test_rule_that_fails_costs_itself_only(caplog: pytest.LogCaptureFixture) -> 
     assert caplog.text.count("alert rule nonfinite fails") == 1
 
 
+def test_step_that_says_no_time_costs_its_alerts_only() -> None:
+    watch = RunWatch(RUN, AlertSettings())
+
+    report = complete(watch, 7, timestamp=math.inf)
+
+    assert report.alerts == ()
+    assert report.history["loss"] == 10.0 / 7
+    assert report.history["failures"] == {"watch": "timestamp is missing or not finite"}
+    assert complete(watch, 8, loss=math.nan).alerts
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     bad=st.lists(st.booleans(), min_size=1, max_size=40),
