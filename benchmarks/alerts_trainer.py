@@ -142,7 +142,7 @@ def leak(training: Training, step: int, since: int) -> None:
 
 def straggle(training: Training, step: int, since: int) -> None:
     if step >= since and training.rank == 1:
-        time.sleep(0.05)
+        time.sleep(0.15)
 
 
 def desynchronise(training: Training, step: int, since: int) -> None:

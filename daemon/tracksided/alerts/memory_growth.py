@@ -26,8 +26,8 @@ class MemoryGrowth:
     """A rank's memory grew from block to block of the window, and does not slow down.
 
     The window is cut into six blocks. Their medians rise each time; from the first to the last by
-    min_growth and by min_growth_mib; and the last rise is at least half of the mean one. Caches
-    fill up, arenas settle: their growth slows down. A leak's does not.
+    min_growth and by min_growth_mib; and the last two rises are on average at least half of the
+    mean one. Caches fill up, arenas settle: their growth slows down. A leak's does not.
     """
 
     name: ClassVar[str] = "memory_growth"
@@ -66,7 +66,7 @@ class MemoryGrowth:
         rises = [after - earlier for earlier, after in itertools.pairwise(levels)]
         growth = levels[-1] - levels[0]
         limit = max(self.min_growth * levels[0], self.min_growth_mib * MIB)
-        is_steady = min(rises) > 0 and rises[-1] >= growth / len(rises) / 2
+        is_steady = min(rises) > 0 and (rises[-2] + rises[-1]) / 2 >= growth / len(rises) / 2
         if growth < limit or not is_steady:
             return None
         return Finding(

@@ -29,10 +29,11 @@ class Straggler:
 
     enabled: bool = True
     min_score: float = 0.75
-    min_seconds: float = 0.02
-    """The first rank captures attention on top: some milliseconds in sampled steps."""
+    min_seconds: float = 0.05
+    """The first rank captures attention on top: some milliseconds in sampled steps,
+    and more where cores are short."""
 
-    persist_steps: int = 5
+    persist_steps: int = 10
 
     def check(self, now: Observation, before: Sequence[Observation]) -> Finding | None:
         """Tell of the rank that has the lowest score now."""

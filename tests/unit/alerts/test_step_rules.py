@@ -270,18 +270,18 @@ def rank_steps(field: str, *ranks: Sequence[Any]) -> list[Observation]:
     ]
 
 
-def test_rank_that_is_slower_for_five_samples_is_a_straggler() -> None:
-    steps = rank_steps("step_seconds", [1.0] * 6, [1.4] * 6, [1.0] * 6)
+def test_rank_that_is_slower_for_ten_samples_is_a_straggler() -> None:
+    steps = rank_steps("step_seconds", [1.0] * 11, [1.4] * 11, [1.0] * 11)
 
-    assert looks(Straggler(), steps[:4]) == []
+    assert looks(Straggler(), steps[:9]) == []
     finding = look(Straggler(), steps)
     assert finding is not None
     assert finding.rank == 1
     assert finding.value == pytest.approx(1 / 1.4)
-    assert looks(Straggler(), rank_steps("step_seconds", [1.0] * 6, [1.3] * 6)) == []
-    assert looks(Straggler(), rank_steps("step_seconds", [1.0, 2.0] * 5, [2.0, 1.0] * 5)) == []
-    assert looks(Straggler(), rank_steps("step_seconds", [1.0] * 9)) == []
-    assert looks(Straggler(), rank_steps("step_seconds", [0.01] * 6, [0.025] * 6)) == []
+    assert looks(Straggler(), rank_steps("step_seconds", [1.0] * 11, [1.3] * 11)) == []
+    assert looks(Straggler(), rank_steps("step_seconds", [1.0, 2.0] * 9, [2.0, 1.0] * 9)) == []
+    assert looks(Straggler(), rank_steps("step_seconds", [1.0] * 19)) == []
+    assert looks(Straggler(), rank_steps("step_seconds", [0.01] * 11, [0.055] * 11)) == []
 
 
 def test_straggler_is_found_among_ranks_that_wait_for_it() -> None:
@@ -294,7 +294,7 @@ def test_straggler_is_found_among_ranks_that_wait_for_it() -> None:
                 for rank, seconds in enumerate((0.1, 0.1, 0.25))
             ),
         )
-        for n in range(1, 6)
+        for n in range(1, 11)
     ]
 
     finding = look(Straggler(), steps)
