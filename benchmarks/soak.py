@@ -26,7 +26,8 @@ from trackside.wire.ring import PublishResult
 
 NUM_LOOKS = 10
 PAUSE_S = 0.002  # while all rings are full
-RING_BYTES = 1 << 20
+RING_BYTES = 1 << 17  # some 60 steps: the daemon sets the pace
+MAX_RINGS = 2  # for each run that publishes: the next one begins while the last is written
 PICTURES = ("heatmap", "statistics", "entropy")
 NO_PICTURES = ("statistics",)
 EVERY_NTH_HAS_PICTURES = 4
@@ -81,7 +82,7 @@ def soak(served: Site, steps: int, runs: int, steps_of_run: int) -> tuple[list[L
     looks: list[Look] = []
     start = time.monotonic()
     while published < steps:
-        while len(ranks) < runs:
+        while len(ranks) < runs and num_rings(served) < MAX_RINGS * runs:
             ranks.append((begin(served, begun), 0))
             begun += 1
         before = published
@@ -101,6 +102,11 @@ def soak(served: Site, steps: int, runs: int, steps_of_run: int) -> tuple[list[L
     for rank, step in ranks:
         rank.close(steps=step)
     return looks, begun
+
+
+def num_rings(served: Site) -> int:
+    """Count runs that publish, and those that are over and not written yet."""
+    return len(list(served.directory.glob("*.ring")))
 
 
 def begin(served: Site, number: int) -> FakeRank:
