@@ -12,6 +12,7 @@ from chaos_check import loss_events
 from daemon_process import DaemonProcess, wait_until
 from fake_trainer import FakeRank, make_hello
 from set_clock import WHY_NOT, SetClock
+from typed import trackside
 from written import history, steps
 
 pytestmark = pytest.mark.integration
@@ -132,8 +133,7 @@ def test_status_does_not_take_a_daemon_for_silent_whose_clock_is_another(
     wait_until((shm_dir / "status.json").exists)
 
     clock.set(0)
-    command = [sys.executable, "-m", "tracksided", "status", "--json"]
-    answer = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    answer = json.loads(trackside("status", "--json").stdout)
 
     assert answer["daemon"]["state"] == "serving"
 

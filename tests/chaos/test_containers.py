@@ -11,6 +11,7 @@ import pytest
 from apart import why_not, with_own_pids
 from daemon_process import DaemonProcess, wait_until
 from fake_trainer import FakeRank, make_hello
+from typed import trackside
 from written import load, steps
 
 from trackside.wire.locks import daemon_pid
@@ -33,11 +34,6 @@ def segments(shm_dir: Path) -> list[Path]:
 def contained_trainer(shm_dir: Path, out: Path, num_steps: str) -> "subprocess.Popen[bytes]":
     command = with_own_pids(sys.executable, TRAINER, shm_dir, out, num_steps)
     return subprocess.Popen(command, stdout=subprocess.DEVNULL)
-
-
-def trackside(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "tracksided", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def test_trainer_in_a_container_is_served_by_the_daemon_outside(

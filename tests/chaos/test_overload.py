@@ -1,13 +1,12 @@
 """More than the workers can do: pictures go first, scalars never, and it ends by itself."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from daemon_process import DaemonProcess, wait_until
 from fake_trainer import FakeRank, make_hello
+from typed import trackside
 from written import history, scalars, steps
 
 pytestmark = pytest.mark.integration
@@ -15,11 +14,6 @@ pytestmark = pytest.mark.integration
 FLOOD_STEPS = 150
 SETTINGS = "[workers]\nshed_pictures_at = 4\nshed_statistics_at = 8\n"
 RING_BYTES = 8 << 20
-
-
-def trackside(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "tracksided", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def flooded(shm_dir: Path, out: Path, run: str) -> FakeRank:
