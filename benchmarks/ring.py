@@ -4,9 +4,10 @@
 
 Three tables over record sizes, medians of interleaved rounds in one run, ratios within each round:
 
-- cost: microseconds until the call returns, which is what a trainer waits. Of ring and memcpy,
-  with nobody reading meanwhile; `memcpy` is one copy into warm shared memory, the limit of any
-  transport that copies.
+- cost: microseconds of the calling thread until the call returns, which is what a trainer pays
+  (CPU time: neither call waits, and other work on the machine disturbs it less). Of ring and
+  memcpy, with nobody reading meanwhile; `memcpy` is one copy into warm shared memory, the limit
+  of any transport that copies.
 - latency: microseconds from the call until another process has read all the bytes; one record at
   a time, announced as the emitter announces it, by a doorbell.
 - throughput: megabytes a second from the first call until the other process has read the bytes of
@@ -42,7 +43,7 @@ RING_BYTES = 256 << 20
 BATCH_BYTES = 64 << 20  # moved per measurement, so that small records are not lost in the clock
 MIN_BATCH, MAX_BATCH = 2, 2000
 QUEUED = 8  # messages that ZeroMQ may hold on either side
-NUM_LATENCIES = 20  # of each round
+MAX_LATENCIES = 20  # of each round
 METADATA = bytes(1000)
 LIMIT = "memcpy"
 RING = "ring"
@@ -112,12 +113,12 @@ def measure(
         kept[size] = {}
     for _ in range(rounds):
         for name, send in alone.items():
-            start = time.perf_counter()
+            start = time.thread_time()
             for _ in range(count):
                 send(source)
-            note(times.cost[size], name, (time.perf_counter() - start) / count * 1e6)
+            note(times.cost[size], name, (time.thread_time() - start) / count * 1e6)
         for name, link in read.items():
-            single = [link.deliver(source, 1) for _ in range(NUM_LATENCIES)]
+            single = [link.deliver(source, 1) for _ in range(min(MAX_LATENCIES, count))]
             note(times.latency[size], name, float(np.median(single)) * 1e6)
         for name, link in read.items():
             note(times.throughput[size], name, count * size / link.deliver(source, count) / 1e6)
