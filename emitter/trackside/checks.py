@@ -80,6 +80,8 @@ def _path(name: str, value: object) -> Path | None:
         return None
     if not isinstance(value, str | os.PathLike) or not str(value) or "\0" in str(value):
         raise refusal(name, value, "a path")
+    if "://" in str(value):
+        raise refusal(name, value, "a path on this machine, not a URL")
     return Path(value).expanduser()
 
 

@@ -72,6 +72,8 @@ def test_every_keyword_has_an_environment_variable(
         {"run": ".."},
         {"ring_bytes": 10},
         {"step_bytes": 0},
+        {"save_dir": "s3://bucket/run"},
+        {"checkpoints": "s3://bucket/run"},
         {"visualize": ["heat"]},
         {"visualize": "heatmap"},
         {"config": [1]},
