@@ -21,8 +21,9 @@ class GradientExplosion:
 
     With m the median of the norms and s the spread of their logarithms, the limit is
     m * max(warn_ratio, exp(sigmas * s)): a training whose norm swings by nature gets a wider one.
-    Critical above critical_ratio / warn_ratio times that, or where burst_count of burst_steps
-    samples lie above it.
+    One sample alone among burst_steps must lie lone_ratio / warn_ratio times above it, since
+    single batches do in healthy trainings. Critical where burst_count of them lie above, or one
+    of several critical_ratio / warn_ratio times above.
     """
 
     name: ClassVar[str] = "gradient_explosion"
@@ -30,6 +31,9 @@ class GradientExplosion:
     enabled: bool = True
     warn_ratio: float = 5.0
     critical_ratio: float = 10.0
+    lone_ratio: float = 30.0
+    """Of the median, for one sample alone: single batches of a healthy LSTM reached 19."""
+
     sigmas: float = 5.0
     """Of the logarithm, that the limit is away from the median at least."""
 
@@ -42,18 +46,20 @@ class GradientExplosion:
 
     def check(self, now: Observation, before: Sequence[Observation]) -> Finding | None:
         """Compare in logarithms: neither huge nor tiny norms overflow there."""
-        peaks = logarithms((now.gradient_norm, now.norm_peak))
+        peak = _peak(now)
         past = logarithms(entry.gradient_norm for entry in before[-self.median_steps :])
-        if not peaks or len(past) < self.min_steps:
+        if peak is None or len(past) < self.min_steps:
             return None
         middle = median(past)
         limit = middle + max(math.log(self.warn_ratio), self.sigmas * spread(past))
-        peak = max(peaks)
         if peak <= limit:
             return None
-        latest = logarithms([now.gradient_norm])
-        recent = (*past[len(past) - self.burst_steps + len(latest) :], *latest)
-        is_burst = sum(norm > limit for norm in recent) >= self.burst_count
+        recent = (_peak(entry) for entry in before[1 - self.burst_steps :])
+        count = 1 + sum(other is not None and other > limit for other in recent)
+        is_lone = peak > limit + math.log(self.lone_ratio / self.warn_ratio)
+        if count == 1 and not is_lone:
+            return None
+        is_burst = count >= self.burst_count
         is_far = peak > limit + math.log(self.critical_ratio / self.warn_ratio)
         return Finding(
             severity="critical" if is_burst or is_far else "warning",
@@ -65,6 +71,11 @@ class GradientExplosion:
             ),
             advice=ADVICE,
         )
+
+
+def _peak(entry: Observation) -> float | None:
+    """Return the logarithm of the largest norm that the sample tells of."""
+    return max(logarithms((entry.gradient_norm, entry.norm_peak)), default=None)
 
 
 def _exp(logarithm: float) -> float:
