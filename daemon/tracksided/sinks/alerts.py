@@ -23,30 +23,29 @@ FILE_NAME = "alerts.jsonl"
 class AlertsFile:
     """Appends alerts, each once. One thread, one process.
 
-    The file is made with the first alert. An alert that cannot be written now stays in memory
-    and is tried again: it is committed already, and must not hold up the steps that follow.
+    The file is there from the start, so that it can be followed before the first alert. An alert
+    that cannot be written now stays in memory and is tried again: it is committed already, and
+    must not hold up the steps that follow.
     """
 
     def __init__(self, directory: Path) -> None:
-        """Read what is there.
+        """Open or make the file, and read what is there.
 
         Raises:
-            OutputError: the file cannot be read.
+            OutputError: the file cannot be read or made.
         """
-        self._path = directory / FILE_NAME
-        self._file: LineFile | None = None
+        path = directory / FILE_NAME
+        self._file = LineFile(path)
         self._alerts: dict[str, Alert] = {}
         self._pending: list[Alert] = []
         self._problem: str | None = None
-        if self._path.exists():
-            self._file = LineFile(self._path)
-            for number, document in self._file.lines():
-                try:
-                    alert = read_alert(document)
-                except ObservationError as error:
-                    logger.warning("%s: line %d is left as it is: %s", self._path, number, error)
-                    continue
-                self._alerts[alert.id] = alert
+        for number, document in self._file.lines():
+            try:
+                alert = read_alert(document)
+            except ObservationError as error:
+                logger.warning("%s: line %d is left as it is: %s", path, number, error)
+                continue
+            self._alerts[alert.id] = alert
 
     @property
     def alerts(self) -> tuple[Alert, ...]:
@@ -66,8 +65,6 @@ class AlertsFile:
         if not self._pending:
             return
         try:
-            if self._file is None:
-                self._file = LineFile(self._path)
             self._file.append(b"".join(encode(alert_document(alert)) for alert in self._pending))
         except OutputError as error:
             if str(error) != self._problem:
@@ -80,5 +77,4 @@ class AlertsFile:
     def close(self) -> None:
         """Write what is left, and close the file."""
         self.flush()
-        if self._file is not None:
-            self._file.close()
+        self._file.close()

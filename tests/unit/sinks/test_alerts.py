@@ -39,12 +39,14 @@ def test_committed_step_leaves_its_alert(tmp_path: Path) -> None:
     assert alerts_in(tmp_path)[0]["id"] == report.alerts[0].id
 
 
-def test_run_without_alerts_has_no_such_file(tmp_path: Path) -> None:
+def test_file_is_there_before_the_first_alert(tmp_path: Path) -> None:
     outputs = RunOutputs(tmp_path)
+
+    assert (tmp_path / "alerts.jsonl").read_bytes() == b""
+
     outputs.commit(make_report(5), RECORDS)
     outputs.close()
-
-    assert not (tmp_path / "alerts.jsonl").exists()
+    assert (tmp_path / "alerts.jsonl").read_bytes() == b""
 
 
 @pytest.mark.parametrize("left", [0, 1, 40, None])
