@@ -1,11 +1,12 @@
 """Settings of one session: keyword over environment over default, checked when built."""
 
 import difflib
+import inspect
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Literal, TypedDict, cast
+from typing import Literal, ParamSpec, TypedDict, TypeVar, cast, get_args, get_type_hints
 
 from trackside.checks import CHECKS
 from trackside.environment import PREFIX, parse, refusal
@@ -14,6 +15,9 @@ from trackside.wire.segment import SHM_DIR_VARIABLE
 
 Heads = Literal["all", "average"] | int | Sequence[int]
 PathLike = str | os.PathLike[str]
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 class AttachKeywords(TypedDict, total=False):
@@ -154,3 +158,35 @@ def unknown_variables(environ: Mapping[str, str]) -> dict[str, str]:
             near = difflib.get_close_matches(rest, known, n=1)
             found[name] = PREFIX + near[0] if near else ""
     return found
+
+
+def show_keywords(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Let `help` and `inspect` show every keyword with its default, not ``**keywords``.
+
+    They cannot stand in the function itself: it must know which ones were given.
+    """
+    signature = inspect.signature(function)
+    positional = [
+        parameter
+        for parameter in signature.parameters.values()
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    ]
+    defaults = {setting.name: setting.default for setting in fields(EmitterConfig)}
+    keywords = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=_shown_default(defaults[name], hint),
+            annotation=hint,
+        )
+        for name, hint in get_type_hints(AttachKeywords).items()
+    ]
+    shown = signature.replace(parameters=[*positional, *keywords])
+    function.__signature__ = shown  # type: ignore[attr-defined]  # `inspect` looks for it
+    return function
+
+
+def _shown_default(default: object, hint: object) -> object:
+    """Return None for an empty collection where None may be given and means the same."""
+    is_empty = default is MISSING or default == ()
+    return None if is_empty and type(None) in get_args(hint) else default

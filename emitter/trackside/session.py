@@ -18,6 +18,7 @@ from trackside import autostart
 from trackside.config import (
     AttachKeywords,
     EmitterConfig,
+    show_keywords,
     unknown_variables,
 )
 from trackside.dataset import SUMMARY_TAG, describe
@@ -42,18 +43,41 @@ _open_sessions: list["Session"] = []
 _attached: Counter[str] = Counter()
 
 
+@show_keywords
 def attach(
     model: nn.Module,
     optimizer: torch.optim.Optimizer | None = None,
     **keywords: Unpack[AttachKeywords],
 ) -> "Session":
-    """Watch a training from here on; the keywords are those of `trackside.EmitterConfig`.
+    """Watch a training from here on.
 
     Call it when model and optimizer are there, and after ``init_process_group`` if there is one;
-    the model may be wrapped or compiled before or after. Without ``optimizer``, the first one
-    that steps a parameter of the model is taken; steps are always those of an optimizer.
+    the model may be wrapped or compiled before or after. A keyword that is left out comes from
+    the environment (``TRACKSIDE_EVERY=50``), else it has the default that the signature shows.
 
     With ``TRACKSIDE=0`` in the environment nothing at all happens.
+
+    Args:
+        model: what is trained.
+        optimizer: without it, the first one that steps a parameter of the model is taken.
+        every: sample optimizer steps with ``step % every == 0``; steps count from 1.
+        epochs: also sample the first step of these, as told by ``log(epoch=...)`` before its
+            forward; told later, that sample has no attention.
+        layers: indices per stack (encoder, decoder, decoder-cross); None for all.
+        heads: "all", "average", a head or a list of heads.
+        sample: which sample of the batch.
+        max_queries: query rows kept per map, evenly spaced; every kept row is exact.
+        attention: whether attention is captured.
+        gradients: whether gradients of single parameters are captured.
+        save_dir: where the daemon writes; None for ``./trackside_logs/<run>``.
+        checkpoints: directories that the daemon watches and averages.
+        run: run id; None to derive one that is equal on all ranks.
+        ring_bytes: shared memory per rank.
+        step_bytes: payload of a sampled step at most; None for half of the ring.
+        visualize: what the daemon draws and writes of a step.
+        save_raw: whether the attention weights are kept as arrays, too.
+        config: your own settings, shown as they are.
+        autostart: whether a daemon is started where none runs.
 
     Raises:
         ConfigError: a keyword or a ``TRACKSIDE_*`` variable cannot be used. Whatever else goes

@@ -1,6 +1,7 @@
 """Attaching, detaching and what a session says about itself."""
 
 import copy
+import inspect
 import logging
 import math
 from collections.abc import Callable
@@ -18,6 +19,36 @@ from trackside.wire import segment
 
 Attach = Callable[..., Session]
 Receive = Callable[[], Any]
+
+
+def test_the_signature_shows_every_keyword_with_its_default() -> None:
+    parameters = inspect.signature(attach).parameters
+
+    assert [*parameters][:2] == ["model", "optimizer"]
+    shown = {
+        name: each.default for name, each in parameters.items() if each.kind is each.KEYWORD_ONLY
+    }
+    assert shown == {
+        "every": 100,
+        "epochs": (),
+        "layers": (0, -1),
+        "heads": "all",
+        "sample": 0,
+        "max_queries": 512,
+        "attention": True,
+        "gradients": True,
+        "save_dir": None,
+        "checkpoints": None,
+        "run": None,
+        "ring_bytes": 67_108_864,
+        "step_bytes": None,
+        "visualize": ("heatmap", "statistics"),
+        "save_raw": False,
+        "config": None,
+        "autostart": True,
+    }
+    assert attach.__doc__ is not None
+    assert all(f"        {name}: " in attach.__doc__ for name in shown)
 
 
 def test_a_closure_is_seen_after_its_backward(quiet_attach: Attach, receive: Receive) -> None:
