@@ -40,8 +40,9 @@ from tracksided.checkpoints.workers import Workers
 from tracksided.errors import RankLost, SettingsError, TracksidedError
 
 DEFAULT_PATTERN = "*.pt"
-# Tried in turn without a pattern: the Trainer's directories, files, then any directory.
-PATTERNS = ("checkpoint-*/", DEFAULT_PATTERN, "*.safetensors", "*.ckpt", "*.pth", "*/")
+# Tried in turn without a pattern. The Trainer's directories come before other files: beside them
+# it leaves the final model as one, model.safetensors.
+PATTERNS = (DEFAULT_PATTERN, "checkpoint-*/", "*.safetensors", "*.ckpt", "*.pth", "*/")
 
 
 class _Place(click.ParamType[Path | RemoteAddress]):

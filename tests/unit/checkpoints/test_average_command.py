@@ -105,7 +105,7 @@ def test_a_skipped_file_is_named_on_standard_error(tmp_path: Path, save_steps: S
     ("arguments", "message"),
     [
         (("nowhere",), "cannot be read"),
-        ((), "0 usable checkpoints match checkpoint-*/, *.pt"),
+        ((), "0 usable checkpoints match *.pt, checkpoint-*/"),
         (("--best", "loss"), "--best loss needs --mode min or --mode max"),
         (("--mode", "min"), "--mode belongs to --best METRIC"),
         (("--best", "loss", "--mode", "min"), "step_2.pt: states no 'loss'"),
@@ -143,8 +143,8 @@ def save_directory(out: Path, step: int, *, is_finished: bool = True) -> None:
         (directory / "trainer_state.json").write_text(json.dumps({"global_step": step}))
 
 
-def test_directories_of_the_trainer_come_before_files(tmp_path: Path, save_steps: Save) -> None:
-    save_steps(1, 2, 3)
+def test_directories_of_the_trainer_come_before_its_final_model(tmp_path: Path) -> None:
+    save_file({"w": torch.zeros(3)}, tmp_path / "model.safetensors")
     for step in (100, 90):
         save_directory(tmp_path, step)
     save_directory(tmp_path, 110, is_finished=False)
@@ -161,14 +161,27 @@ def test_directories_of_the_trainer_come_before_files(tmp_path: Path, save_steps
     assert not (tmp_path / "averaged_model.pt").exists()
 
 
-def test_a_pattern_chooses_files_beside_directories(tmp_path: Path, save_steps: Save) -> None:
+def test_pt_files_are_the_default_also_beside_directories(tmp_path: Path, save_steps: Save) -> None:
+    states = save_steps(1, 2)
+    for step in (90, 100):
+        save_directory(tmp_path, step)
+
+    assert run(tmp_path).exit_code == 0
+
+    averaged = torch.load(tmp_path / "averaged_model.pt", weights_only=True)
+    expected = (states[0]["bias"].double() + states[1]["bias"].double()) / 2
+    assert torch.equal(averaged["bias"], expected.float())
+    assert not (tmp_path / "averaged").exists()
+
+
+def test_a_pattern_chooses_directories_beside_files(tmp_path: Path, save_steps: Save) -> None:
     save_steps(1, 2)
     for step in (90, 100):
         save_directory(tmp_path, step)
 
-    assert run(tmp_path, "--pattern", "*.pt").exit_code == 0
-    assert (tmp_path / "averaged_model.pt").exists()
-    assert not (tmp_path / "averaged").exists()
+    assert run(tmp_path, "--pattern", "checkpoint-*/").exit_code == 0
+    assert (tmp_path / "averaged").exists()
+    assert not (tmp_path / "averaged_model.pt").exists()
 
 
 def test_a_dry_run_of_directories_names_the_directory(tmp_path: Path) -> None:
