@@ -10,15 +10,17 @@ def main() -> int:
     """Run the `trackside` command and return its exit code."""
     try:
         from tracksided.cli.group import group  # noqa: PLC0415 - the extra may be missing
+
+        group(prog_name="trackside")  # imports what a subcommand needs, when it is used
     except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] not in _extra_modules():
+        package = (error.name or "").split(".")[0]
+        if package not in _extra_modules():
             raise
         sys.stderr.write(
-            f"trackside: the package {error.name!r} is missing; install the daemon side with\n"
+            f"trackside: the package {package!r} is missing; install the daemon side with\n"
             f"    {INSTALL_LINE}\n"
         )
         return 1
-    group(prog_name="trackside")
     return 0
 
 
