@@ -121,7 +121,8 @@ def derive_run_id(
     if job:
         step = environ.get("SLURM_STEP_ID", "")
         return _fit(f"slurm-{job}.{step}" if step.isdigit() else f"slurm-{job}")
-    stem = _fit(Path(script).stem or "run")[:MAX_STEM_CHARS]
+    is_file = not script.startswith("-")  # `python -c` and `python -` have no name
+    stem = _fit(Path(script).stem if is_file else "")[:MAX_STEM_CHARS]
     address = f"{environ.get('MASTER_ADDR', '')}:{environ.get('MASTER_PORT', '')}"
     if not is_one_node:
         return f"{stem}-{_digest(address, 8)}"

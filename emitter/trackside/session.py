@@ -61,8 +61,7 @@ def attach(
         model: what is trained.
         optimizer: without it, the first one that steps a parameter of the model is taken.
         every: sample optimizer steps with ``step % every == 0``; steps count from 1.
-        epochs: also sample the first step of these, as told by ``log(epoch=...)`` before its
-            forward; told later, that sample has no attention.
+        epochs: also sample the first step of these, as told by `Session.log` or an integration.
         layers: indices per stack (encoder, decoder, decoder-cross); None for all.
         heads: "all", "average", a head or a list of heads.
         sample: which sample of the batch.
@@ -227,7 +226,8 @@ class Session:
         Args:
             step: optimizer steps done so far, where training was resumed. A count that is one
                 off changes nothing: loops count from 0 or 1 and log before or after the step.
-            epoch: the current one; the first step of a new one in ``epochs`` is sampled.
+            epoch: the current one; the first step of a new one in ``epochs`` is sampled, with
+                its attention if this is said before its forward.
             scalars: the values.
         """
         if self._parts is not None:

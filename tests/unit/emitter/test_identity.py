@@ -91,6 +91,11 @@ def test_a_derived_run_id_tells_script_and_time() -> None:
     assert re.fullmatch(rf"my_train-{moment}-[0-9a-f]{{4}}", found)
 
 
+@pytest.mark.parametrize("script", ["", "-", "-c", "-m"])
+def test_a_script_without_a_name_makes_a_plain_run_id(script: str) -> None:
+    assert re.fullmatch(r"run-\d{8}-\d{6}-[0-9a-f]{4}", _derive({}, script=script))
+
+
 def test_a_derived_run_id_fits_a_segment_name() -> None:
     found = _derive({}, script="/x/" + "\xe4" * 300 + "y" * 300 + ".py")
 
