@@ -235,6 +235,8 @@ def _curve(lines: _Lines, run: Mapping[str, Json], totals: Mapping[str, Json]) -
     clip = rows.series("max_norm").finite
     steps = fields.step(totals.get("steps"))
     checkpoint = _newest_checkpoint(run.get("checkpoints"))
+    max_steps = fields.count(settings.get("max_steps"))
+    num_epochs = fields.positive(settings.get("num_train_epochs"))
     return TrainingCurve(
         name="",
         source=Path(),
@@ -249,8 +251,8 @@ def _curve(lines: _Lines, run: Mapping[str, Json], totals: Mapping[str, Json]) -
         evaluation=names.held_out(logged.items()),
         # A resumed session counts its own steps from 1: the last sample may be ahead of them.
         step=max((s for s in (steps, rows.last_step) if s is not None), default=None),
-        max_steps=fields.count(settings.get("max_steps")),
-        num_epochs=fields.positive(settings.get("num_train_epochs")),
+        max_steps=max_steps,
+        num_epochs=num_epochs if max_steps is None else None,  # the Trainer then ignores it
         samples_per_step=_samples_per_step(run, settings),
         max_gradient_norm=float(clip.values[-1]) if len(clip) else None,
         totals=_totals(totals),

@@ -197,8 +197,6 @@ def test_samples_of_a_step_come_from_the_trainers_own_arguments(tmp_path: Path) 
         "per_device_train_batch_size": 4,
         "train_batch_size": 8,
         "gradient_accumulation_steps": 3,
-        "max_steps": 500,
-        "num_train_epochs": 2.0,
     }
     path = write_run(tmp_path / "trainer", [{"step": 10}], config=config, world_size=2)
     other = write_run(tmp_path / "other", [{"step": 10}], config={"train_batch_size": 8})
@@ -206,8 +204,22 @@ def test_samples_of_a_step_come_from_the_trainers_own_arguments(tmp_path: Path) 
     curve = read_history(path, "run").curve
 
     assert curve.samples_per_step == 8 * 3 * 2
-    assert (curve.max_steps, curve.num_epochs) == (500, 2.0)
     assert read_history(other, "run").curve.samples_per_step is None
+
+
+@pytest.mark.parametrize(
+    ("max_steps", "expected"), [(-1, (None, 3.0)), (500, (500, None))], ids=["epochs", "steps"]
+)
+def test_a_trainers_steps_override_its_epochs(
+    tmp_path: Path, max_steps: int, expected: tuple[int | None, float | None]
+) -> None:
+    """Its arguments name 3 epochs also where nobody asked for them."""
+    config = {"max_steps": max_steps, "num_train_epochs": 3.0}
+    path = write_run(tmp_path / "run", [{"step": 10}], config=config)
+
+    curve = read_history(path, "run").curve
+
+    assert (curve.max_steps, curve.num_epochs) == expected
 
 
 def test_newest_checkpoint_is_named(tmp_path: Path) -> None:
