@@ -59,9 +59,9 @@ def _parse_selection(name: str, text: str) -> object:
     text = text.lower()
     if name == "heads" and text in {"all", "average"}:
         return text
-    if name == "layers" and text == "all":
-        return None
-    if name != "heads" and text == "none":
+    if name == "layers" and text in {"all", "none"}:
+        return None  # the keyword's None, which is all
+    if name == "epochs" and text == "none":
         return ()
     indices = tuple(_parse_integer(name, part) for part in _split(text, ","))
     is_one_head = name == "heads" and len(indices) == 1 and "," not in text
