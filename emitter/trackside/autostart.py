@@ -33,7 +33,8 @@ _TRAINER_NAMES = frozenset(
         "LD_PRELOAD",
     }
 )
-_DISTRIBUTION = re.compile(r"[A-Za-z0-9._-]+")  # the name that a requirement begins with
+# A requirement of the daemon extra, as metadata has it; the other extras are for a few users.
+_OF_DAEMON = re.compile(r"""([A-Za-z0-9._-]+).*;.*\bextra\s*==\s*["']daemon["']""")
 _TRAINER_PREFIXES = ("MASTER_", "TORCHELASTIC_", "TORCH_NCCL_", "NCCL_")
 
 
@@ -83,9 +84,9 @@ def _is_installed() -> bool:
         return False
     try:
         for requirement in metadata.requires("trackside") or ():
-            name = _DISTRIBUTION.match(requirement)
-            if name is not None and "extra ==" in requirement:
-                metadata.version(name.group())
+            found = _OF_DAEMON.match(requirement)
+            if found is not None:
+                metadata.version(found.group(1))
     except metadata.PackageNotFoundError:
         return False
     return True

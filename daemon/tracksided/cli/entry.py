@@ -1,5 +1,6 @@
 """Start the command line, or say which install line is missing."""
 
+import re
 import sys
 from importlib.metadata import requires
 
@@ -30,6 +31,6 @@ def _extra_modules() -> set[str]:
     names = {
         line.split(";")[0].strip().split(">")[0].split("=")[0]
         for line in requires("trackside") or ()
-        if "extra" in line
+        if re.search(r"extra\s*==\s*.daemon\b", line)
     }
     return {renamed.get(name, name).replace("-", "_") for name in names}

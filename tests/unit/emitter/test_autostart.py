@@ -94,6 +94,21 @@ def test_where_the_extra_is_missing_the_install_line_is_named(
     assert "pip install 'trackside[daemon]'" in line.getMessage()
 
 
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_the_other_extras_need_not_be_installed(
+    tmp_path: Path, started: _Started, monkeypatch: pytest.MonkeyPatch, quote: str
+) -> None:
+    requirements = [
+        f"numpy>=1.26; extra == {quote}daemon{quote}",
+        f"no-such-distribution>=8; extra == {quote}gs{quote}",
+    ]
+    monkeypatch.setattr("importlib.metadata.requires", lambda _: requirements)
+
+    assert autostart.ensure_daemon(tmp_path, {"XDG_STATE_HOME": str(tmp_path)})
+
+    assert len(started.calls) == 1
+
+
 def test_a_failed_start_is_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "state").write_text("a file where a directory should be")
 
