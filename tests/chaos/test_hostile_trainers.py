@@ -99,7 +99,8 @@ def test_hostile_records_cost_only_themselves(
     lines = {line["step"]: line for line in history(out)}
     assert lines[3]["failures"]["worker"].startswith("attention/0 contradicts itself")
     assert "worker" in lines[4]["failures"]
-    assert (lines[7]["loss"], lines[7]["nonfinite"]) == (None, ["timestamp", "loss", "lr"])
+    unfinite = ["timestamp", "loss", "lr", "ranks.0.loss"]
+    assert (lines[7]["loss"], lines[7]["nonfinite"]) == (None, unfinite)
     assert lines[12]["failures"] == {}
     assert [step for step, _ in scalars(out, "Training/Loss")][-1] == 12
     (entry,) = load(out / "training_statistics.json")["ranks"]

@@ -93,6 +93,7 @@ def serving(user: User) -> Iterator["subprocess.Popen[bytes]"]:
         wait_until(lambda: (user.node / "status.json").exists() or daemon.poll() is not None)
         assert daemon.poll() is None, (user.home / "daemon.log").read_text()
         yield daemon
+        wait_until(lambda: not list(user.node.glob("*.ring")))  # its runs are over
     finally:
         daemon.send_signal(signal.SIGTERM)
         daemon.wait(60)
