@@ -15,6 +15,9 @@ logger = logging.getLogger(__name__)
 
 ATTENTION_PREFIX = "attention/"
 GRADIENTS_PREFIX = "gradients/"
+CLOSE_RESERVE_BYTES = 1024  # kept free of steps: an orderly end is told even by a full ring
+NO_ROOM = frozenset({PublishResult.RING_FULL, PublishResult.TOO_LARGE})
+SMALL_RING_BYTES = 64 * CLOSE_RESERVE_BYTES
 
 
 class Bell(Protocol):
@@ -37,6 +40,9 @@ class Publisher:
         self.published = 0
         self._ring = ring
         self._bell = bell
+        # Small rings of tests have no room to spare.
+        is_small = ring is None or ring.capacity_bytes < SMALL_RING_BYTES
+        self._close_bytes = 0 if is_small else CLOSE_RESERVE_BYTES
         self._drops: dict[str, int] = {}  # what the ring cannot count: there is none, or no more
 
     @property
@@ -69,7 +75,7 @@ class Publisher:
             result = self._publish(
                 RecordKind.STEP, step.step, replace(step, dropped=self.drops), arrays
             )
-            if result not in {PublishResult.RING_FULL, PublishResult.TOO_LARGE}:
+            if result not in NO_ROOM:
                 return result is PublishResult.PUBLISHED
             if step.attention:
                 step, arrays = replace(step, attention=()), _without(arrays, ATTENTION_PREFIX)
@@ -81,7 +87,12 @@ class Publisher:
     def publish_close(self, close: Close) -> bool:
         """Publish the last record; ``published`` and ``dropped`` are filled in here."""
         close = replace(close, published=self.published, dropped=self.drops)
-        return self._publish(RecordKind.CLOSE, 0, close, {}) is PublishResult.PUBLISHED
+        result = self._publish(RecordKind.CLOSE, 0, close, {})
+        if result in NO_ROOM and (close.scalars or close.texts):
+            # What was logged last may be more than the room that is kept for the end itself.
+            close = replace(close, scalars=(), texts=(), dropped=self.drops)
+            result = self._publish(RecordKind.CLOSE, 0, close, {})
+        return result is PublishResult.PUBLISHED
 
     def close(self) -> None:
         """End the segment and the bell; the counts stay readable. Twice is fine."""
@@ -103,7 +114,10 @@ class Publisher:
             metadata = replace(metadata, arrays=layout.specs)
         try:
             packed = encode(metadata)
-            result = self._ring.publish(kind, step, packed, layout.chunks, layout.payload_bytes)
+            kept = self._close_bytes if kind is RecordKind.STEP else 0
+            result = self._ring.publish(
+                *(kind, step, packed, layout.chunks, layout.payload_bytes), keep_free_bytes=kept
+            )
         except (WireError, ValueError, TypeError) as error:
             logger.warning("trackside: a record of step %d cannot be published: %s", step, error)
             self.count_drop(DropCause.ERROR)

@@ -119,6 +119,8 @@ class RingWriter:
         metadata: bytes,
         arrays: Sequence[tuple[int, memoryview]] = (),
         payload_bytes: int = 0,
+        *,
+        keep_free_bytes: int = 0,
     ) -> PublishResult:
         """Copy a record into the ring and announce it, or drop it and count it.
 
@@ -129,6 +131,7 @@ class RingWriter:
             arrays: contiguous bytes and their offset in the payload, ascending, not overlapping;
                 gaps between them read as zeros.
             payload_bytes: size of the payload.
+            keep_free_bytes: room for records to come; without it the ring counts as full.
 
         Raises:
             ValueError: arrays overlap, descend, or leave the payload.
@@ -143,7 +146,7 @@ class RingWriter:
             return PublishResult.TOO_LARGE
         tail = self.capacity_bytes - self._write % self.capacity_bytes
         pad_bytes = tail if tail < record_bytes else 0
-        if not self._has_room(pad_bytes + record_bytes):
+        if not self._has_room(pad_bytes + record_bytes + keep_free_bytes):
             if pad_bytes + record_bytes > self.capacity_bytes and self._has_room(pad_bytes):
                 # From here it would not fit even an empty ring; the start of the next lap does.
                 self._publish_pad(pad_bytes)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tracksided.checkpoints import averaging
+from tracksided.checkpoints import averaging, shares
 from tracksided.checkpoints.job import AverageRequest, TooFewCheckpoints, run_average
 
 pytestmark = pytest.mark.integration
@@ -273,7 +273,7 @@ def test_a_source_that_changes_while_it_is_read_costs_no_more_than_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     monkeypatch.setattr(averaging, "BLOCK_BYTES", 64)
-    monkeypatch.setattr(averaging, "CHUNK_BYTES", 64)
+    monkeypatch.setattr(shares, "CHUNK_BYTES", 64)
     paths = [save(tmp_path, step, ".pt") for step in (1, 2, 3)]
     changed = False
 

@@ -77,7 +77,7 @@ def watched(shm_dir: Path, train: Train, caplog: pytest.LogCaptureFixture) -> Wa
             every=options.pop("every", 1),
             layers=None,
             sample=families.PADDED,
-            ring_bytes=1 << 22,
+            ring_bytes=1 << 23,
             autostart=False,
         )
         losses = train(model, optimizer, inputs, **options)

@@ -57,6 +57,7 @@ def test_a_missing_package_names_its_install_line(
     monkeypatch: pytest.MonkeyPatch, scheme: str, module: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr("fsspec.registry._registry", {})  # what another test has loaded
 
     with pytest.raises(SettingsError, match=rf"{module}.*\n.*trackside\[daemon,{scheme}\]"):
         RemoteFiles(scheme)

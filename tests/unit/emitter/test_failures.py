@@ -292,3 +292,21 @@ def test_a_training_without_an_optimizer_is_told_once(
 
     assert receive().steps == ()
     assert len([r for r in caplog.records if "no step" in r.message]) == 1
+
+
+def test_an_orderly_end_is_told_by_a_full_ring(
+    quiet_attach: Attach, receive: Receive, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, optimizer = _build()
+    session = quiet_attach(model, optimizer, every=1, ring_bytes=1 << 16)
+
+    _train(model, optimizer, 200)
+    session.text("notes", "x" * 5000)  # more than the room that is kept
+    session.close()
+
+    received = receive()
+    assert received.drops["ring_full"] > 0
+    assert received.close is not None
+    assert (received.close.steps, received.close.sampled) == (200, 200)
+    assert received.close.published == len(received.steps) < 200
+    assert "ring_full" in caplog.text

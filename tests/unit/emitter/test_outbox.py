@@ -21,6 +21,8 @@ from trackside.wire.ring import PublishResult
 class _Ring:
     """Keeps records; refuses payloads above a limit."""
 
+    capacity_bytes = 1 << 30
+
     def __init__(self, limit: int = 1 << 20) -> None:
         self.limit = limit
         self.records: list[tuple[RecordKind, int, bytes]] = []
@@ -34,7 +36,10 @@ class _Ring:
         metadata: bytes,
         arrays: list[tuple[int, memoryview]],
         payload_bytes: int,
+        *,
+        keep_free_bytes: int,
     ) -> PublishResult:
+        del keep_free_bytes
         if payload_bytes > self.limit:
             self.count_drop(DropCause.RING_FULL)
             return PublishResult.RING_FULL
