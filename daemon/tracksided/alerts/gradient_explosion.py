@@ -21,9 +21,9 @@ class GradientExplosion:
 
     With m the median of the norms and s the spread of their logarithms, the limit is
     m * max(warn_ratio, exp(sigmas * s)): a training whose norm swings by nature gets a wider one.
-    One sample alone among burst_steps must lie lone_ratio / warn_ratio times above it, since
-    single batches do in healthy trainings. Critical where burst_count of them lie above, or one
-    of several critical_ratio / warn_ratio times above.
+    burst_count of burst_steps samples must lie above it, or one lone_ratio / warn_ratio times:
+    single batches, and two close to each other, do lie above in healthy trainings. Critical where
+    the newest lies critical_ratio / warn_ratio times above.
     """
 
     name: ClassVar[str] = "gradient_explosion"
@@ -32,7 +32,7 @@ class GradientExplosion:
     warn_ratio: float = 5.0
     critical_ratio: float = 10.0
     lone_ratio: float = 30.0
-    """Of the median, for one sample alone: single batches of a healthy LSTM reached 19."""
+    """Of the median, for one sample by itself: batches of a healthy LSTM reached 19."""
 
     sigmas: float = 5.0
     """Of the logarithm, that the limit is away from the median at least."""
@@ -57,12 +57,11 @@ class GradientExplosion:
         recent = (_peak(entry) for entry in before[1 - self.burst_steps :])
         count = 1 + sum(other is not None and other > limit for other in recent)
         is_lone = peak > limit + math.log(self.lone_ratio / self.warn_ratio)
-        if count == 1 and not is_lone:
+        if count < self.burst_count and not is_lone:
             return None
-        is_burst = count >= self.burst_count
         is_far = peak > limit + math.log(self.critical_ratio / self.warn_ratio)
         return Finding(
-            severity="critical" if is_burst or is_far else "warning",
+            severity="critical" if is_far else "warning",
             value=_exp(peak),
             threshold=_exp(limit),
             message=(

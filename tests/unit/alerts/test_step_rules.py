@@ -56,24 +56,26 @@ NORM = "norm_before_clip"
 def test_norm_is_compared_with_five_and_ten_times_its_median(
     last: float, severity: str | None
 ) -> None:
-    finding = look(GradientExplosion(), steps_of(NORM, [0.9, 1.0, 1.1] * 40 + [5.5, 1.0, last]))
+    finding = look(GradientExplosion(), steps_of(NORM, [0.9, 1.0, 1.1] * 40 + [5.5, 5.5, last]))
 
     assert (finding and finding.severity) == severity
     if finding is not None:
         assert (finding.value, finding.threshold) == pytest.approx((last, 5.0))
 
 
-def test_three_of_ten_far_above_are_critical() -> None:
-    norms = [1.0] * 40 + [6.0, 1.0, 1.0, 6.0, 1.0, 1.0, 1.0, 1.0, 1.0, 6.0]
+def test_three_of_ten_far_above_are_an_explosion_two_are_not() -> None:
+    norms = [1.0] * 40 + [6.0, 1.0, 1.0, 12.0, 1.0, 1.0, 1.0, 1.0, 1.0, 6.0]
 
     findings = looks(GradientExplosion(), steps_of(NORM, norms))
 
-    assert [finding.severity for finding in findings] == ["warning", "critical"]
+    assert [(finding.severity, finding.value) for finding in findings] == [
+        ("warning", pytest.approx(6.0))
+    ]
 
 
 @pytest.mark.parametrize(("last", "is_found"), [(29.0, False), (31.0, True)])
 def test_one_sample_alone_has_to_be_farther_away(last: float, *, is_found: bool) -> None:
-    norms = [1.0] * 40 + [6.0] + [1.0] * 9 + [last]  # the one before is too long ago
+    norms = [1.0] * 40 + [6.0] + [1.0] * 8 + [6.0, last]  # the first is too long ago
 
     finding = look(GradientExplosion(), steps_of(NORM, norms))
 
@@ -92,7 +94,7 @@ def test_peak_between_two_samples_is_seen() -> None:
 
 def test_norm_that_scatters_by_nature_gets_a_wider_limit() -> None:
     """With s = 0.6 of the logarithm the limit is exp(5 s) = 20 times the median."""
-    norms = [*noisy(255, 0.6), 1e3]  # the last one keeps the next company
+    norms = [*noisy(254, 0.6), 1e3, 1e3]  # the last ones keep the next company
     spread = 1.4826 * np.median(np.abs(np.log(norms) - np.median(np.log(norms))))
     limit = np.median(norms) * np.exp(5 * spread)
 
