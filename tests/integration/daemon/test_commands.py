@@ -114,7 +114,10 @@ def test_run_does_not_wait_for_what_others_left_and_says_why_it_waits(
 
     apart = trackside("run", "--", sys.executable, "-c", "pass")
     with subprocess.Popen(
-        [*TRACKSIDE, "run", "--", sys.executable, "-c", script], stderr=subprocess.PIPE, text=True
+        # What starts in the background of a script has SIGINT ignored, and hands that on.
+        ["env", "--default-signal=INT", *TRACKSIDE, "run", "--", sys.executable, "-c", script],
+        stderr=subprocess.PIPE,
+        text=True,
     ) as own:
         assert own.stderr is not None
         line = own.stderr.readline()
