@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from daemon_process import DaemonProcess
+from daemon_process import DaemonProcess, wait_until
 from written import load, scalars, steps
 
 pytestmark = pytest.mark.integration
@@ -24,7 +24,7 @@ def daemon(shm_dir: Path, tmp_path: Path) -> Iterator[DaemonProcess]:
 
 
 @pytest.mark.usefixtures("daemon")
-def test_the_example_says_where_its_outputs_are(tmp_path: Path) -> None:
+def test_the_example_says_where_its_outputs_are(tmp_path: Path, shm_dir: Path) -> None:
     arguments = ("--mode", "custom", "--steps", "60", "--out", str(tmp_path))
 
     done = subprocess.run(
@@ -36,6 +36,7 @@ def test_the_example_says_where_its_outputs_are(tmp_path: Path) -> None:
     )
 
     assert done.returncode == 0, done.stderr
+    wait_until(lambda: not list(shm_dir.glob("*.ring")))  # its final report is written
     out = tmp_path / "custom"
     assert f"outputs in {out}" in done.stdout
     assert "has not finished" not in done.stdout

@@ -1,5 +1,6 @@
 """Object stores without a server: URLs, windows, parts, and what tells whole from half."""
 
+import importlib
 import sys
 from concurrent.futures import Future
 
@@ -57,7 +58,8 @@ def test_a_missing_package_names_its_install_line(
     monkeypatch: pytest.MonkeyPatch, scheme: str, module: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.setattr("fsspec.registry._registry", {})  # what another test has loaded
+    registered = importlib.import_module("fsspec.registry")._registry
+    monkeypatch.delitem(registered, scheme, raising=False)  # by another test
 
     with pytest.raises(SettingsError, match=rf"{module}.*\n.*trackside\[daemon,{scheme}\]"):
         RemoteFiles(scheme)

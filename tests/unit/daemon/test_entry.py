@@ -24,7 +24,9 @@ def test_a_missing_package_of_the_extra_names_the_install_line(
 ) -> None:
     """Other packages bring click along: then it is the subcommand that lacks something."""
     monkeypatch.setattr(sys, "argv", ["trackside", command])
-    monkeypatch.setitem(sys.modules, missing, None)
+    loaded = [name for name in sys.modules if name.startswith(f"{missing}.")]
+    for name in (missing, *loaded):  # a submodule that is loaded already would still be found
+        monkeypatch.setitem(sys.modules, name, None)
     for name in (module, f"tracksided.cli.{command}"):
         monkeypatch.delitem(sys.modules, name, raising=False)
 
