@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from trackside.capture.gradients import total_norm
+from trackside.capture.gradients import is_partial, total_norm
 
 MAX_UNREAD = 1024  # steps; each holds a block of 512 bytes on the device
 _NUMBERS = (float, int)
@@ -74,7 +74,7 @@ class ClipWatch:
         """Take a call of ``clip_grads_with_norm_(parameters, max_norm, total_norm, ...)``."""
         given = {**dict(zip(_NAMES, args, strict=False)), **kwargs}
         norm, limit = given["total_norm"], given["max_norm"]
-        if _is_partial(norm):
+        if is_partial(norm):
             self._is_in_parts = True
         else:
             self.norms.append(_local(norm))
@@ -150,11 +150,6 @@ def _merge(
         return more
     device = more.device if so_far.is_cpu else so_far.device
     return merge(so_far.to(device, non_blocking=True), more.to(device, non_blocking=True))
-
-
-def _is_partial(norm: object) -> bool:
-    """Whether a norm is a DTensor that the ranks have not put together yet."""
-    return any(placement.is_partial() for placement in getattr(norm, "placements", ()))
 
 
 def _local(norm: object) -> torch.Tensor:

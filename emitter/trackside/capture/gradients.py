@@ -176,7 +176,7 @@ class GradientTap:
                 continue
             name = self._name(parameter, position)
             gradient = _local(parameter.grad)
-            if _is_partial(parameter.grad):
+            if is_partial(parameter.grad):
                 self._notes[f"{name} has a gradient that its ranks have not summed yet"] = None
             elif gradient.layout is not torch.strided or gradient.is_complex():
                 kind = "complex" if gradient.is_complex() else "sparse"
@@ -210,6 +210,11 @@ def total_norm(norms: Sequence[torch.Tensor]) -> torch.Tensor:
     return norm
 
 
+def is_partial(value: object) -> bool:
+    """Whether a value is a DTensor that the ranks have not put together yet."""
+    return any(placement.is_partial() for placement in getattr(value, "placements", ()))
+
+
 def strip_wrappers(name: str) -> str:
     """Return a parameter's name without what compile, DDP and FSDP put in."""
     for wrapper in _WRAPPERS:
@@ -232,10 +237,6 @@ def _local(tensor: torch.Tensor) -> torch.Tensor:
 
 def _is_sharded(tensor: torch.Tensor) -> bool:
     return any(not placement.is_replicate() for placement in getattr(tensor, "placements", ()))
-
-
-def _is_partial(tensor: torch.Tensor) -> bool:
-    return any(placement.is_partial() for placement in getattr(tensor, "placements", ()))
 
 
 def _shard(tensor: torch.Tensor) -> int:
