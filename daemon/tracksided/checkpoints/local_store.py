@@ -5,7 +5,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Generic, Self, TypeVar
 
 from tracksided.checkpoints.formats.base import OutputFile, OutputLayout
 from tracksided.checkpoints.naming import DIRECTORY_PROVENANCE, provenance_name
@@ -97,10 +97,13 @@ class LocalStore:
         return _LocalDirectory(DirectoryPublication(path, layout.files, layout.directory_like))
 
 
-class _LocalFile:
-    """A file, and its provenance beside it."""
+_P = TypeVar("_P", bound=Publication | DirectoryPublication)
 
-    def __init__(self, publication: Publication) -> None:
+
+class _Local(Generic[_P]):
+    """An output under a temporary name; its kinds differ in how they get their own."""
+
+    def __init__(self, publication: _P) -> None:
         self._publication = publication
         self.targets = publication.targets
         self.paths = publication.paths
@@ -108,6 +111,22 @@ class _LocalFile:
 
     def sync(self) -> None:
         self._publication.sync()
+
+    def __enter__(self) -> Self:
+        self._publication.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._publication.__exit__(kind, error, trace)
+
+
+class _LocalFile(_Local[Publication]):
+    """A file, and its provenance beside it."""
 
     def commit(self, provenance: Mapping[str, object]) -> None:
         encoded, path = encode_json(provenance), self._publication.path
@@ -116,45 +135,12 @@ class _LocalFile:
             other.targets[0].write(encoded, 0)
             commit_together((self._publication, other))
 
-    def __enter__(self) -> Self:
-        self._publication.__enter__()
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._publication.__exit__(kind, error, trace)
-
-
-class _LocalDirectory:
+class _LocalDirectory(_Local[DirectoryPublication]):
     """A directory with its provenance in it."""
-
-    def __init__(self, publication: DirectoryPublication) -> None:
-        self._publication = publication
-        self.targets = publication.targets
-        self.paths = publication.paths
-        self.whole = publication.temporary
-
-    def sync(self) -> None:
-        self._publication.sync()
 
     def commit(self, provenance: Mapping[str, object]) -> None:
         encoded = encode_json(provenance)
         file = OutputFile(DIRECTORY_PROVENANCE, len(encoded), self._publication.likes[0])
         self._publication.add(file).write(encoded, 0)
         self._publication.commit()
-
-    def __enter__(self) -> Self:
-        self._publication.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._publication.__exit__(kind, error, trace)
