@@ -19,7 +19,7 @@ from tracksided.demo.places import create_output, private_shared_memory
 from tracksided.demo.processes import evaluate, run_training, train_command, train_environment
 from tracksided.demo.results import Results, find_results, wait_for_average
 from tracksided.errors import OutputError
-from tracksided.launch import running_daemon, wait_until_drained
+from tracksided.launch import running_daemon
 from tracksided.listen_address import DEFAULT, ListenAddress, parse_listen_address
 
 DEFAULT_STEPS = 400
@@ -94,7 +94,7 @@ def _run(out: Path, steps: int, page: ListenAddress | None) -> None:
         options = ["--low-priority", "--config", str(config)]
         if page is not None:
             options += ["--http", page.text]
-        stack.enter_context(running_daemon(shm, *options))
+        daemon = stack.enter_context(running_daemon(shm, *options))
         with _progress(steps) as show:
 
             def report(step: int, loss: float) -> None:
@@ -103,7 +103,7 @@ def _run(out: Path, steps: int, page: ListenAddress | None) -> None:
 
             run_training(train_command(steps, out), train_environment(os.environ, shm, run), report)
         click.echo("training is done; the daemon finishes its work")
-        if not wait_until_drained(shm, run, DRAIN_TIMEOUT_S):
+        if not daemon.wait_until_drained(run, DRAIN_TIMEOUT_S):
             raise OutputError(f"the daemon did not finish within {DRAIN_TIMEOUT_S:g} s, see {out}")
         wait_for_average(out, AVERAGE_TIMEOUT_S)
     results = find_results(out)

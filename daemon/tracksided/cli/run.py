@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -13,7 +13,7 @@ import click
 from trackside.wire import segment
 from trackside.wire.segment import node_directory
 from tracksided.errors import SettingsError
-from tracksided.launch import running_daemon, wait_until_drained
+from tracksided.launch import LOG_NAME, DaemonGone, Serving, running_daemon
 from tracksided.status_file import read_status
 
 QUIET_S = 5.0  # the last step of a small run; whoever waits longer is told why
@@ -31,20 +31,35 @@ def command(*, command_line: Sequence[str]) -> None:
     directory = node_directory(os.environ)
     # What other trainings left behind may never be written; this command does not wait for it.
     earlier = frozenset(segment.scan(directory))
-    with running_daemon(directory, "--low-priority"):
+    with running_daemon(directory, "--low-priority") as daemon:
         code = _run(command_line)
-        if not wait_until_drained(directory, None, QUIET_S, apart_from=earlier):
+        try:
+            _wait(daemon, earlier)
+        except DaemonGone as error:
+            # The exit code is the command's: its training is well.
+            log = "" if daemon.child is None else f"; its log is {directory / LOG_NAME}"
             click.echo(
-                f"trackside: waiting up to {DRAIN_LIMIT_S:g} s for outputs{_reasons(directory)}",
+                f"trackside: {error}{log}; {error.num_left} segments stay in {directory} for the "
+                "next one: start it with `trackside daemon`",
                 err=True,
             )
-            if not wait_until_drained(directory, None, DRAIN_LIMIT_S, apart_from=earlier):
-                click.echo(
-                    f"trackside: not all is written after {DRAIN_LIMIT_S:g} s; the rest stays in "
-                    f"{directory} for the next daemon{_reasons(directory)}",
-                    err=True,
-                )
     sys.exit(code)
+
+
+def _wait(daemon: Serving, earlier: Collection[Path]) -> None:
+    """Wait until the outputs of the command are written, and say why where that takes long."""
+    if daemon.wait_until_drained(None, QUIET_S, apart_from=earlier):
+        return
+    click.echo(
+        f"trackside: waiting up to {DRAIN_LIMIT_S:g} s for outputs{_reasons(daemon.directory)}",
+        err=True,
+    )
+    if not daemon.wait_until_drained(None, DRAIN_LIMIT_S, apart_from=earlier):
+        click.echo(
+            f"trackside: not all is written after {DRAIN_LIMIT_S:g} s; the rest stays in "
+            f"{daemon.directory} for the next daemon{_reasons(daemon.directory)}",
+            err=True,
+        )
 
 
 def _reasons(directory: Path) -> str:

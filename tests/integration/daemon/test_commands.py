@@ -131,6 +131,27 @@ def test_run_does_not_wait_for_what_others_left_and_says_why_it_waits(
         remove(path)
 
 
+def test_run_does_not_wait_for_a_daemon_that_died_under_it(shm_dir: Path, tmp_path: Path) -> None:
+    script = (
+        "import os, runpy, signal, sys; from pathlib import Path; "
+        "from trackside.wire.locks import daemon_pid; "
+        f"sys.argv[1:] = [{str(shm_dir)!r}, {str(tmp_path / 'out')!r}, '3']; "
+        "pid = daemon_pid(Path(sys.argv[1])); os.kill(pid, signal.SIGKILL); print(pid, flush=True);"
+        f"runpy.run_path({str(TRAINER)!r}, run_name='__main__'); sys.exit(7)"
+    )
+
+    done = trackside("run", "--", sys.executable, "-c", script)
+
+    (line,) = done.stderr.splitlines()
+    (left,) = scan(shm_dir)
+    assert done.returncode == 7
+    assert line.startswith(
+        f"trackside: the daemon (pid {done.stdout.split()[0]}) was ended by SIGKILL"
+    )
+    assert f"its log is {shm_dir}/daemon.log; 1 segments stay in {shm_dir}" in line
+    remove(left)
+
+
 def test_run_of_a_command_that_is_not_there_is_a_clear_error(shm_dir: Path) -> None:
     done = trackside("run", "--", "no-such-command")
 
