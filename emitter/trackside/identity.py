@@ -74,7 +74,7 @@ def identify(environ: Mapping[str, str], *, run: str | None = None) -> Identity:
 
 def find_place(environ: Mapping[str, str]) -> Place:
     """Find rank and sizes; a process alone is rank 0 of 1."""
-    is_slurm = "SLURM_PROCID" in environ and "RANK" not in environ
+    is_slurm = _is_placed_by_slurm(environ)
     rank = _number(environ, "SLURM_PROCID" if is_slurm else "RANK", 0)
     world = _number(environ, "SLURM_NTASKS" if is_slurm else "WORLD_SIZE", 1)
     distributed = torch.distributed
@@ -159,6 +159,22 @@ def _boot_time() -> int:
 def _number(environ: Mapping[str, str], name: str, default: int) -> int:
     text = environ.get(name, "")
     return int(text) if text.isdecimal() else default
+
+
+def _is_placed_by_slurm(environ: Mapping[str, str]) -> bool:
+    """Whether one task of SLURM is one rank.
+
+    So it is where nobody else speaks of ranks, and where a script copied SLURM's numbers into
+    RANK and WORLD_SIZE for ``init_process_group``: those do not tell the node, SLURM does.
+    Launchers that a task starts, such as torchrun, say themselves what is local.
+    """
+    if "SLURM_PROCID" not in environ:
+        return False
+    if "LOCAL_WORLD_SIZE" in environ or "GROUP_RANK" in environ:
+        return False
+    rank_is_its = environ.get("RANK") == environ["SLURM_PROCID"]
+    world_is_its = environ.get("WORLD_SIZE") == environ.get("SLURM_NTASKS")
+    return "RANK" not in environ or (rank_is_its and world_is_its)
 
 
 def _slurm_tasks(layout: str, node_rank: int, world_size: int) -> int:

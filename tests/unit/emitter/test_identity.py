@@ -59,6 +59,44 @@ def test_slurm_is_understood() -> None:
     )
 
 
+SECOND_NODE = {
+    "SLURM_PROCID": "3",
+    "SLURM_LOCALID": "1",
+    "SLURM_NTASKS": "4",
+    "SLURM_NODEID": "1",
+    "SLURM_TASKS_PER_NODE": "2(x2)",
+}
+
+
+def test_slurms_numbers_copied_for_init_process_group_do_not_hide_the_node() -> None:
+    copied = SECOND_NODE | {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}
+
+    assert find_place(copied) == Place(
+        rank=3, local_rank=1, world_size=4, local_world_size=2, node_rank=1, attempt=0
+    )
+
+
+@pytest.mark.parametrize(
+    ("launched", "expected"),
+    [
+        # One task a node that starts torchrun: these are its numbers, even if some are equal.
+        (
+            {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "2"},
+            Place(rank=3, local_rank=0, world_size=4, local_world_size=2, node_rank=2, attempt=0),
+        ),
+        # Ranks that one task spawned by itself, with numbers of its own.
+        (
+            {"RANK": "5", "WORLD_SIZE": "8"},
+            Place(rank=5, local_rank=5, world_size=8, local_world_size=8, node_rank=0, attempt=0),
+        ),
+    ],
+)
+def test_ranks_that_a_task_of_slurm_starts_are_not_slurms(
+    launched: dict[str, str], expected: Place
+) -> None:
+    assert find_place(SECOND_NODE | {"RANK": "3", "WORLD_SIZE": "4"} | launched) == expected
+
+
 def test_a_malformed_environment_counts_as_absent() -> None:
     assert find_place({"RANK": "x", "WORLD_SIZE": "", "LOCAL_RANK": "-1"}) == ALONE
 
