@@ -1,6 +1,7 @@
 # Everything lies in .venv of this clone; nothing outside it is written.
 #   make venv    set up .venv from nothing (quick when it is up to date)
 #   make test    lint, types and all tests: what must pass before a change goes in
+#   make docs    the documentation as a site, in build/site
 #   make demo    the guided tour; DEMO_ARGS="--steps 60 --out DIR" is passed on
 PYTHON ?= python3
 DEMO_ARGS ?=
@@ -9,7 +10,7 @@ PYTEST_ARGS ?=
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: venv test lint types demo clean
+.PHONY: venv test lint types docs demo clean
 
 venv: $(STAMP)
 
@@ -31,6 +32,9 @@ lint: venv
 
 types: venv
 	$(BIN)/mypy
+
+docs: venv
+	$(BIN)/mkdocs build --strict
 
 demo: venv
 	$(BIN)/trackside demo $(DEMO_ARGS)

@@ -41,6 +41,12 @@ def e2e(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    install(session, "docs")
+    session.run("mkdocs", "build", "--strict", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Run one benchmark: nox -s bench -- averaging --rounds 5."""
     install(session, "test")

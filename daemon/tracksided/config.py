@@ -46,8 +46,13 @@ class CheckpointSettings:
     """Watched always; runs announce theirs by themselves."""
 
     last: int = 5
+    """How many of the newest are averaged."""
+
     min_checkpoints: int = 3
+    """From how many complete checkpoints on."""
+
     poll_seconds: float = 5.0
+    """How often the directories are looked at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from trackside.capture.sources.multihead import inspect_multihead
 from trackside.capture.sources.sdpa import inspect_sdpa
 from trackside.capture.sources.softmax import inspect_functional_softmax, inspect_softmax
 
-_SOURCES: Mapping[Callable[..., Any], Source] = {
+SOURCES: Mapping[Callable[..., Any], Source] = {
     functional.scaled_dot_product_attention: inspect_sdpa,
     functional.multi_head_attention_forward: inspect_multihead,
     functional.softmax: inspect_functional_softmax,
@@ -22,11 +22,11 @@ _SOURCES: Mapping[Callable[..., Any], Source] = {
     torch.Tensor.softmax: inspect_softmax,
 }
 # By name: to import one loads modules that few models need.
-_HIGHER_ORDER_SOURCES: Mapping[str, Source] = {"flex_attention": inspect_flex}
+HIGHER_ORDER_SOURCES: Mapping[str, Source] = {"flex_attention": inspect_flex}
 
 
 def source_of(func: object) -> Source | None:
     """Return what reads a call of the function, None for one that is not attention."""
     if isinstance(func, HigherOrderOperator):
-        return _HIGHER_ORDER_SOURCES.get(func.name())  # type: ignore[no-untyped-call] # torch's
-    return _SOURCES.get(func)  # type: ignore[call-overload, no-any-return] # any function may come
+        return HIGHER_ORDER_SOURCES.get(func.name())  # type: ignore[no-untyped-call] # torch's
+    return SOURCES.get(func)  # type: ignore[call-overload, no-any-return] # any function may come
