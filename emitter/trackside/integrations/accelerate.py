@@ -5,6 +5,7 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Unpack
 
+from trackside.config import show_keywords
 from trackside.integrations.attachment import Attachment
 
 try:
@@ -37,6 +38,7 @@ class TracksideTracker(GeneralTracker):  # type: ignore[misc]  # accelerate is n
     requires_logging_directory = False
     main_process_only = False
 
+    @show_keywords
     def __init__(self, **keywords: Unpack["AttachKeywords"]) -> None:
         """Take the keywords of `trackside.attach`.
 

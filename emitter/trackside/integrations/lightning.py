@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, Unpack
 
+from trackside.config import show_keywords
 from trackside.integrations.attachment import Attachment
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class TracksideCallback(_callback_class()):  # type: ignore[misc]  # found at ru
     wrapped while fitting.
     """
 
+    @show_keywords
     def __init__(self, **keywords: Unpack["AttachKeywords"]) -> None:
         """Take the keywords of `trackside.attach`.
 

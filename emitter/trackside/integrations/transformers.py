@@ -4,6 +4,7 @@ import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol, Unpack
 
+from trackside.config import show_keywords
 from trackside.integrations.attachment import Attachment
 
 try:
@@ -48,6 +49,7 @@ class TracksideCallback(TrainerCallback):  # type: ignore[misc]  # transformers 
     which then closes the sessions of its own callbacks when it raises, and does nothing else.
     """
 
+    @show_keywords
     def __init__(self, **keywords: Unpack["AttachKeywords"]) -> None:
         """Take the keywords of `trackside.attach`.
 
