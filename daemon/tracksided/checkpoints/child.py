@@ -2,19 +2,22 @@
 
 Reads one JSON request from standard input. Writes JSON lines to standard output:
 ``{"progress": [done, total]}`` as a sign of life, then one result with ``status``
-``averaged``, ``unchanged``, ``waiting`` (too few checkpoints yet) or ``failed``.
+``averaged``, ``unchanged``, ``waiting`` (too few checkpoints yet) or ``failed``. ``skipped`` are
+checkpoints with which something is wrong, each with the reason.
 """
 
 import json
 import signal
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
 from tracksided.checkpoints.descriptors import allow_many_files
-from tracksided.checkpoints.job import AverageRequest, TooFewCheckpoints, run_average
+from tracksided.checkpoints.job import AverageRequest, TooFewCheckpoints, Unchanged, run_average
+from tracksided.checkpoints.provenance import Skipped
 from tracksided.errors import TracksidedError
 from tracksided.priority import become_idle, die_with
 
@@ -46,25 +49,35 @@ def main() -> int:
 def _average_any(request: AverageRequest, patterns: list[str]) -> dict[str, object]:
     """Average the files of the first pattern that has enough of them."""
     progress = _SignsOfLife()
-    waiting: dict[str, object] = {"status": "waiting", "skipped": []}
+    waiting: dict[str, object] = {"status": "waiting", "usable": 0, "needed": 0, "skipped": []}
     for pattern in patterns:
         try:
             provenance = run_average(replace(request, patterns=(pattern,)), progress)
         except TooFewCheckpoints as error:
-            skipped = [[entry.name, entry.reason] for entry in error.skipped]
-            waiting = {"status": "waiting", "skipped": skipped}
+            if not waiting["skipped"]:  # else those that were written last, which come first
+                waiting = {
+                    "status": "waiting",
+                    "usable": error.found,
+                    "needed": error.needed,
+                    "skipped": _refusals(error.skipped),
+                }
             continue
-        if provenance is None:
-            return {"status": "unchanged"}
+        if isinstance(provenance, Unchanged):
+            return {"status": "unchanged", "skipped": _refusals(provenance.skipped)}
         return {
             "status": "averaged",
             "output": provenance.output,
             "step": provenance.step,
             "sources": [source.name for source in provenance.sources],
             "seconds": provenance.seconds,
-            "skipped": [[entry.name, entry.reason] for entry in provenance.skipped],
+            "skipped": _refusals(provenance.skipped),
         }
     return waiting
+
+
+def _refusals(skipped: Iterable[Skipped]) -> list[list[str]]:
+    """Return names and reasons of those with which something is wrong."""
+    return [[entry.name, entry.reason] for entry in skipped if not entry.is_copy]
 
 
 class _SignsOfLife:

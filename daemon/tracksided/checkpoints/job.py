@@ -81,12 +81,23 @@ class Plan:
     skipped: tuple[Skipped, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Unchanged:
+    """Nothing was averaged: the output is made of the same sources already."""
+
+    skipped: tuple[Skipped, ...]
+
+
 class TooFewCheckpoints(CheckpointError):
     """A directory holds fewer usable checkpoints than are needed."""
 
-    def __init__(self, message: str, skipped: tuple[Skipped, ...]) -> None:
+    def __init__(
+        self, message: str, skipped: tuple[Skipped, ...], *, found: int, needed: int
+    ) -> None:
         super().__init__(message)
         self.skipped = skipped
+        self.found = found
+        self.needed = needed
 
 
 def plan_average(request: AverageRequest) -> Plan:
@@ -118,7 +129,7 @@ def plan_average(request: AverageRequest) -> Plan:
 
 def run_average(
     request: AverageRequest, progress: Progress | None = None, workers: Workers | None = None
-) -> Provenance | None:
+) -> Provenance | Unchanged:
     """Average and publish; sources that turn out unusable are replaced by older ones.
 
     Args:
@@ -127,7 +138,7 @@ def run_average(
         workers: who does the work; this process alone if not given.
 
     Returns:
-        What was published, or None where `AverageRequest.keep_current` left it as it is.
+        What was published, or `Unchanged` where `AverageRequest.keep_current` left it as it is.
 
     Raises:
         CheckpointError: nothing can be averaged; the previous average stays.
@@ -140,7 +151,7 @@ def run_average(
         with _select(store, request, refused) as selection:
             output = _output_name(store, request, selection.chosen[-1].checkpoint.format)
             if request.keep_current and _is_current(store, request, output, selection):
-                return None
+                return Unchanged(tuple(selection.skipped))
             try:
                 task = _task(request, selection, (store, output), started)
                 return publish_average(task, workers or Alone(), progress)
@@ -167,11 +178,14 @@ def _select(store: Store, request: AverageRequest, refused: dict[Path, str]) -> 
     candidates = candidates_of(store, request)
     selection = select(store, candidates, request.count, request.steps, refused, best=request.best)
     needed = min(request.minimum, request.count)
-    if len(selection.chosen) < needed:
+    found = len(selection.chosen)
+    if found < needed:
         selection.close()
         raise TooFewCheckpoints(
-            _too_few(request, needed, len(selection.chosen), selection.skipped),
+            _too_few(request, needed, found, selection.skipped),
             tuple(selection.skipped),
+            found=found,
+            needed=needed,
         )
     return selection
 

@@ -38,6 +38,8 @@ class Skipped:
 
     name: str
     reason: str
+    is_copy: bool = False
+    """Nothing is wrong with it: another one holds the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

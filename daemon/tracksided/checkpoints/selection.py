@@ -167,29 +167,31 @@ def _take(store: Store, candidate: Candidate, metric: float | None, selection: S
         return
     try:
         checkpoint = describe(source)
-        reason = _unfit(checkpoint, selection)
+        unfit = _unfit(checkpoint, selection)
     except CheckpointRefused as error:
-        reason = _reason(error, path)
-    if reason is not None:
+        unfit = Skipped(path.name, _reason(error, path))
+    if unfit is not None:
         source.close()
-        selection.skipped.append(Skipped(path.name, reason))
+        selection.skipped.append(unfit)
         return
     selection.take(Chosen(checkpoint, step_of(candidate), metric, source))
 
 
-def _unfit(checkpoint: Checkpoint, selection: Selection) -> str | None:
+def _unfit(checkpoint: Checkpoint, selection: Selection) -> Skipped | None:
     if not selection.chosen:
         return None
     for chosen in selection.chosen:
         one, other = chosen.checkpoint.sources[0].identity, checkpoint.sources[0].identity
         if (one.device, one.inode) == (other.device, other.inode):
-            return f"is the same file as {chosen.checkpoint.name}"
-    reason = mismatch(selection.chosen[0].checkpoint, checkpoint)
-    if reason is not None:
-        return reason
+            reason = f"is the same file as {chosen.checkpoint.name}"
+            return Skipped(checkpoint.name, reason, is_copy=True)
+    difference = mismatch(selection.chosen[0].checkpoint, checkpoint)
+    if difference is not None:
+        return Skipped(checkpoint.name, difference)
     for chosen in selection.chosen:
         if is_same_content(chosen.checkpoint, checkpoint):
-            return f"is a copy of {chosen.checkpoint.name}"
+            reason = f"is a copy of {chosen.checkpoint.name}"
+            return Skipped(checkpoint.name, reason, is_copy=True)
     return None
 
 

@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 DEFAULT_MINIMUM = 3
 HANG_S = 600.0  # without a sign of life; a block takes seconds even on a starved machine
 RETRY_S = 60.0  # after a crash: memory may be free again
+MAX_REFUSED = 10  # in the status; the log names all
 MAX_CRASHES = 3  # of one set of checkpoints, then it waits for another set
 
 
@@ -35,6 +36,20 @@ class AverageEvent:
     error: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What the last averaging of a directory found."""
+
+    status: str | None = None
+    """As the child names it; None before the first one."""
+
+    missing: int = 0
+    """Usable checkpoints that it waits for."""
+
+    refused: tuple[tuple[str, str], ...] = ()
+    """Names of checkpoints that cannot be used, and why, the newest first."""
+
+
 @dataclass(slots=True)
 class _Watched:
     directory: Path
@@ -46,6 +61,7 @@ class _Watched:
     crashes: int = 0
     retry_at: float | None = None
     last: AverageEvent | None = None
+    outcome: _Outcome = _Outcome()
     warned: set[tuple[str, str]] = field(default_factory=set)
 
 
@@ -202,7 +218,8 @@ class CheckpointService:
         self, running: _Running, message: Mapping[str, object], now: float
     ) -> AverageEvent | None:
         watched = running.watched
-        self._warn_of_skipped(watched, message.get("skipped"))
+        watched.outcome = _outcome(message)
+        self._warn_of_refused(watched)
         match message:
             case {
                 "status": "averaged",
@@ -257,15 +274,12 @@ class CheckpointService:
         watched.last = event
         return event
 
-    def _warn_of_skipped(self, watched: _Watched, skipped: object) -> None:
+    def _warn_of_refused(self, watched: _Watched) -> None:
         """Log each reason once per file."""
-        for entry in skipped if isinstance(skipped, list) else ():
-            match entry:
-                case [str(name), str(reason)] if (name, reason) not in watched.warned:
-                    watched.warned.add((name, reason))
-                    logger.warning("not averaged: %s: %s", watched.directory / name, reason)
-                case _:
-                    continue
+        for name, reason in watched.outcome.refused:
+            if (name, reason) not in watched.warned:
+                watched.warned.add((name, reason))
+                logger.warning("not averaged: %s: %s", watched.directory / name, reason)
 
     def _status_of(self, watched: _Watched) -> dict[str, object]:
         last = watched.last
@@ -280,6 +294,12 @@ class CheckpointService:
             "state": state,
             "progress": progress,
             "num_files": len(watched.seen.names),
+            "outcome": watched.outcome.status,
+            "missing": watched.outcome.missing,
+            "refused": [
+                {"name": name, "reason": reason}
+                for name, reason in watched.outcome.refused[:MAX_REFUSED]
+            ],
             "last": None
             if last is None
             else {
@@ -290,3 +310,19 @@ class CheckpointService:
                 "error": last.error,
             },
         }
+
+
+def _outcome(message: Mapping[str, object]) -> _Outcome:
+    missing = 0
+    match message:
+        case {"status": "waiting", "usable": int(usable), "needed": int(needed)}:
+            missing = needed - usable
+    refused: list[tuple[str, str]] = []
+    skipped = message.get("skipped")
+    for entry in skipped if isinstance(skipped, list) else ():
+        match entry:
+            case [str(name), str(reason)]:
+                refused.append((name, reason))
+            case _:
+                continue
+    return _Outcome(str(message["status"]), missing, tuple(refused))

@@ -27,6 +27,7 @@ from tracksided.checkpoints.job import (
     AverageRequest,
     Plan,
     PlannedSource,
+    Unchanged,
     candidates_of,
     plan_average,
     run_average,
@@ -183,7 +184,7 @@ def _say_pattern(request: AverageRequest) -> None:
 def _run_with_progress(request: AverageRequest, workers: Workers | None) -> Provenance:
     with _progress_bar() as report:
         provenance = run_average(request, report, workers)
-    if provenance is None:
+    if isinstance(provenance, Unchanged):
         raise SettingsError("nothing was averaged")
     return provenance
 

@@ -15,11 +15,13 @@ from rich.table import Table
 from trackside.wire import segment
 from trackside.wire.locks import daemon_pid
 from trackside.wire.segment import node_directory
+from tracksided.doctor.averages import waits_for
 from tracksided.status_file import SILENT_S, read_status, seconds_silent
 
 EXIT_NO_DAEMON = 3  # as `systemctl status` has it
 EXIT_WARNING = 4  # alerts are active
 EXIT_CRITICAL = 5
+_OUTCOMES = {"unchanged": "the average there is of the newest"}
 
 
 @click.command()
@@ -36,6 +38,30 @@ def command(*, as_json: bool) -> None:
         # A path that is broken across lines cannot be searched for or copied.
         _show(status, Console(soft_wrap=True))
     sys.exit(_exit_code(status))
+
+
+def show_checkpoints(directories: list[dict[str, Any]], console: Console) -> None:
+    """Print what becomes of the checkpoints in each watched directory."""
+    for entry in directories:
+        last = entry["last"]
+        text = _OUTCOMES.get(str(entry.get("outcome")), "no average yet")
+        if last is not None and last["error"]:
+            text = f"failed: {last['error']}"
+        elif last is not None:
+            text = f"{last['output']} from {len(last['sources'])} up to step {last['step']}"
+        console.print(
+            f"\ncheckpoints {entry['directory']}: {entry['state']}, {text}",
+            markup=False,
+            highlight=False,
+        )
+        for refused in entry.get("refused", ()):
+            console.print(
+                f"  not averaged: {refused['name']}: {refused['reason']}",
+                markup=False,
+                highlight=False,
+            )
+        if entry.get("missing", 0) > 0:
+            console.print(f"  {waits_for(entry['missing'])}", highlight=False)
 
 
 def _exit_code(status: dict[str, Any]) -> int:
@@ -100,7 +126,7 @@ def _show(status: dict[str, Any], console: Console) -> None:
         console.print("no runs")
     for run in status["runs"]:
         _show_run(run, console)
-    _show_checkpoints(status["checkpoints"]["directories"], console)
+    show_checkpoints(status["checkpoints"]["directories"], console)
     for reason in status["refused"].values():
         console.print(reason, markup=False)
 
@@ -155,18 +181,3 @@ def _losses(run: dict[str, Any]) -> Iterator[str]:
     for rank in run["ranks"]:
         if rank["problem"]:
             yield f"rank {rank['rank']}: {rank['problem']}"
-
-
-def _show_checkpoints(directories: list[dict[str, Any]], console: Console) -> None:
-    for entry in directories:
-        last = entry["last"]
-        text = "no average yet"
-        if last is not None and last["error"]:
-            text = f"failed: {last['error']}"
-        elif last is not None:
-            text = f"{last['output']} from {len(last['sources'])} up to step {last['step']}"
-        console.print(
-            f"\ncheckpoints {entry['directory']}: {entry['state']}, {text}",
-            markup=False,
-            highlight=False,
-        )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
+from tracksided.doctor.averages import check_averages
 from tracksided.doctor.facts import Facts
 from tracksided.doctor.finding import Finding
 from tracksided.doctor.liveness import check_daemon, check_segments
@@ -19,6 +20,7 @@ CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     check_daemon,
     check_segments,
     check_losses,
+    check_averages,
     check_logout,
     check_outputs,
     check_gpus,

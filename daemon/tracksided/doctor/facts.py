@@ -61,6 +61,21 @@ class RunFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AverageFacts:
+    """A checkpoint directory that the daemon watches."""
+
+    directory: Path
+    error: str | None
+    """Why the last averaging failed."""
+
+    missing: int
+    """Usable checkpoints that it waits for."""
+
+    refused: tuple[tuple[str, str], ...]
+    """Names of checkpoints that cannot be used, and why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DaemonFacts:
     """The daemon of this user on this node."""
 
@@ -78,6 +93,7 @@ class DaemonFacts:
     """Of ranks that it does not follow any more."""
 
     runs: tuple[RunFacts, ...]
+    averages: tuple[AverageFacts, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
-from tracksided.doctor.facts import DaemonFacts, RunFacts
+from tracksided.doctor.facts import AverageFacts, DaemonFacts, RunFacts
 from tracksided.sinks.json_file import Json
 from tracksided.status_file import seconds_silent
 
@@ -30,6 +31,7 @@ def daemon_facts(pid: int, status: Mapping[str, Json] | None) -> DaemonFacts:
         else {},
         problems=tuple(problem for problem in problems if problem is not None),
         runs=tuple(_run(run) for run in runs),
+        averages=tuple(_average(entry) for entry in objects(_checkpoints(content), "directories")),
     )
 
 
@@ -61,6 +63,24 @@ def _run(run: Mapping[str, Json]) -> RunFacts:
         num_shed=_count(run.get("shed")),
         num_failed=_count(run.get("failed")),
         defect=text(run.get("problem")) if run.get("state") == BROKEN else None,
+    )
+
+
+def _checkpoints(content: Mapping[str, Json]) -> Mapping[str, Json]:
+    found = content.get("checkpoints")
+    return found if isinstance(found, dict) else {}
+
+
+def _average(entry: Mapping[str, Json]) -> AverageFacts:
+    last = entry.get("last")
+    return AverageFacts(
+        directory=Path(str(entry.get("directory"))),
+        error=text(last.get("error")) if isinstance(last, dict) else None,
+        missing=_count(entry.get("missing")),
+        refused=tuple(
+            (str(refused.get("name")), str(refused.get("reason")))
+            for refused in objects(entry, "refused")
+        ),
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from tracksided.doctor.checks import examine
 from tracksided.doctor.facts import (
+    AverageFacts,
     DaemonFacts,
     DirectoryFacts,
     Facts,
@@ -22,7 +23,10 @@ NODE = Path("/dev/shm/trackside-1000")  # noqa: S108 - a name in facts
 ROOM = SpaceFacts(kind="tmpfs", total_bytes=8 << 30, free_bytes=8 << 30)
 DISK = SpaceFacts(kind="ext4", total_bytes=1 << 40, free_bytes=1 << 39)
 OUTPUT = OutputFacts(path=Path("/data/out"), is_writable=True, space=DISK, problem=None)
-DAEMON = DaemonFacts(pid=42, version="1.0", silent_s=2.0, refused={}, problems=(), runs=())
+DAEMON = DaemonFacts(
+    pid=42, version="1.0", silent_s=2.0, refused={}, problems=(), runs=(), averages=()
+)
+AVERAGE = AverageFacts(directory=Path("/data/checkpoints"), error=None, missing=0, refused=())
 RUN = RunFacts(name="gpt", drops={}, num_shed=0, num_failed=0, defect=None)
 HEALTHY = Facts(
     uid=1000,
@@ -90,6 +94,10 @@ def run(**changes: Any) -> dict[str, Any]:
     return daemon(runs=(replace(RUN, **changes),))
 
 
+def average(**changes: Any) -> dict[str, Any]:
+    return daemon(averages=(replace(AVERAGE, **changes),))
+
+
 def output(**changes: Any) -> dict[str, Any]:
     return {"outputs": (replace(OUTPUT, **changes),)}
 
@@ -146,6 +154,19 @@ ILL: dict[str, tuple[dict[str, Any], str, Level, str]] = {
     "overload": (run(num_shed=7), "runs", WARN, "raise every="),
     "failed steps": (run(num_failed=7), "runs", WARN, "log"),
     "broken run": (run(defect="ZeroDivisionError"), "runs", FAIL, "restart the daemon"),
+    "averages that fail": (average(error="no room"), "averages", FAIL, "mended"),
+    "a newest checkpoint of another model": (
+        average(missing=2, refused=(("step_1.pt", "keys differ from step_2.pt"),)),
+        "averages",
+        WARN,
+        "2 more that fit the newest",
+    ),
+    "a damaged checkpoint": (
+        average(refused=(("step_1.pt", "ends at byte 7"),)),
+        "averages",
+        WARN,
+        "save it again",
+    ),
     "refused segment": (daemon(refused={"x": "bad magic"}), "segments", WARN, "remove it"),
     "lost rank": (daemon(problems=("was removed",)), "segments", WARN, "restart the training"),
     "logout deletes": ({"lingers": False}, "logout", WARN, "loginctl enable-linger ada"),
@@ -190,6 +211,7 @@ def test_an_illness_is_named_with_its_mend(name: str) -> None:
 
 WELL: dict[str, dict[str, Any]] = {
     "no logind": {"has_logind": False, "lingers": False},
+    "watched checkpoints": average(),
     "system user": {
         "uid": 999,
         "lingers": False,

@@ -1,0 +1,46 @@
+"""Check of the checkpoint directories that the daemon watches."""
+
+from collections.abc import Iterator
+
+from tracksided.doctor.facts import AverageFacts, Facts
+from tracksided.doctor.finding import Finding, fail, ok, warn
+
+
+def check_averages(facts: Facts) -> Iterator[Finding]:
+    """Are checkpoints averaged as they come?"""
+    check = "averages"
+    for entry in () if facts.daemon is None else facts.daemon.averages:
+        found = list(_troubles(check, entry))
+        yield from found or [ok(check, f"checkpoints in {entry.directory} are watched")]
+
+
+def waits_for(missing: int) -> str:
+    """Say what an averaging waits for that has too few usable checkpoints."""
+    return (
+        f"averaged with {missing} more that fit the newest; if the newest does not belong there, "
+        "move it away"
+    )
+
+
+def _troubles(check: str, entry: AverageFacts) -> Iterator[Finding]:
+    if entry.error is not None:
+        yield fail(
+            check,
+            entry.error,
+            "once that is mended the next checkpoint is averaged; until then "
+            "the previous average stays",
+        )
+    if entry.missing:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in entry.refused)
+        yield warn(
+            check,
+            f"checkpoints in {entry.directory} are not averaged: {reasons or 'there are too few'}",
+            waits_for(entry.missing),
+        )
+    else:
+        for name, reason in entry.refused:
+            yield warn(
+                check,
+                f"{entry.directory / name} is left out: {reason}",
+                "nothing, if it is being written; else remove it, or save it again",
+            )
