@@ -1,6 +1,8 @@
 """Write a file so that others see it whole or not at all."""
 
 import contextlib
+import ctypes
+import errno
 import fcntl
 import json
 import logging
@@ -19,6 +21,10 @@ from tracksided.errors import OutputError
 logger = logging.getLogger(__name__)
 
 _MODE_BITS = 0o777  # no set-user-id bits
+_RENAME_EXCHANGE = 2
+_AT_FDCWD = -100
+# What file systems and kernels without it answer.
+_NO_EXCHANGE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 WRITABLE = 0o600  # while it is written, also by other ranks of the same user
 
 
@@ -39,6 +45,8 @@ class Publication:
         self.temporary = path.with_name(temporary_name(path.name))
         self.like = like
         self._is_committed = False
+        self._is_aside = False  # the file that had the name is under the temporary one
+        self._is_reversible = False
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             self.descriptor = os.open(self.temporary, flags, 0o600)
@@ -76,9 +84,39 @@ class Publication:
         take_owner_and_mode(self.descriptor, self.like)
 
     def take_name(self) -> None:
-        """Give the file its name; see `commit_together`."""
-        self.temporary.replace(self.path)
+        """Give the file its name; see `commit_together`. `settle` or `give_back` follows.
+
+        The file that had the name takes the temporary one, where the file system can exchange.
+        """
+        is_free = not os.path.lexists(self.path)
+        self._is_aside = not is_free and not self.path.is_dir() and exchange(*self._names)
+        if not self._is_aside:
+            self.temporary.replace(self.path)
+        self._is_reversible = is_free or self._is_aside
         self._is_committed = True
+
+    def settle(self) -> None:
+        """Remove the file that had the name."""
+        if self._is_aside:
+            self.temporary.unlink(missing_ok=True)
+
+    def give_back(self) -> bool:
+        """Undo `take_name`; return False where the file that had the name is gone."""
+        if not self._is_reversible:
+            return False
+        try:
+            if not self._is_aside:
+                self.path.rename(self.temporary)
+            elif not exchange(*self._names):
+                return False
+        except OSError:
+            return False
+        self._is_committed = False
+        return True
+
+    @property
+    def _names(self) -> tuple[Path, Path]:
+        return self.temporary, self.path
 
     def __enter__(self) -> Self:
         return self
@@ -104,16 +142,36 @@ class Publication:
 
 
 def commit_together(publications: Sequence[Publication]) -> None:
-    """Sync files of one directory, then give them their names, one right after the other.
+    """Sync files of one directory, then give them their names, all or none.
 
-    What can fail for want of space or for a broken disk fails before the first has its name.
+    What can fail for want of space or for a broken disk fails before the first has its name. A
+    writer that is killed between two renames leaves a new file beside an old one: the next
+    averaging finds that its sources are not those of the description, and makes both anew.
+
+    Raises:
+        OSError: none has its name.
+        OutputError: some have, and the files that had them cannot be brought back.
     """
     for publication in publications:
         publication.take_mode()
         publication.sync()
-    for publication in publications:
-        publication.take_name()
+    taken: list[Publication] = []
+    try:
+        for publication in publications:
+            publication.take_name()
+            taken.append(publication)
+    except BaseException as error:  # the signal that ends us may come right here
+        kept = [publication for publication in taken if not publication.give_back()]
+        if kept and isinstance(error, OSError):
+            raise OutputError(
+                f"{publications[len(taken)].path}: cannot be replaced: {error.strerror}; "
+                f"{kept[0].path.name} is new already and does not fit it: average again once "
+                "that is mended"
+            ) from error
+        raise
     sync_directory(publications[0].path.parent)
+    for publication in publications:
+        publication.settle()
 
 
 def encode_json(content: Mapping[str, object]) -> bytes:
@@ -172,3 +230,23 @@ def take_owner_and_mode(descriptor: int, like: os.stat_result, *, besides: int =
         with contextlib.suppress(PermissionError):
             os.fchown(descriptor, like.st_uid, like.st_gid)
     os.fchmod(descriptor, like.st_mode & _MODE_BITS | besides)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Exchange two names of one file system at once; return False where it cannot.
+
+    Raises:
+        OSError: it can, but one of the names is not there or may not be changed.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):
+        return False
+    result = libc.renameat2(
+        _AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE
+    )
+    if result == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in _NO_EXCHANGE:
+        return False
+    raise OSError(number, os.strerror(number), str(other))

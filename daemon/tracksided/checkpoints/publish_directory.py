@@ -1,8 +1,6 @@
 """Publish a directory so that others see it whole or not at all."""
 
 import contextlib
-import ctypes
-import errno
 import fcntl
 import os
 import shutil
@@ -13,15 +11,10 @@ from typing import Self
 
 from tracksided.checkpoints.formats.base import OutputFile
 from tracksided.checkpoints.naming import aside_name, temporary_name
-from tracksided.checkpoints.publish import WRITABLE, take_owner_and_mode
+from tracksided.checkpoints.publish import WRITABLE, exchange, take_owner_and_mode
 from tracksided.checkpoints.writeback import FileTarget
 from tracksided.durable import sync_directory
 from tracksided.errors import OutputError
-
-_RENAME_EXCHANGE = 2
-_AT_FDCWD = -100
-# What file systems and kernels without it answer; then the old directory steps aside first.
-_NO_EXCHANGE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 
 
 class DirectoryPublication:
@@ -126,7 +119,7 @@ def _take_name(temporary: Path, path: Path) -> Path | None:
     if not path.exists():
         temporary.rename(path)
         return None
-    if _exchange(temporary, path):
+    if exchange(temporary, path):
         return temporary
     aside = path.with_name(aside_name(path.name))
     with _locked(path):  # so that nobody sweeps it back or away in between
@@ -137,22 +130,6 @@ def _take_name(temporary: Path, path: Path) -> Path | None:
             aside.rename(path)
             raise
     return aside
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two names at once; return False where the file system cannot."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(libc, "renameat2"):
-        return False
-    result = libc.renameat2(
-        _AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE
-    )
-    if result == 0:
-        return True
-    number = ctypes.get_errno()
-    if number in _NO_EXCHANGE:
-        return False
-    raise OSError(number, os.strerror(number), str(other))
 
 
 @contextlib.contextmanager

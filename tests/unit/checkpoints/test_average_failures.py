@@ -1,5 +1,6 @@
 """What goes wrong costs neither the previous average nor leaves anything behind."""
 
+import json
 import os
 import resource
 import stat
@@ -10,8 +11,10 @@ from typing import Any
 import pytest
 import torch
 
+from tracksided.checkpoints import publish
 from tracksided.checkpoints.averaging import Averaging
 from tracksided.checkpoints.job import AverageRequest, TooFewCheckpoints, run_average
+from tracksided.checkpoints.provenance import Provenance, read_provenance
 from tracksided.checkpoints.publish import Publication, sweep
 from tracksided.checkpoints.shares import Crcs
 from tracksided.checkpoints.source import SourceFile
@@ -234,6 +237,68 @@ def test_an_average_that_reads_back_differently_is_not_published(
 
     with pytest.raises(OutputError, match="read"):
         run_average(AverageRequest(directory=tmp_path))
+
+
+@pytest.mark.parametrize("error", [OSError(5, os.strerror(5)), KeyboardInterrupt()])
+def test_where_the_json_cannot_take_its_name_the_average_gives_its_own_back(
+    tmp_path: Path, save_steps: Save, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    save_steps(1, 2)
+    run_average(AverageRequest(directory=tmp_path))
+    save_steps(3)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    take_name = Publication.take_name
+
+    def fail(self: Publication) -> None:
+        if self.path.suffix == ".json":
+            raise error
+        take_name(self)
+
+    monkeypatch.setattr(Publication, "take_name", fail)
+    with pytest.raises((OutputError, KeyboardInterrupt)):
+        run_average(AverageRequest(directory=tmp_path))
+
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_first_average_is_taken_back_where_a_directory_has_the_name_of_its_json(
+    tmp_path: Path, save_steps: Save
+) -> None:
+    save_steps(1, 2)
+    (tmp_path / "averaged_model.json").mkdir()
+    before = sorted(tmp_path.iterdir())
+
+    with pytest.raises(OutputError, match=r"averaged_model\.json: writing failed: Is a directory"):
+        run_average(AverageRequest(directory=tmp_path))
+
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_without_exchange_an_average_that_does_not_fit_its_json_is_named_and_made_anew(
+    tmp_path: Path, save_steps: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_steps(1, 2)
+    run_average(AverageRequest(directory=tmp_path))
+    save_steps(1, 2, 3)
+    take_name = Publication.take_name
+
+    def fail(self: Publication) -> None:
+        if self.path.suffix == ".json":
+            raise OSError(5, os.strerror(5))
+        take_name(self)
+
+    monkeypatch.setattr(publish, "exchange", lambda *_: False)
+    with monkeypatch.context() as patched:
+        patched.setattr(Publication, "take_name", fail)
+        with pytest.raises(OutputError, match=r"averaged_model\.pt is new already"):
+            run_average(AverageRequest(directory=tmp_path))
+
+    again = run_average(AverageRequest(directory=tmp_path, keep_current=True))
+
+    assert isinstance(again, Provenance)
+    assert read_provenance(tmp_path / "averaged_model.pt") == json.loads(
+        json.dumps(again.to_json())
+    )
 
 
 def test_only_abandoned_temporary_files_are_swept(tmp_path: Path) -> None:

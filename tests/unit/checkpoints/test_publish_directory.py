@@ -31,7 +31,7 @@ def hidden(directory: Path) -> list[str]:
 @pytest.fixture
 def no_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file system that cannot exchange two names."""
-    monkeypatch.setattr(publish_directory, "_exchange", lambda *_: False)
+    monkeypatch.setattr(publish_directory, "exchange", lambda *_: False)
 
 
 def test_a_directory_appears_whole_and_is_replaced_whole(tmp_path: Path) -> None:
