@@ -169,10 +169,11 @@ def unread_ring(directory: Path) -> Iterator[Send]:
     reader = RingReader.open(writer.path)
 
     def send(source: memoryview) -> None:
-        if writer.free_bytes < 2 * len(source) + (1 << 16):
+        result = writer.publish(RecordKind.STEP, 1, METADATA, [(0, source)], len(source))
+        while result is PublishResult.RING_FULL:
             # What a daemon does in its own process: the read cursor moves to the end.
             reader._move_read_cursor(reader._check_cursors())  # noqa: SLF001 - no time for polling
-        result = writer.publish(RecordKind.STEP, 1, METADATA, [(0, source)], len(source))
+            result = writer.publish(RecordKind.STEP, 1, METADATA, [(0, source)], len(source))
         assert result is PublishResult.PUBLISHED  # noqa: S101 - a drop would look fast
 
     yield send

@@ -55,6 +55,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 from trackside.errors import LayoutMismatch, SegmentRefused
 
@@ -133,9 +134,8 @@ class SegmentHeader:
         return self.ring_start + self.capacity_bytes
 
 
-@dataclass(frozen=True, slots=True)
-class RecordHeader:
-    """The fixed part of a record; see the table above."""
+class RecordHeader(NamedTuple):
+    """The fixed part of a record; see the table above. Made in every publish, hence a tuple."""
 
     kind: int
     sequence: int
@@ -233,19 +233,7 @@ def parse_segment_header(page: bytes, file_name: str, file_bytes: int) -> Segmen
 
 def pack_record_header(header: RecordHeader) -> bytes:
     """Build the 64 bytes in front of a record's metadata."""
-    fixed = _RECORD.pack(
-        RECORD_MAGIC,
-        header.kind,
-        0,
-        header.sequence,
-        header.start,
-        header.step,
-        header.time_ns,
-        header.payload_bytes,
-        header.metadata_bytes,
-        header.payload_digest,
-        header.metadata_crc,
-    )
+    fixed = _RECORD.pack(RECORD_MAGIC, header.kind, 0, *header[1:])
     return fixed + _CRC.pack(zlib.crc32(fixed))
 
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from trackside.wire.payload import Payload, digest_of
 
 STEP = 1 << 20
-ROW = 4096
-SIZES = [0, 1, 7, 8, ROW - 1, ROW, ROW + 1, 3 * ROW + 5, STEP - 1, STEP, STEP + 1, 2 * STEP + 9]
+ROW = 8192
+LARGE = 1 << 16  # from here on, rows are added up from the array, not from the copy
+SIZES = [0, 1, 7, 8, ROW - 1, ROW, ROW + 1, 3 * ROW + 5, STEP - 1, STEP, STEP + 1, 3 * STEP + 9]
 
 
 def naive_digest(payload: bytes) -> int:
@@ -46,6 +47,30 @@ def test_copy_digests_what_it_wrote(size: int, pieces: int) -> None:
 
     assert target == source
     assert digest == naive_digest(source)
+
+
+@given(
+    lengths=st.lists(
+        st.one_of(st.integers(0, 2 * ROW), st.integers(LARGE - ROW, LARGE + 3 * ROW)), max_size=6
+    ),
+    gaps=st.lists(st.integers(0, 2 * ROW), min_size=7, max_size=7),
+    seed=st.integers(0, 1000),
+)
+def test_large_and_small_arrays_in_any_order(
+    lengths: list[int], gaps: list[int], seed: int
+) -> None:
+    source = random.Random(seed)
+    expected, arrays = bytearray(gaps[0]), []
+    for length, gap in zip(lengths, gaps[1:], strict=False):
+        array = source.randbytes(length)
+        arrays.append((len(expected), memoryview(array)))
+        expected += array + bytes(gap)
+    target = bytearray(b"\xff" * len(expected))
+
+    digest = Payload.check(arrays, len(expected)).copy_into(memoryview(target))
+
+    assert target == expected
+    assert digest == naive_digest(bytes(expected))
 
 
 def test_gaps_read_as_zeros() -> None:
