@@ -60,9 +60,9 @@ class CalledRecorder(Recorder):
         """Publish the step that the call names, now or at the end of the optimizer's step."""
         if self._is_over:
             return
-        self._may_hold = False  # drafts wait for calls, not for losses
+        self._logged_loss.never_wait()  # drafts wait for calls, not for losses
         self._keep_promise()
-        self._last_logged_loss = as_number(call.loss)
+        self._logged_loss.newest = as_number(call.loss)
         finished, self._finished = self._finished, None
         if call.is_due and self._is_new(call.step):
             is_captured = self._tap is None or self._tap.has_captured

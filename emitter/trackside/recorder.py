@@ -26,7 +26,6 @@ from torch import nn
 
 from trackside.capture.clipping import ClipWatch, Number
 from trackside.capture.local_norm import LocalNorm
-from trackside.capture.logbook import LoggedNumber
 from trackside.capture.scalars import NO_STEP, LocalClock, LossWatch, StepClock, as_number
 from trackside.closures import run_after_closure
 from trackside.collector import Collector
@@ -35,12 +34,13 @@ from trackside.draft import StepDraft
 from trackside.guard import Guard
 from trackside.hooks import backward_hook, clip_hook
 from trackside.identity import Place
+from trackside.late_loss import LateLoss
 from trackside.notes import Notes
 from trackside.opening import make_gradient_tap, make_tap
 from trackside.optimizer_hooks import Args, Kwargs, OptimizerHooks
 from trackside.outbox import Outbox
 from trackside.publisher import Publisher
-from trackside.root_hook import has_compiled_parts, hook_before_forward, unwrap
+from trackside.root_hook import RootHook, has_compiled_parts, unwrap
 from trackside.staging import Staging
 from trackside.stance import Stance
 from trackside.wire.layout import DropCause
@@ -81,7 +81,7 @@ class Recorder:
         self._place = place
         self._publisher = publisher
         self._root = unwrap(model)
-        self._root_handle: torch.utils.hooks.RemovableHandle | None = None
+        self._root_hook = RootHook(self._root, self._on_forward)
         self._hooks = OptimizerHooks(self._root, optimizer, self.on_step_begin, self.on_step_end)
         takes_attention = config.attention and place.rank == 0
         self._tap = make_tap(self._root, config, self.guard.report) if takes_attention else None
@@ -113,10 +113,7 @@ class Recorder:
         self._is_scaled = False
         self._last_sampled = 0
         self._draft: StepDraft | None = None
-        self._held: StepDraft | None = None  # waits for a loss that is logged after its step
-        self._may_hold = True
-        self._last_logged_loss: Number | None = None
-        self._logged_loss: Number | None = None  # for the step in progress
+        self._logged_loss = LateLoss()
         self._has_seen_forward = False
 
     def install(self) -> None:
@@ -141,17 +138,15 @@ class Recorder:
             self.follow(step)
         if epoch is not None:
             self._set_epoch(int(epoch))
-        for name, value in scalars.items():
-            number = as_number(value)
-            if name == "loss" and number is not None:
-                self._log_loss(number, value)
-            else:
-                self._log_number(self._log_step(step), name, value)
+        loss = as_number(scalars.get("loss"))
+        if loss is not None:
+            self._log_loss(loss, scalars["loss"])
+            scalars = {name: value for name, value in scalars.items() if name != "loss"}
+        self.log_at(self._log_step(step), scalars)
 
     def log_at(self, step: int, values: Mapping[str, object]) -> None:
         """Take in values of another count than the optimizer's; see `Session.log_at`."""
-        for name, value in values.items():
-            self._log_number(step, name, value)
+        self._note(*self.logbook.add_values(step, values))
 
     def log_text(self, tag: str, text: str) -> None:
         """Take in a text; see `Session.text`."""
@@ -204,7 +199,7 @@ class Recorder:
         elif self.steps_seen == 1:
             self._clock.lap(time.perf_counter(), 1)
         self._loss.end_step()
-        self._logged_loss = None
+        self._logged_loss.of_step = None
         self._has_seen_forward = False
         if (self.step + 1) % self._every == 0:
             self._run_in_optimizer("arming", self._arm)
@@ -227,39 +222,38 @@ class Recorder:
 
     def finish(self, reason: str) -> None:
         """Publish what is under way, then the last record."""
-        self._release_held()
-        loss = self._last_logged_loss
+        self._stop_waiting()
+        loss = self._logged_loss.newest
         if loss is None and not self._is_scaled:  # else the last value of backward is not the loss
             loss = self._loss.last()
         self._outbox.close(reason, steps=self.steps_seen, sampled=self.sampled, loss=loss)
 
     def _on_forward(self) -> None:
         self._has_seen_forward = True
-        if self._held is not None:
-            self.guard.run("start of a forward", self._release_held)
+        if self._logged_loss.waiting is not None:
+            self.guard.run("start of a forward", self._stop_waiting)
         if self._is_arming_late:
             self.guard.run("start of the first forward", self._arm_late)
 
     def _hook_forward(self) -> None:
         """Hook the model: only around sampled steps, so that the others do not pay for it."""
         # First: it arms the tap in front of the first forward, whose hooks run in this order.
-        if self._root_handle is None:
-            self._root_handle = hook_before_forward(self._root, self._on_forward)
+        self._root_hook.install()
         if self._tap is not None:
             self._tap.install()
 
     def _unhook_forward(self) -> None:
         """Unhook the model, as far as nothing needs its next forward."""
-        if self._follows_every_forward and not self._is_over:
+        if self._is_sampling or (self._follows_every_forward and not self._is_over):
             return
-        if self._tap is not None and not self._is_sampling:
+        if self._tap is not None:
             self._tap.remove()
-        if self._root_handle is not None and not self._is_sampling and self._held is None:
-            self._root_handle.remove()
-            self._root_handle = None
+        if self._logged_loss.waiting is None:
+            self._root_hook.remove()
 
     def _on_backward(self, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
-        is_special = self._is_sampling or self._is_over or self._clip.norms or self._held
+        waiting = self._logged_loss.waiting
+        is_special = self._is_sampling or self._is_over or self._clip.norms or waiting
         if not is_special and self._loss.on_plain_backward(args):
             return
         if self._is_over:
@@ -267,8 +261,8 @@ class Recorder:
             return
         if self._is_sampling:
             self._local_clock.on_backward(time.perf_counter())
-        if self._held is not None:
-            self.guard.run("start of backward", self._release_held)
+        if waiting is not None:
+            self.guard.run("start of backward", self._stop_waiting)
         if self._tap is not None:
             self._tap.end_block()
         if self._clip.norms:
@@ -341,41 +335,29 @@ class Recorder:
         draft.local_seconds = local_seconds
         if self._gradients is not None:
             draft.gradients = self._gradients.after_step()
-        if self._logged_loss is not None:
-            draft.loss = self._logged_loss
-        elif self._last_logged_loss is not None and self._may_hold:
-            self._held = draft
-            return
-        self._send(draft)
+        if self._logged_loss.complete(draft):
+            self._send(draft)
 
     def _send(self, draft: StepDraft) -> None:
         """Let go of a complete draft."""
         self._outbox.submit(draft)
 
-    def _release_held(self) -> None:
-        """Stop waiting for a loss, now and from now on."""
-        held, self._held = self._held, None
-        if held is not None:
-            self._may_hold = False
+    def _stop_waiting(self) -> None:
+        """Wait for no logged loss, now and from now on."""
+        self._send_late(self._logged_loss.give_up())
+
+    def _send_late(self, draft: StepDraft | None) -> None:
+        """Let go of a draft that was waiting for its loss."""
+        if draft is not None:
             self._unhook_forward()
-            self._outbox.submit(held)
+            self._outbox.submit(draft)
 
     def _log_loss(self, number: Number, value: object) -> None:
-        self._last_logged_loss = number
+        self._logged_loss.newest = number
         if self._loss.micro_batches or self._has_seen_forward:
-            self._logged_loss = number
-        elif self._held is not None and not self._loss.is_of_next_step(value):
-            self._held.loss = number
-            held, self._held = self._held, None
-            self._unhook_forward()
-            self._outbox.submit(held)
-
-    def _log_number(self, step: int, name: str, value: object) -> None:
-        number = as_number(value)
-        if number is None:
-            self._note(f"log({name}=...) takes single numbers; {type(value)} is left out")
-        else:
-            self.logbook.add(LoggedNumber(step, name, number))
+            self._logged_loss.of_step = number
+        elif not self._loss.is_of_next_step(value):
+            self._send_late(self._logged_loss.arrive())
 
     def _log_step(self, step: int | None) -> int:
         return self.step + bool(self._loss.micro_batches) if step is None else int(step)

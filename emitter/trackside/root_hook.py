@@ -12,15 +12,30 @@ if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
 
-def hook_before_forward(root: nn.Module, call: Callable[[], None]) -> "RemovableHandle":
-    """Run ``call`` in front of each forward of the root that is not being compiled."""
+class RootHook:
+    """A hook in front of the root's forward, there only while somebody needs it."""
 
-    def run(module: nn.Module) -> None:
+    def __init__(self, root: nn.Module, call: Callable[[], None]) -> None:
+        """Prepare; ``call`` runs in front of each forward that is not being compiled."""
+        self._root = root
+        self._call = call
+        self._handle: RemovableHandle | None = None
+
+    def install(self) -> None:
+        """Hook the root; twice is fine."""
+        if self._handle is None:
+            self._handle = self._root.register_forward_pre_hook(ModuleHook(self._run))
+
+    def remove(self) -> None:
+        """Unhook it; twice is fine."""
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    def _run(self, module: nn.Module) -> None:
         del module
         if not torch.compiler.is_compiling():
-            call()
-
-    return root.register_forward_pre_hook(ModuleHook(run))
+            self._call()
 
 
 def unwrap(model: nn.Module) -> nn.Module:

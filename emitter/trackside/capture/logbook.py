@@ -2,12 +2,13 @@
 
 import itertools
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 
 from trackside.capture.clipping import Number
+from trackside.capture.scalars import as_number
 from trackside.wire.records import LoggedScalar, LoggedText
 
 MAX_ENTRIES = 1024  # of each kind; one value a step at every=1000 fits
@@ -39,6 +40,17 @@ class Logbook:
         """Keep a value."""
         self.overflowed += len(self._numbers) == MAX_ENTRIES
         self._numbers.append(number)
+
+    def add_values(self, step: int, values: Mapping[str, object]) -> list[str]:
+        """Keep those that are single numbers; return what is to be said of the others."""
+        notes: list[str] = []
+        for name, value in values.items():
+            number = as_number(value)
+            if number is None:
+                notes.append(f"log({name}=...) takes single numbers; {type(value)} is left out")
+            else:
+                self.add(LoggedNumber(step, name, number))
+        return notes
 
     def add_text(self, text: LoggedText) -> None:
         """Keep a text."""
