@@ -20,6 +20,21 @@ pytestmark = pytest.mark.integration
 TRAINER = Path(__file__).parents[2] / "support" / "fake_trainer.py"
 
 
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def sampled(shm_dir: Path, out: Path, daemon: DaemonProcess) -> FakeRank:
+    """A run that a daemon serves, with one sampled step on disk."""
+    daemon.start()
+    rank = FakeRank(shm_dir, make_hello(out))
+    rank.publish(10)
+    wait_until(lambda: steps(out) == [10])
+    return rank
+
+
 def is_empty(directory: Path) -> bool:
     return not list(directory.glob("*.ring"))
 
@@ -29,10 +44,7 @@ def cells(report: str, label: str) -> list[str]:
     return [cell.strip() for cell in row.split("|")[2:-1]]
 
 
-def test_run_that_ends_gets_its_report(
-    shm_dir: Path, tmp_path: Path, daemon: DaemonProcess
-) -> None:
-    out = tmp_path / "out"
+def test_run_that_ends_gets_its_report(shm_dir: Path, out: Path, daemon: DaemonProcess) -> None:
     daemon.start()
     rank = FakeRank(shm_dir, make_hello(out, config={"width": 64}))
     rank.publish(10, clip_rate=0.25)
@@ -66,9 +78,8 @@ def test_run_that_ends_gets_its_report(
 
 
 def test_report_of_a_real_training_says_what_the_training_said(
-    shm_dir: Path, tmp_path: Path, daemon: DaemonProcess
+    shm_dir: Path, out: Path, daemon: DaemonProcess
 ) -> None:
-    out = tmp_path / "out"
     daemon.start()
     done = subprocess.run(
         [
@@ -103,9 +114,8 @@ def test_report_of_a_real_training_says_what_the_training_said(
 
 
 def test_run_whose_trainer_was_killed_gets_its_report(
-    shm_dir: Path, tmp_path: Path, daemon: DaemonProcess
+    shm_dir: Path, out: Path, daemon: DaemonProcess
 ) -> None:
-    out = tmp_path / "out"
     daemon.start()
     trainer = subprocess.Popen(
         [sys.executable, TRAINER, shm_dir, out, "100000"], stdout=subprocess.DEVNULL
@@ -125,16 +135,11 @@ def test_run_whose_trainer_was_killed_gets_its_report(
 
 
 def test_daemon_that_is_killed_before_the_report_is_followed_by_one_that_writes_it(
-    shm_dir: Path, tmp_path: Path, daemon: DaemonProcess
+    shm_dir: Path, out: Path, daemon: DaemonProcess, sampled: FakeRank
 ) -> None:
-    out = tmp_path / "out"
-    daemon.start()
-    rank = FakeRank(shm_dir, make_hello(out))
-    rank.publish(10)
-    wait_until(lambda: steps(out) == [10])
     # Whoever writes the picture waits here for a reader that never comes.
     os.mkfifo(out / "final_report.png.trackside-tmp")
-    rank.close(steps=10)
+    sampled.close(steps=10)
     wait_until(
         lambda: (out / "run.json").exists() and "finished_segments" in load(out / "run.json")
     )
@@ -153,13 +158,9 @@ def test_daemon_that_is_killed_before_the_report_is_followed_by_one_that_writes_
 
 
 def test_report_that_is_written_is_not_written_again(
-    shm_dir: Path, tmp_path: Path, daemon: DaemonProcess
+    shm_dir: Path, out: Path, sampled: FakeRank
 ) -> None:
-    out = tmp_path / "out"
-    daemon.start()
-    rank = FakeRank(shm_dir, make_hello(out))
-    rank.publish(10)
-    rank.close(steps=10)
+    sampled.close(steps=10)
     wait_until(lambda: is_empty(shm_dir))
     (out / "final_report.md").write_text("mine now")
     again = FakeRank(shm_dir, make_hello(out))  # the same segment, as if its end had not been seen
@@ -170,14 +171,10 @@ def test_report_that_is_written_is_not_written_again(
 
 
 def test_report_that_cannot_be_written_costs_itself_only(
-    shm_dir: Path, tmp_path: Path, daemon: DaemonProcess
+    shm_dir: Path, out: Path, daemon: DaemonProcess, sampled: FakeRank
 ) -> None:
-    out = tmp_path / "out"
     (out / "final_report.md" / "full").mkdir(parents=True)  # no file can take its place
-    daemon.start()
-    rank = FakeRank(shm_dir, make_hello(out))
-    rank.publish(10)
-    rank.close(steps=10)
+    sampled.close(steps=10)
     wait_until(lambda: is_empty(shm_dir))
 
     assert "the final report of" in daemon.output
@@ -187,9 +184,8 @@ def test_report_that_cannot_be_written_costs_itself_only(
 
 
 def test_run_without_a_sampled_step_gets_a_report_without_curves(
-    shm_dir: Path, tmp_path: Path, daemon: DaemonProcess
+    shm_dir: Path, out: Path, daemon: DaemonProcess
 ) -> None:
-    out = tmp_path / "out"
     daemon.start()
     FakeRank(shm_dir, make_hello(out)).close(steps=7)
     wait_until(lambda: is_empty(shm_dir))
@@ -204,15 +200,10 @@ def test_run_without_a_sampled_step_gets_a_report_without_curves(
 
 
 def test_signal_to_stop_is_not_held_up_by_the_report(
-    shm_dir: Path, tmp_path: Path, daemon: DaemonProcess
+    shm_dir: Path, out: Path, daemon: DaemonProcess, sampled: FakeRank
 ) -> None:
-    out = tmp_path / "out"
-    daemon.start()
-    rank = FakeRank(shm_dir, make_hello(out))
-    rank.publish(10)
-    wait_until(lambda: steps(out) == [10])
     os.mkfifo(out / "final_report.png.trackside-tmp")
-    rank.close(steps=10)
+    sampled.close(steps=10)
     wait_until(lambda: "finished_segments" in load(out / "run.json"))
 
     daemon.signal(signal.SIGTERM)
