@@ -5,6 +5,7 @@
 set -euo pipefail
 base=$1
 shift
+. "$(dirname "$0")/../support/fresh_dev.sh"
 
 mount -t tmpfs -o mode=755 scratch "$base"
 mkdir "$base/upper" "$base/work" "$base/root"
@@ -18,19 +19,7 @@ mount -t tmpfs -o mode=755,nosuid,nodev run "$root/run"
 # Fresh: systemd-tmpfiles would walk through and white out all of the host's.
 mount -t tmpfs -o mode=1777,nosuid,nodev tmp "$root/tmp"
 
-mount -t tmpfs -o mode=755,nosuid dev "$root/dev"
-for node in null zero full random urandom tty; do
-    : >"$root/dev/$node"
-    mount --bind "/dev/$node" "$root/dev/$node"
-done
-mkdir "$root/dev/shm" "$root/dev/pts"
-mount -t tmpfs -o mode=1777,nosuid,nodev shm "$root/dev/shm"
-mount -t devpts -o newinstance,ptmxmode=0666,mode=620,gid=5 devpts "$root/dev/pts"
-ln -s pts/ptmx "$root/dev/ptmx"
-ln -s /proc/self/fd "$root/dev/fd"
-ln -s fd/0 "$root/dev/stdin"
-ln -s fd/1 "$root/dev/stdout"
-ln -s fd/2 "$root/dev/stderr"
+fresh_dev "$root"
 
 for directory in "$@"; do
     mkdir -p "$root$directory"

@@ -1,0 +1,167 @@
+"""Follow the README on a Debian with nothing on it: ``python tests/newcomer/run.py bookworm``.
+
+Needs root, debootstrap and the registries of Debian and Python. Takes the last commit, not what is
+uncommitted. Where pip shall find packages is taken from the variables PIP_* of the caller. Exit
+code 1 if a step failed; those that worked stand in the table.
+"""
+
+import argparse
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+
+from clean_debian import GIVEN, CleanDebian, CommandFailed, debian
+from documents import ROOT
+from readme_path import ReadmePath, readme_path
+
+USER = "newcomer"
+SOURCE = "/srv/trackside.git"
+TORCH = "torch"
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+MAP = "clone to map, without torch"
+# The README's two lines, in a training of one's own, where no source tree is.
+TRAINING = """
+import torch
+model = torch.nn.TransformerEncoderLayer(8, 2, batch_first=True)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+{attach}
+for _ in range(100):
+    model(torch.randn(2, 5, 8)).square().mean().backward()
+    optimizer.step()
+"""
+
+
+@dataclass
+class Journey:
+    """The steps of one newcomer, with their times."""
+
+    machine: CleanDebian
+    user: str
+    logs: Path
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def step(self, name: str, command: str, *, as_root: bool = False) -> None:
+        say(f"{name}: {command.strip().splitlines()[0]}")
+        log = self.logs / f"{len(self.seconds) + 1}-{name.replace(' ', '-')}.log"
+        user = "root" if as_root else self.user
+        self.seconds[name] = self.machine.run(command, user=user, log=log)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("suite", choices=("bookworm", "trixie"))
+    parser.add_argument("--as-root", action="store_true", help="follow the README as root")
+    parser.add_argument("--no-tests", action="store_true", help="leave out what takes longest")
+    parser.add_argument("--pytest", default="", metavar="ARGUMENTS", help="for `make test`")
+    parser.add_argument("--scratch", type=Path, default=Path("/var/tmp"))  # noqa: S108 - has room
+    parser.add_argument("--out", type=Path, default=Path("build/newcomer"), help="logs and map")
+    arguments = parser.parse_args()
+    for number in ENDING:
+        signal.signal(number, leave)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    out = arguments.out.resolve()
+    environ = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
+    files = {name: Path(value) for name, value in environ.items() if Path(value).is_absolute()}
+    environ |= {name: f"{GIVEN}{path}" for name, path in files.items()}
+    user = "root" if arguments.as_root else USER
+
+    with debian(
+        arguments.suite,
+        scratch=arguments.scratch.resolve(),
+        log=out / "0-debootstrap.log",
+        environ=environ,
+        files=tuple(files.values()),
+    ) as machine:
+        prepare(machine, user)
+        journey, readme = Journey(machine, user, out), readme_path()
+        try:
+            to_the_map(journey, readme)
+            if not arguments.no_tests:
+                chosen = shlex.quote(f"PYTEST_ARGS={arguments.pytest}") if arguments.pytest else ""
+                journey.step("make test", f"cd trackside && {readme.test} {chosen}")
+            away_from_the_tree(journey, readme)
+        except CommandFailed as error:
+            say(str(error))
+            return 1
+        finally:
+            sys.stdout.write(table(journey))
+    return 0
+
+
+def prepare(machine: CleanDebian, user: str) -> None:
+    """Give the machine its user and something to clone; apt asks no questions."""
+    (machine.root / "etc/apt/apt.conf.d/90yes").write_text('APT::Get::Assume-Yes "true";\n')
+    source = machine.root / SOURCE.lstrip("/")
+    subprocess.run(["git", "clone", "--quiet", "--bare", ROOT, source], check=True)
+    log = machine.root / "tmp/user.log"
+    if user != "root":
+        machine.run(f"useradd --create-home --shell /bin/bash {user}", user="root", log=log)
+        machine.run(f"chown -R {user}: {SOURCE}", user="root", log=log)
+
+
+def to_the_map(journey: Journey, readme: ReadmePath) -> None:
+    """Follow the README from its first command to an attention map."""
+    journey.step("packages", f"apt-get update && {readme.packages}", as_root=True)
+    journey.step("clone", f"git clone {SOURCE} trackside")
+    # `make` finds it installed: so its time, mostly the network's, is apart.
+    journey.step(
+        TORCH,
+        "cd trackside && python3 -m venv .venv && "
+        ".venv/bin/python -m pip install --constraint constraints.txt torch",
+    )
+    journey.step("make demo", f"cd trackside && {readme.demo}")
+    journey.seconds[MAP] = journey.seconds["clone"] + journey.seconds["make demo"]
+    home = journey.machine.root / ("root" if journey.user == "root" else f"home/{journey.user}")
+    maps = sorted(home.glob("trackside/**/decoder_layer*_self_attn.png"), key=os.path.getmtime)
+    if not maps:
+        raise CommandFailed("the demo left no attention map")
+    (journey.logs / "map.png").write_bytes(maps[-1].read_bytes())
+
+
+def away_from_the_tree(journey: Journey, readme: ReadmePath) -> None:
+    """Build wheel and sdist, remove the source tree, and use what was built."""
+    journey.step(
+        "wheel and sdist",
+        "cd trackside && .venv/bin/python -m hatchling build -d ~/dist && "
+        "cp constraints.txt ~/dist && cd && rm -rf trackside",
+    )
+    training = shlex.quote(TRAINING.format(attach=readme.attach))
+    pip = "own/bin/python -m pip install --constraint dist/constraints.txt"
+    run = "own/bin/trackside run -- own/bin/python train.py"
+    map_of_step_100 = "trackside_logs/*/step_100/encoder_layer0_self_attn.png"
+    look = f"{run} && ls {map_of_step_100} && rm -r trackside_logs"
+    journey.step(
+        "wheel in a project",
+        f"python3 -m venv own && printf %s {training} >train.py && "
+        f'{pip} "$(echo dist/*.whl)[daemon]" && own/bin/trackside --help && {look}',
+    )
+    journey.step("sdist in a project", f"{pip} --force-reinstall --no-deps dist/*.tar.gz && {look}")
+
+
+def leave(number: int, frame: FrameType | None) -> None:
+    """End by an exception, so that what was made is removed; a second signal does not stop that."""
+    del frame
+    for ending in ENDING:
+        signal.signal(ending, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
+def table(journey: Journey) -> str:
+    rows = [f"| {name} | {seconds:.0f} |" for name, seconds in journey.seconds.items()]
+    return "\n".join(["| step | seconds |", "|---|---|", *rows]) + "\n"
+
+
+def say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
