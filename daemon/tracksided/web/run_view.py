@@ -14,7 +14,7 @@ from tracksided.web.curves import Curves
 from tracksided.web.fields import objects, text
 from tracksided.web.json_lines import Lines, LineTail, read_object
 from tracksided.web.patience import Patient
-from tracksided.web.pictures import is_step_folder, picture_names
+from tracksided.web.pictures import OverviewPictures, is_step_folder, picture_names
 
 MAX_UNSEEN = 64  # an overloaded daemon leaves pictures out; those of an older step still show
 KEPT_AVERAGES = 50
@@ -27,6 +27,7 @@ class _Reading:
     run_file: Mapping[str, Any] | None
     folder: str | None
     pictures: tuple[str, ...]
+    overview: tuple[tuple[str, str], ...]
 
 
 class RunView:
@@ -44,6 +45,9 @@ class RunView:
         """Of the newest step that has pictures."""
 
         self.pictures: tuple[str, ...] = ()
+        self.overview: tuple[tuple[str, str], ...] = ()
+        """Names and versions of the pictures of the whole run."""
+
         self.last_asked = 0.0
         """Monotonic seconds, for whoever holds it."""
 
@@ -55,6 +59,7 @@ class RunView:
 
         self.alerts = AlertLog(run, directory)
         self._history = LineTail(directory, FILE_NAME)
+        self._overview = OverviewPictures(directory)
         self._unseen: deque[str] = deque(maxlen=MAX_UNSEEN)
         """Step folders in which no pictures were looked for yet, the newest last."""
 
@@ -86,6 +91,7 @@ class RunView:
             run_file=read_object(self.directory, RUN_FILE),
             folder=folder,
             pictures=pictures,
+            overview=self._overview.read(),
         )
 
     def _newest_pictures(self) -> tuple[str | None, tuple[str, ...]]:
@@ -109,6 +115,7 @@ class RunView:
         if reading.run_file is not None and reading.run_file.get("run") == self.run:
             self.record = reading.run_file
         self.folder, self.pictures = reading.folder, reading.pictures
+        self.overview = reading.overview
         return reading.history.has_more or reading.alerts.has_more or bool(self._unseen)
 
     def _note_folder(self, line: Mapping[str, Any]) -> None:

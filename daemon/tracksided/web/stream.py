@@ -138,6 +138,7 @@ def _run_document(view: RunView) -> dict[str, object]:
         "num_alerts": sum(view.alerts.counts.values()),
         "folder": view.folder,
         "pictures": view.pictures,
+        "overview": [{"name": name, "version": version} for name, version in view.overview],
         "host": view.newest.get("host"),
         "monitoring": view.newest.get("monitoring"),
     }

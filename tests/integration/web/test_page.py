@@ -17,7 +17,14 @@ PRETEND = """({hidden}) => {
     Object.defineProperty(document, "hidden", {value: hidden, configurable: true});
     document.dispatchEvent(new Event("visibilitychange"));
 }"""
-PICTURE = Path(__file__).parents[3] / "docs/images/attention.png"
+DOCS = Path(__file__).parents[3] / "docs"
+PICTURE = DOCS / "images/attention.png"
+GALLERY = DOCS / "gallery"
+DRAWN = """([width, height]) => {
+    const still = document.querySelector("#overview-list canvas:not([hidden])");
+    return still.width === width && still.height === height;
+}"""
+LOADED = "(width) => document.querySelector('#overview-list img').naturalWidth === width"
 
 
 @pytest.fixture
@@ -133,6 +140,37 @@ def test_the_newest_pictures_are_shown_and_enlarged_by_keyboard(
 
     viewer.wait_for(state="hidden")
     assert first.evaluate("(button) => button === document.activeElement")
+
+
+def test_pictures_of_the_whole_run_are_shown_in_their_newest_version(
+    site: WebSite, run: str, open_page: Any
+):
+    page = open_page(site.port)
+    page.locator("#picture-list img").first.wait_for()
+    assert not page.locator("#overview").is_visible()
+    folder = site.root / "a" / "overview"
+    folder.mkdir()
+    shutil.copy(GALLERY / "entropy.png", folder / "entropy.png")
+    shutil.copy(GALLERY / "animation.png", folder / "decoder_layer0_self_attn_head1.png")
+
+    entropy = page.get_by_role("img", name="Entropy by layer and step, over the whole run")
+    entropy.wait_for()
+    head = page.get_by_role("img", name="Decoder layer 0, self attention, head 1, over")
+    head.wait_for()
+    page.wait_for_function(DRAWN, arg=[712, 719])  # of animation.png
+    box = head.bounding_box()
+    first = entropy.get_attribute("src")
+    assert first.startswith(f"/runs/{run}/overview/entropy.png?version=")
+    shutil.copy(GALLERY / "layer_comparison.png", folder / "new.png")
+    (folder / "new.png").rename(folder / "entropy.png")
+    page.wait_for_function(LOADED, arg=806)  # its width, in place of 701
+    assert entropy.get_attribute("src") != first
+    assert head.bounding_box() == box
+
+    page.get_by_role("button", name="head 1").press("Enter")
+    wait_for_text(page.get_by_role("dialog"), r"head 1 \(over the whole run\)")
+    page.keyboard.press("ArrowRight")
+    wait_for_text(page.get_by_role("dialog"), "Entropy by layer and step")
 
 
 def test_runs_are_chosen_by_keyboard_and_the_address_keeps_the_choice(

@@ -45,12 +45,13 @@ const PARTS = {
   cross_attn_heads: "cross attention, by head",
 };
 
-/** "decoder_layer0_self_attn.png" to "Decoder layer 0, self attention". */
+/** "decoder_layer0_self_attn_head2.png" to "Decoder layer 0, self attention, head 2". */
 export function pictureTitle(name) {
   const stem = name.replace(/\.png$/, "");
-  const found = /^(encoder|decoder)_layer(\d+)_(.+)$/.exec(stem);
+  const found = /^(encoder|decoder)_layer(\d+)_(.+?)(?:_head(\d+))?$/.exec(stem);
+  const head = found?.[4] ? `, head ${found[4]}` : "";
   const text = found
-    ? `${found[1]} layer ${found[2]}, ${PARTS[found[3]] ?? found[3].replaceAll("_", " ")}`
+    ? `${found[1]} layer ${found[2]}, ${PARTS[found[3]] ?? found[3].replaceAll("_", " ")}${head}`
     : stem.replaceAll("_", " ");
   return text[0].toUpperCase() + text.slice(1);
 }

@@ -6,10 +6,11 @@ import { showAlerts, showDaemon, showDetails } from "./details.js";
 import { byId, say } from "./dom.js";
 import { EntropyMap } from "./heatmap.js";
 import { showMachine } from "./machine.js";
-import { Pictures } from "./pictures.js";
+import { newestOf, overviewOf, Pictures } from "./pictures.js";
 import { RunList } from "./runs.js";
 import { Selection } from "./selection.js";
 import { Store } from "./store.js";
+import { Viewer } from "./viewer.js";
 
 const SIGN_MS = 5000; // how often "12 s ago" is written anew
 
@@ -18,7 +19,11 @@ const selection = new Selection(() => refresh());
 const list = new RunList(selection);
 const charts = new Charts();
 const map = new EntropyMap();
-const pictures = new Pictures();
+const viewer = new Viewer();
+const pictures = new Pictures(
+  { section: byId("maps"), list: byId("picture-list"), more: byId("more-pictures") }, viewer);
+const overview = new Pictures(
+  { section: byId("overview"), list: byId("overview-list"), more: byId("more-overview") }, viewer);
 const known = new Map(); // key of a run to the number of its alerts
 let state = "connecting";
 let isDue = false;
@@ -72,7 +77,10 @@ function draw() {
   showDetails(run, numbers, document_);
   showMachine(document_?.host ?? null);
   map.update(numbers);
-  pictures.update(run.key, document_);
+  const newest = newestOf(run.key, document_);
+  say(byId("maps-step"), newest[0]?.when ?? "");
+  pictures.update(newest);
+  overview.update(overviewOf(run.key, document_));
 }
 
 /** Tell screen readers of alerts that came while the page was open. */

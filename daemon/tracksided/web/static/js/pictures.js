@@ -1,82 +1,92 @@
-// The newest pictures of the open run, and a viewer for them.
+// A list of pictures of the open run: those of its newest step, or those of the whole run.
 
-import { byId, el, say } from "./dom.js";
+import { el, say } from "./dom.js";
 import { pictureTitle } from "./format.js";
 
 const SHOWN_AT_FIRST = 8;
 
 export class Pictures {
-  constructor() {
+  /** @param parts {section, list, more}: elements. @param viewer that enlarges a picture. */
+  constructor(parts, viewer) {
+    this.parts = parts;
+    this.viewer = viewer;
     this.drawn = "";
     this.entries = [];
     this.isAll = false;
-    this.open = 0;
-    this.viewer = byId("viewer");
-    byId("more-pictures").addEventListener("click", () => {
+    parts.more.addEventListener("click", () => {
       this.isAll = true;
       this.draw();
     });
-    this.viewer.addEventListener("click", (event) => {
-      const button = event.target.closest("button");
-      if (event.target === this.viewer || button?.hasAttribute("data-close")) this.viewer.close();
-      else if (button?.dataset.move) this.show(this.open + Number(button.dataset.move));
-    });
-    this.viewer.addEventListener("keydown", (event) => {
-      if (event.key === "ArrowLeft") this.show(this.open - 1);
-      if (event.key === "ArrowRight") this.show(this.open + 1);
-    });
   }
 
-  update(key, document_) {
-    const names = document_?.pictures ?? [];
-    byId("maps").hidden = !names.length;
-    const drawn = JSON.stringify([key, document_?.folder, names]);
-    if (drawn === this.drawn || !names.length) return;
+  /** Show these entries: {title, when, address, moves}. */
+  update(entries) {
+    this.parts.section.hidden = !entries.length;
+    const drawn = JSON.stringify(entries);
+    if (drawn === this.drawn) return;
     this.drawn = drawn;
-    this.entries = [...names].sort(mapsFirst).map((name) => ({
-      title: pictureTitle(name),
-      address: `/runs/${key}/${document_.folder}/${encodeURIComponent(name)}`,
-    }));
-    this.step = document_.folder.replaceAll("_", " ");
-    say(byId("maps-step"), this.step);
+    this.entries = entries;
     this.draw();
-    if (this.viewer.open) this.show(this.open);
+    this.viewer.follow(this, entries);
   }
 
   draw() {
-    const list = byId("picture-list");
+    const { list, more } = this.parts;
     const count = this.isAll ? this.entries.length : Math.min(SHOWN_AT_FIRST, this.entries.length);
     while (list.children.length > count) list.lastChild.remove();
     for (let index = 0; index < count; index += 1) {
-      const { title, address } = this.entries[index];
+      const { title, when, address, moves } = this.entries[index];
       const item = list.children[index] ?? list.appendChild(this.make(index));
       const image = item.querySelector("img");
+      const still = item.querySelector("canvas");
+      image.hidden = moves;
+      still.hidden = !moves;
+      image.alt = `${title}, ${when}`;
+      still.setAttribute("aria-label", image.alt);
       if (image.getAttribute("src") !== address) image.src = address;
-      image.alt = `${title}, ${this.step}`;
-      say(item.querySelector("span"), title);
+      say(item.querySelector("span"), moves ? `${title} (animation)` : title);
     }
-    byId("more-pictures").hidden = count === this.entries.length;
-    say(byId("more-pictures"), `Show all ${this.entries.length} pictures`);
+    more.hidden = count === this.entries.length;
+    say(more, `Show all ${this.entries.length} pictures`);
   }
 
   make(index) {
-    return el("li", {}, el("button", { type: "button", onclick: () => this.show(index) },
-      el("img", { alt: "" }), el("span")));
-  }
-
-  show(index) {
-    if (!this.entries.length) return;
-    this.open = (index + this.entries.length) % this.entries.length;
-    const { title, address } = this.entries[this.open];
-    byId("viewer-image").src = address;
-    byId("viewer-image").alt = `${title}, ${this.step}`;
-    say(byId("viewer-title"), `${title} (${this.step})`);
-    if (!this.viewer.open) this.viewer.showModal();
+    // What moves is still here, by its first frame, and moves where it is looked at alone.
+    const still = el("canvas", { role: "img" });
+    const image = el("img", { alt: "", onload: () => drawStill(still, image) });
+    return el("li", {}, el("button", { type: "button", onclick: () => this.viewer.open(this, this.entries, index) },
+      image, still, el("span")));
   }
 }
 
-/** Maps of layers first, in the order of their layers; then what compares them. */
+/** The pictures of the newest step that has any, maps of layers first. */
+export function newestOf(key, document_) {
+  const when = (document_?.folder ?? "").replaceAll("_", " ");
+  return [...(document_?.pictures ?? [])].sort(mapsFirst).map((name) => ({
+    title: pictureTitle(name), when, moves: false,
+    address: `/runs/${key}/${document_.folder}/${encodeURIComponent(name)}`,
+  }));
+}
+
+/** The pictures of the whole run, in their newest version; heads of layers are animations. */
+export function overviewOf(key, document_) {
+  const entries = (document_?.overview ?? []).map(({ name, version }) => ({
+    title: name === "entropy.png" ? "Entropy by layer and step" : pictureTitle(name),
+    when: "over the whole run",
+    moves: /_head\d+\.png$/.test(name),
+    address: `/runs/${key}/overview/${encodeURIComponent(name)}?version=${version}`,
+  }));
+  return entries.sort((left, right) =>
+    left.moves - right.moves || left.title.localeCompare(right.title, "en", { numeric: true }));
+}
+
 function mapsFirst(left, right) {
   const rank = (name) => (/_attn\.png$/.test(name) ? 0 : /_heads\.png$/.test(name) ? 1 : 2);
   return rank(left) - rank(right) || left.localeCompare(right, "en", { numeric: true });
+}
+
+function drawStill(canvas, image) {
+  canvas.width = image.naturalWidth;
+  canvas.height = image.naturalHeight;
+  canvas.getContext("2d").drawImage(image, 0, 0);
 }
