@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from trackside.wire.layout import OTHER_VERSION
 from trackside.wire.locks import name_holder
 from tracksided.doctor.facts import Facts
 from tracksided.doctor.finding import Finding, fail, ok, warn
@@ -54,7 +55,10 @@ def check_segments(facts: Facts) -> Iterator[Finding]:
     if daemon is None:
         return
     for reason in daemon.refused.values():
-        yield warn(check, reason, f"if nothing needs it, remove it from {facts.node.path}")
+        mend = f"if nothing needs it, remove it from {facts.node.path}"
+        if OTHER_VERSION in reason:
+            mend = "upgrade the older of trainer and daemon; what is published waits until then"
+        yield warn(check, reason, mend)
     for problem in daemon.problems:
         yield warn(check, problem, "restart the training to record it again")
     if not daemon.refused and not daemon.problems:

@@ -61,6 +61,9 @@ from trackside.errors import LayoutMismatch, SegmentRefused
 
 MAGIC = b"TRKSRING"
 WIRE_VERSION = 1
+OTHER_VERSION = "wire version"
+"""Stands in every refusal whose cause is another version, for those who name a mend."""
+
 PAGE_BYTES = 4096
 HEADER_BYTES = PAGE_BYTES  # the ring starts on a page of its own
 MAX_HELLO_BYTES = 1 << 20  # settings of a run; a bound keeps a hostile length cheap to refuse
@@ -207,7 +210,7 @@ def parse_segment_header(page: bytes, file_name: str, file_bytes: int) -> Segmen
         raise SegmentRefused(f"{refused} magic is {magic!r}, expected {MAGIC!r}")
     if version != WIRE_VERSION:
         raise LayoutMismatch(
-            f"{refused} wire version {version}, this side reads {WIRE_VERSION}; "
+            f"{refused} {OTHER_VERSION} {version}, this side reads {WIRE_VERSION}; "
             "upgrade the older of trainer and daemon"
         )
     _, _, header_bytes, capacity, created_ns, hello_bytes, hello_crc, raw_name, crc = (
