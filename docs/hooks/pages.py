@@ -76,4 +76,4 @@ def _source_page(source: SourceFile) -> str:
 def _fence(source: SourceFile) -> str:
     text = (ROOT / source.path).read_text(encoding="utf-8").rstrip()
     language = LANGUAGES.get(Path(source.path).suffix, "text")
-    return f'````{language} title="{source.path}"\n{text}\n````'
+    return f"````{language}\n{text}\n````"

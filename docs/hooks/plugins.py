@@ -21,7 +21,7 @@ _HEAD = """# Plug-ins
 Everything that runs, as the catalogs list it; made from the code when this site is built.
 [Stages](../stages.md) has the formulas, the pictures and the TensorBoard tags,
 [alerts](../alerts.md) the rules, [averaging](../averaging.md) methods and formats.
-[Contributing](../contributing.md) says how to add one.
+[Extending](../extending.md) shows how to add one of each.
 """
 
 
@@ -54,7 +54,7 @@ def plugin_page() -> str:
 def _sources() -> Iterator[str]:
     for function, source in sources.SOURCES.items():
         yield _row(resolve_name(function), _summary(source), source)
-    for name, source in sources.HIGHER_ORDER_SOURCES.items():
+    for name, source in sources.OPERATOR_SOURCES.items():
         yield _row(name, _summary(source), source)
 
 

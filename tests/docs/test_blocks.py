@@ -24,7 +24,8 @@ from tracksided.config import parse_settings
 from tracksided.service_units import units_directory
 
 UNIT = "trackside@.service"
-LANGUAGES = {"", "sh", "console", "python", "toml", "json", "yaml", "ini"}
+# A diff is applied by tests/integration/extending.
+LANGUAGES = {"", "sh", "console", "python", "toml", "json", "yaml", "ini", "diff"}
 pytestmark = pytest.mark.integration
 needs_systemd = pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="no systemd-analyze here"

@@ -10,6 +10,7 @@ import pytest
 from tracksided import analysis as module
 from tracksided.analysis import analyse
 from tracksided.attention import reconstruct
+from tracksided.catalog import ATTENTION_STATISTICS, PARAMETER_STATISTICS
 from tracksided.reports import Picture
 from tracksided.samples import AttentionSample, GradientSample, StepSamples
 from tracksided.stages import AttentionMap, StepData
@@ -65,7 +66,7 @@ def test_an_entry_of_a_map_has_the_keys_of_the_contract(
 
     assert found.statistics.keys() == {"encoder", "decoder", "gradients", "gradient_noise_scale"}
     (entry,) = found.statistics["decoder"]
-    assert entry.keys() == ATTENTION_KEYS
+    assert entry.keys() == ATTENTION_KEYS | {s.name for s in ATTENTION_STATISTICS}
     weights = reconstruct(attention).weights.astype(np.float64)
     assert (entry["layer"], entry["module"], entry["type"]) == (0, "h.0.attn", "self_attention")
     assert entry["shape"] == [2, 4, 4]
@@ -118,8 +119,9 @@ def test_gradients_have_the_keys_of_the_contract(
     assert {key: found[key] for key in step} == step
     assert found["nonfinite"] is True
     sound, broken = found["parameters"]
-    assert sound.keys() == broken.keys() == PARAMETER_KEYS
-    assert sound == {
+    names = {s.name for s in PARAMETER_STATISTICS}
+    assert sound.keys() == broken.keys() == PARAMETER_KEYS | names
+    assert {key: sound[key] for key in PARAMETER_KEYS} == {
         "name": "h.0.weight",
         "norm": 2.0,
         "mean": 0.5,

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch._ops import HigherOrderOperator
+from torch._ops import OperatorBase, OpOverloadPacket
 from torch.nn import functional
 
 from trackside.capture.sources.call import Source
@@ -21,12 +21,17 @@ SOURCES: Mapping[Callable[..., Any], Source] = {
     torch.special.softmax: inspect_softmax,
     torch.Tensor.softmax: inspect_softmax,
 }
-# By name: to import one loads modules that few models need.
-HIGHER_ORDER_SOURCES: Mapping[str, Source] = {"flex_attention": inspect_flex}
+# Operators by name, such as ``namespace::operator``: to import one may load modules that few
+# models need.
+OPERATOR_SOURCES: Mapping[str, Source] = {
+    "flex_attention": inspect_flex,
+}
 
 
 def source_of(func: object) -> Source | None:
     """Return what reads a call of the function, None for one that is not attention."""
-    if isinstance(func, HigherOrderOperator):
-        return HIGHER_ORDER_SOURCES.get(func.name())  # type: ignore[no-untyped-call] # torch's
+    if isinstance(func, OperatorBase):
+        return OPERATOR_SOURCES.get(func.name())  # type: ignore[no-untyped-call] # torch's
+    if isinstance(func, OpOverloadPacket):
+        return OPERATOR_SOURCES.get(func._qualified_op_name)  # noqa: SLF001 - str(func) has dots
     return SOURCES.get(func)  # type: ignore[call-overload, no-any-return] # any function may come
