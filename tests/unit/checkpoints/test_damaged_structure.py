@@ -28,6 +28,20 @@ def unverified(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
+def test_a_storage_of_two_sizes_is_refused(tmp_path: Path, unverified: bytes) -> None:
+    # The parameter's storage of 8 bytes is renamed to that of `typed`, which has 4.
+    pickled = unverified.replace(b"h\x07X\x01\x00\x00\x005q5", b"h\x07X\x01\x00\x00\x004q5")
+    assert pickled != unverified
+    path = tmp_path / "damaged.pt"
+    path.write_bytes(pickled)
+    source = SourceFile(path)
+
+    with pytest.raises(CheckpointRefused, match=r"storage 4 is said to have . bytes and . bytes"):
+        TorchZip().describe(source)
+
+    source.close()
+
+
 @given(data=st.data())
 @settings(
     max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

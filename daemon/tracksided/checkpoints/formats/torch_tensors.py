@@ -201,7 +201,11 @@ def step_of(root: Node) -> int | None:
 
 
 def storages_below(node: Node) -> dict[str, Storage]:
-    """Return every storage that is reachable from a node, by key."""
+    """Return every storage that is reachable from a node, by key.
+
+    Raises:
+        CheckpointRefused: one is not sane, or has two sizes.
+    """
     found: dict[str, Storage] = {}
     seen: set[int] = set()
     pending: list[Node] = [node]
@@ -211,7 +215,12 @@ def storages_below(node: Node) -> dict[str, Storage]:
             continue
         if isinstance(current, PersistentNode):
             storage, _ = _storage(current, "a storage")
-            found[storage.key] = storage
+            known = found.setdefault(storage.key, storage)
+            if known != storage:
+                raise CheckpointRefused(
+                    f"storage {storage.key} is said to have {known.nbytes} bytes and "
+                    f"{storage.nbytes} bytes"
+                )
         children = _children(current)
         if children:
             seen.add(id(current))
