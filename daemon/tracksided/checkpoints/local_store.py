@@ -2,10 +2,10 @@
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Generic, TypeVar
 
 from tracksided.checkpoints.formats.base import OutputFile, OutputLayout
 from tracksided.checkpoints.naming import DIRECTORY_PROVENANCE, provenance_name
@@ -85,16 +85,20 @@ class LocalStore:
         """Remove temporary outputs whose writers are gone."""
         sweep(self.path)
 
-    def prepare(self, output: str, layout: OutputLayout) -> Unpublished:
+    @contextmanager
+    def prepare(self, output: str, layout: OutputLayout) -> Iterator[Unpublished]:
         """Allocate it under a temporary name."""
         path = self.path / output
         if layout.directory_like is None:
-            return _LocalFile(Publication(path, layout.nbytes, layout.files[0].like))
+            with Publication(path, layout.nbytes, layout.files[0].like) as file:
+                yield _LocalFile(file)
+            return
         if path.is_symlink() or (path.exists() and not is_own_output(path)):
             raise OutputError(
                 f"{path}: exists and is no average of trackside; move it, or choose another name"
             )
-        return _LocalDirectory(DirectoryPublication(path, layout.files, layout.directory_like))
+        with DirectoryPublication(path, layout.files, layout.directory_like) as directory:
+            yield _LocalDirectory(directory)
 
 
 _P = TypeVar("_P", bound=Publication | DirectoryPublication)
@@ -111,18 +115,6 @@ class _Local(Generic[_P]):
 
     def sync(self) -> None:
         self._publication.sync()
-
-    def __enter__(self) -> Self:
-        self._publication.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._publication.__exit__(kind, error, trace)
 
 
 class _LocalFile(_Local[Publication]):

@@ -8,10 +8,11 @@ import json
 import logging
 import os
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 from tracksided.checkpoints.naming import is_temporary, name_before_aside, temporary_name
 from tracksided.checkpoints.writeback import FileTarget
@@ -28,12 +29,52 @@ _NO_EXCHANGE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 WRITABLE = 0o600  # while it is written, also by other ranks of the same user
 
 
-class Publication:
+class Unnamed(ABC):
+    """What is written under a temporary name; leaving its context uncommitted removes it."""
+
+    noun: ClassVar[str]
+    """What it takes the place of, for messages."""
+
+    path: Path
+    """Where it will be."""
+
+    _is_committed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._is_committed:
+            self._close()
+        else:
+            self._remove()
+        if isinstance(error, OSError):
+            raise OutputError(
+                f"{self.path}: writing failed: {error.strerror}; the previous {self.noun} stays"
+            ) from error
+
+    @abstractmethod
+    def _remove(self) -> None:
+        """Remove and close everything."""
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Close everything."""
+
+
+class Publication(Unnamed):
     """A file under a temporary name, locked by its writer, until `commit_together` renames it.
 
     Leaving the context without that removes it. A writer that is killed leaves an unlocked
     temporary file behind, which `sweep` removes.
     """
+
+    noun = "file"
 
     def __init__(self, path: Path, nbytes: int, like: os.stat_result) -> None:
         """Allocate all space at once, with the owner and mode of ``like``.
@@ -44,7 +85,6 @@ class Publication:
         self.path = path
         self.temporary = path.with_name(temporary_name(path.name))
         self.like = like
-        self._is_committed = False
         self._is_aside = False  # the file that had the name is under the temporary one
         self._is_reversible = False
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -118,26 +158,11 @@ class Publication:
     def _names(self) -> tuple[Path, Path]:
         return self.temporary, self.path
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._is_committed:
-            os.close(self.descriptor)
-        else:
-            self._remove()
-        if isinstance(error, OSError):
-            raise OutputError(
-                f"{self.path}: writing failed: {error.strerror}; the previous file stays"
-            ) from error
-
     def _remove(self) -> None:
         self.temporary.unlink(missing_ok=True)
+        self._close()
+
+    def _close(self) -> None:
         os.close(self.descriptor)
 
 

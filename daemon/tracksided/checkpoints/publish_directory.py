@@ -6,23 +6,23 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from tracksided.checkpoints.formats.base import OutputFile
 from tracksided.checkpoints.naming import aside_name, temporary_name
-from tracksided.checkpoints.publish import WRITABLE, exchange, take_owner_and_mode
+from tracksided.checkpoints.publish import WRITABLE, Unnamed, exchange, take_owner_and_mode
 from tracksided.checkpoints.writeback import FileTarget
 from tracksided.durable import sync_directory
 from tracksided.errors import OutputError
 
 
-class DirectoryPublication:
+class DirectoryPublication(Unnamed):
     """A directory under a temporary name, locked by its writer, until `commit` exchanges it.
 
     Leaving the context without `commit` removes it. A writer that is killed leaves an unlocked
     temporary directory behind, which `sweep` removes.
     """
+
+    noun = "average"
 
     def __init__(self, path: Path, files: Sequence[OutputFile], like: os.stat_result) -> None:
         """Create all files and allocate their space, with the owners and modes they shall have.
@@ -36,7 +36,6 @@ class DirectoryPublication:
         self.paths = tuple(self.temporary / file.name for file in files)
         self._like = like
         self.likes: list[os.stat_result] = []  # of each target
-        self._is_committed = False
         try:
             self.temporary.mkdir(0o700)
         except OSError as error:
@@ -85,24 +84,6 @@ class DirectoryPublication:
         if old is not None:
             # Published already: what cannot be removed now is swept by the next averaging.
             shutil.rmtree(old, ignore_errors=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._is_committed:
-            self._close()
-        else:
-            self._remove()
-        if isinstance(error, OSError):
-            raise OutputError(
-                f"{self.path}: writing failed: {error.strerror}; the previous average stays"
-            ) from error
 
     def _remove(self) -> None:
         shutil.rmtree(self.temporary, ignore_errors=True)

@@ -1,10 +1,10 @@
 """What averaging needs of the place where checkpoints lie: a directory here, or a bucket."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 from tracksided.checkpoints.formats.base import OutputLayout
 from tracksided.checkpoints.source import SourceDirectory, SourceFile
@@ -22,7 +22,7 @@ class Entry:
 
 
 class Unpublished(Protocol):
-    """An output that nobody else sees until `commit`; leaving its context without is the end."""
+    """An output that nobody else sees until `commit`."""
 
     @property
     def targets(self) -> Sequence[Target]:
@@ -41,15 +41,6 @@ class Unpublished(Protocol):
 
     def commit(self, provenance: Mapping[str, object]) -> None:
         """Publish it together with its provenance."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
 
 
 class Store(Protocol):
@@ -86,5 +77,9 @@ class Store(Protocol):
     def sweep(self) -> None:
         """Remove what killed writers left behind."""
 
-    def prepare(self, output: str, layout: OutputLayout) -> Unpublished:
-        """Begin an output; raises OutputError."""
+    def prepare(self, output: str, layout: OutputLayout) -> AbstractContextManager[Unpublished]:
+        """Begin an output; leaving the context without `Unpublished.commit` removes it.
+
+        Raises:
+            OutputError: it cannot be written.
+        """

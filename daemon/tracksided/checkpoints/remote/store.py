@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from tracksided.checkpoints.formats.base import OutputLayout
@@ -13,10 +14,10 @@ from tracksided.checkpoints.remote.address import RemoteAddress
 from tracksided.checkpoints.remote.files import RemoteEntry, RemoteFailure, RemoteFiles
 from tracksided.checkpoints.remote.source import Reading, RemoteDirectory, RemoteFile
 from tracksided.checkpoints.remote.upload import (
-    SpooledOutput,
-    StreamedOutput,
     is_whole,
     provenance_of,
+    spooled,
+    streamed,
 )
 from tracksided.checkpoints.remote.windows import Windows
 from tracksided.checkpoints.source import SourceDirectory, SourceFile, SourceRefused
@@ -116,7 +117,7 @@ class RemoteStore:
         """Remove local spools of killed writers; the store removes unfinished uploads itself."""
         sweep(Path(tempfile.gettempdir()))
 
-    def prepare(self, output: str, layout: OutputLayout) -> Unpublished:
+    def prepare(self, output: str, layout: OutputLayout) -> AbstractContextManager[Unpublished]:
         """Begin uploads, or local files where the format is sealed at the end."""
         if layout.directory_like is not None and self._inside(output):
             provenance = self.provenance_of(output)
@@ -127,8 +128,8 @@ class RemoteStore:
                 )
         path = f"{self._address.path}/{output}"
         if layout.is_in_order:
-            return StreamedOutput(self._files, path, layout)
-        return SpooledOutput(self._files, path, layout)
+            return streamed(self._files, path, layout)
+        return spooled(self._files, path, layout)
 
     def _is_directory(self, name: str) -> bool:
         entry = self._list("").get(name)

@@ -11,8 +11,6 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from tracksided.checkpoints.arithmetic import BLOCK_BYTES
 from tracksided.checkpoints.formats.base import OutputFile, OutputLayout
@@ -104,15 +102,39 @@ class UploadTarget:
             ) from failure
 
 
+@contextlib.contextmanager
+def streamed(files: RemoteFiles, path: str, layout: OutputLayout) -> Iterator["StreamedOutput"]:
+    """Upload an output while it is written; raises OutputError."""
+    with _appearing(files, path, layout) as appearance:
+        yield StreamedOutput(appearance)
+
+
+@contextlib.contextmanager
+def spooled(files: RemoteFiles, path: str, layout: OutputLayout) -> Iterator["SpooledOutput"]:
+    """Write an output to a local file first, because its format is sealed at the end.
+
+    Raises:
+        OutputError: there is no room for it.
+    """
+    local = Path(tempfile.gettempdir()) / SPOOL
+    named = [replace(f, name=f.name or path.rpartition("/")[2]) for f in layout.files]
+    try:
+        spool = DirectoryPublication(local, named, layout.files[0].like)
+    except OutputError as error:
+        raise OutputError(f"{error}; set TMPDIR to a place with more room") from error
+    with spool, _appearing(files, path, layout) as appearance:
+        yield SpooledOutput(appearance, spool)
+
+
 class StreamedOutput:
     """An output that is uploaded while it is written."""
 
-    def __init__(self, files: RemoteFiles, path: str, layout: OutputLayout) -> None:
+    def __init__(self, appearance: "_Appearance") -> None:
         """Begin all uploads; raises OutputError."""
         self.paths: Sequence[Path] = ()
         self.whole: Path | None = None
-        self._appearance = _Appearance(files, path, layout)
-        self.targets: Sequence[Target] = self._appearance.begin()
+        self._appearance = appearance
+        self.targets: Sequence[Target] = appearance.begin()
 
     def sync(self) -> None:
         """Nothing to do: every object was closed by its last write."""
@@ -121,38 +143,16 @@ class StreamedOutput:
         """Make it visible, the JSON file last."""
         self._appearance.commit(provenance)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._appearance.end()
-
 
 class SpooledOutput:
-    """An output that is written to a local file first, because its format is sealed at the end."""
+    """An output in local files, which are uploaded when they are complete."""
 
-    def __init__(self, files: RemoteFiles, path: str, layout: OutputLayout) -> None:
-        """Allocate the local files.
-
-        Raises:
-            OutputError: there is no room for them.
-        """
-        self._appearance = _Appearance(files, path, layout)
-        self._files = [replace(f, name=f.name or path.rpartition("/")[2]) for f in layout.files]
-        local = Path(tempfile.gettempdir()) / SPOOL
-        try:
-            self._spool = DirectoryPublication(local, self._files, layout.files[0].like)
-        except OutputError as error:
-            raise OutputError(f"{error}; set TMPDIR to a place with more room") from error
-        self.targets: Sequence[Target] = self._spool.targets
-        self.paths: Sequence[Path] = self._spool.paths
-        is_directory = layout.directory_like is not None
-        self.whole: Path | None = self._spool.temporary if is_directory else self.paths[0]
+    def __init__(self, appearance: "_Appearance", spool: DirectoryPublication) -> None:
+        self._appearance = appearance
+        self._spool = spool
+        self.targets: Sequence[Target] = spool.targets
+        self.paths: Sequence[Path] = spool.paths
+        self.whole: Path | None = spool.temporary if appearance.is_directory else spool.paths[0]
 
     def sync(self) -> None:
         """Wait until it is on the local disk."""
@@ -164,18 +164,14 @@ class SpooledOutput:
             _send(path, target)
         self._appearance.commit(provenance)
 
-    def __enter__(self) -> Self:
-        self._spool.__enter__()
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._appearance.end()
-        self._spool.__exit__(kind, error, trace)
+@contextlib.contextmanager
+def _appearing(files: RemoteFiles, path: str, layout: OutputLayout) -> Iterator["_Appearance"]:
+    appearance = _Appearance(files, path, layout)
+    try:
+        yield appearance
+    finally:
+        appearance.end()
 
 
 class _Appearance:
@@ -184,7 +180,7 @@ class _Appearance:
     def __init__(self, files: RemoteFiles, path: str, layout: OutputLayout) -> None:
         self._files = files
         self._path = path
-        self._is_directory = layout.directory_like is not None
+        self.is_directory = layout.directory_like is not None
         self._layout = layout
         self._pending: list[UploadTarget] = []
 
@@ -202,7 +198,7 @@ class _Appearance:
             self._pending.pop(0)
             objects.append({"name": entry.name, "bytes": entry.nbytes, "etag": entry.etag})
         self._put({**provenance, OBJECTS: objects})
-        if self._is_directory:
+        if self.is_directory:
             kept = {DIRECTORY_PROVENANCE, *(str(entry["name"]) for entry in objects)}
             self._remove_others(kept)
 
@@ -224,10 +220,10 @@ class _Appearance:
         self._pending.clear()
 
     def _object(self, file: OutputFile) -> str:
-        return f"{self._path}/{file.name}" if self._is_directory else self._path
+        return f"{self._path}/{file.name}" if self.is_directory else self._path
 
     def _put(self, content: Mapping[str, object]) -> None:
-        path = provenance_of(self._path, is_directory=self._is_directory)
+        path = provenance_of(self._path, is_directory=self.is_directory)
         try:
             self._files.put(path, encode_json(content))
         except RemoteFailure as failure:
