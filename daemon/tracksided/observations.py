@@ -19,9 +19,17 @@ class AttentionObservation:
     """The numbers of one attention call."""
 
     stack: str
+    """``encoder`` or ``decoder``."""
+
     type: str
+    """``self_attention`` or ``cross_attention``."""
+
     layer: int
+    """Index in its stack, from 0."""
+
     module: str
+    """Path of the module that made the call."""
+
     entropy: float | None = None
     """Mean over heads and queries, in nats."""
 
@@ -29,6 +37,7 @@ class AttentionObservation:
     """Entropy over the largest possible one, 0 to 1."""
 
     max_logit: float | None = None
+    """Largest visible logit of all kept heads, after scale and mask."""
 
     @property
     def place(self) -> tuple[str, str, int]:
@@ -47,9 +56,17 @@ class RankObservation:
     """What one rank said of the step."""
 
     rank: int
+    """In the whole job."""
+
     loss: float | None = None
+    """Of its own batch."""
+
     local_gradient_norm: float | None = None
+    """L2 norm of its own gradient, before the ranks were averaged."""
+
     step_seconds: float | None = None
+    """Mean wall time of its steps since the sample before."""
+
     local_seconds: float | None = None
     """From the end of the step before to the first backward: no other rank is waited for."""
 
@@ -65,14 +82,26 @@ class Observation:
     """One sampled step. Unknown is None, never 0; NaN stands for any number that is not finite."""
 
     step: int
+    """Optimizer steps done, from 1."""
+
     timestamp: float
     """Unix time in seconds at the end of the optimizer step."""
 
     loss: float | None = None
+    """Of rank 0's batch."""
+
     learning_rate: float | None = None
+    """Of the optimizer's first parameter group."""
+
     norm_before_clip: float | None = None
+    """L2 norm of the whole gradient before clipping."""
+
     norm_after_clip: float | None = None
+    """The same as the optimizer saw it."""
+
     max_norm: float | None = None
+    """The limit of the clip call; None where no call was seen."""
+
     clip_rate: float | None = None
     """Share of the steps since the last sample whose gradient was clipped, 0 to 1."""
 
@@ -80,10 +109,20 @@ class Observation:
     """Largest norm before clipping since the sample before, this one included."""
 
     step_seconds: float | None = None
+    """Of rank 0: mean wall time of a step since the sample before."""
+
     amp_scale: float | None = None
+    """Loss scale of the gradient scaler; None without one."""
+
     world_size: int = 1
+    """Ranks of the whole job."""
+
     ranks: tuple[RankObservation, ...] = ()
+    """Those of this node, ascending."""
+
     attention: tuple[AttentionObservation, ...] = ()
+    """One entry per captured call: encoder first, in order of execution."""
+
     layer_norms: Mapping[str, float] = field(default_factory=dict)
     """Module path of a layer to the norm of its gradient."""
 
@@ -95,6 +134,9 @@ class Observation:
 
 def observe(line: Mapping[str, Any]) -> Observation:
     """Build an observation from a line of ``history.jsonl``, written or about to be.
+
+    Args:
+        line: all of it, parsed.
 
     Raises:
         ObservationError: a field is missing or has another type.

@@ -15,8 +15,13 @@ class Scalar:
     """One number under one TensorBoard tag."""
 
     tag: str
+    """``Group/Name``."""
+
     value: float
+    """May be NaN or infinite."""
+
     step: int
+    """Where it stands in the curve."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +29,13 @@ class Text:
     """One Markdown text under one TensorBoard tag."""
 
     tag: str
+    """``Group/Name``."""
+
     text: str
+    """Markdown."""
+
     step: int
+    """Where it stands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +43,8 @@ class Histogram:
     """A histogram of finite values: ``counts[i]`` of them lie in ``edges[i] .. edges[i + 1]``."""
 
     tag: str
+    """``Group/Name``."""
+
     edges: NDArray[np.float64]
     """[bins + 1], ascending."""
 
@@ -40,12 +52,19 @@ class Histogram:
     """[bins]."""
 
     minimum: float
+    """Smallest value."""
+
     maximum: float
+    """Largest value."""
+
     total: float
     """Sum of the values."""
 
     sum_squares: float
+    """Sum of the squares of the values."""
+
     step: int
+    """Where it stands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +78,13 @@ class Picture:
     """TensorBoard image tag, or None to write only the file."""
 
     png: bytes
+    """The whole file."""
+
     width_px: int
+    """Of the image."""
+
     height_px: int
+    """Of the image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +101,7 @@ class RawMap:
     """[queries]: position of each kept query row in the sequence, ascending."""
 
     module: str
+    """Path of the module that made the call."""
 
 
 Severity = Literal["warning", "critical"]
@@ -87,8 +112,14 @@ class Alert:
     """Something that the user should look at: one per cause."""
 
     rule: str
+    """Its name."""
+
     severity: Severity
+    """``warning`` or ``critical``."""
+
     run: str
+    """Id of the run."""
+
     step: int | None
     """None where it belongs to no step."""
 
@@ -132,6 +163,7 @@ class SegmentProgress:
     """Place of the newest line among all lines, from 1."""
 
     num_steps: int = 0
+    """How many are committed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +175,17 @@ class StepAnalysis:
     """
 
     statistics: Mapping[str, Any]
+    """See above."""
+
     scalars: tuple[Scalar, ...]
+    """Curves of attention."""
+
     histograms: tuple[Histogram, ...]
+    """Of gradients and weights."""
+
     pictures: tuple[Picture, ...]
+    """Of this step."""
+
     raw: tuple[RawMap, ...]
     """Filled only where the trainer asked for it; may be large."""
 
@@ -158,7 +198,11 @@ class StepReport:
     """A complete sampled step, ready for every sink."""
 
     hello: Hello
+    """Of the lowest rank."""
+
     step: int
+    """Optimizer steps done, from 1."""
+
     statistics: Mapping[str, Any]
     """The whole of ``statistics.json``."""
 
@@ -166,8 +210,16 @@ class StepReport:
     """The line of ``history.jsonl``."""
 
     scalars: tuple[Scalar, ...]
+    """All curves of this step."""
+
     texts: tuple[Text, ...]
+    """All texts of this step."""
+
     histograms: tuple[Histogram, ...]
+    """Of gradients and weights."""
+
     pictures: tuple[Picture, ...]
+    """Of this step."""
+
     alerts: tuple[Alert, ...] = ()
     """Raised by this step; they are in ``history``, too."""

@@ -27,13 +27,22 @@ class AttentionSample:
     """One captured attention call; shapes as in `trackside.wire.records.Attention`."""
 
     call: Attention
+    """What is known of it besides its arrays."""
+
     query: FloatArray | None
+    """[heads, queries, head_dim]: kept heads and rows; None where ``logits`` are."""
+
     key: FloatArray | None
+    """[key heads, keys, head_dim]; `call.key_heads` says which one each head looks at."""
+
     mask: NDArray[Any] | None
-    """bool (True = attend) or float32 (added)."""
+    """[1 or heads, queries, keys]: bool (True = attend) or float32 (added)."""
 
     logits: FloatArray | None
+    """[heads, queries, keys] after scale and mask, where the model makes them itself."""
+
     sinks: FloatArray | None
+    """[heads]: learned logits that take weight from each row; None without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,22 +50,41 @@ class GradientSample:
     """Per-parameter gradient data; shapes as in `trackside.wire.records.Gradients`."""
 
     names: tuple[str, ...]
+    """Of the parameters that have a gradient."""
+
     num_elements: tuple[int, ...]
+    """Held by this rank, or by all of its node once shards are put together."""
+
     total_elements: tuple[int, ...]
+    """Of the whole parameter."""
+
     shards: tuple[int, ...]
+    """Which shard this is; `trackside.wire.records.REPLICA` where it is not sharded."""
+
     norm: FloatArray
+    """[parameters]: L2 norm of all elements held."""
+
     abs_max: FloatArray
+    """[parameters]: largest magnitude of all elements held."""
+
     weight_norm: FloatArray
+    """[parameters]: L2 norm of the weights before the step."""
+
     sample: tuple[FloatArray, ...]
-    """Sampled gradient elements, one array per parameter."""
+    """[sampled] each: gradient elements, one array per parameter."""
 
     weight_before: tuple[FloatArray, ...]
+    """[sampled] each: the same elements of the weights, before the step."""
+
     weight_after: tuple[FloatArray, ...]
+    """[sampled] each: the same elements of the weights, after the step."""
+
     previous: GradientMemory | None = None
     """Of the sampled step before; None where that is not known."""
 
     unclipped: tuple[FloatArray, ...] | None = None
-    """The elements of ``sample`` at the end of backward; None where torch's clipping tells more."""
+    """[sampled] each: the elements of ``sample`` at the end of backward; None where torch's own
+    clipping tells more."""
 
     @property
     def is_whole(self) -> tuple[bool, ...]:
@@ -72,9 +100,16 @@ class Sample:
     """One sampled step of one rank, validated. Arrays may be views of shared memory."""
 
     hello: Hello
+    """What the rank said of itself when its session began."""
+
     step: Step
+    """All but arrays."""
+
     attention: tuple[AttentionSample, ...]
+    """One entry per captured call, in order of execution; none beside rank 0."""
+
     gradients: GradientSample | None
+    """None where gradients are off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +117,13 @@ class StepSamples:
     """All local ranks of one step of one run, by rank, at least one."""
 
     run: str
+    """Id of the run."""
+
     step: int
+    """Optimizer steps done, from 1."""
+
     samples: tuple[Sample, ...]
+    """By rank, ascending; at least one."""
 
     @property
     def leader(self) -> Sample:
@@ -94,6 +134,9 @@ class StepSamples:
         """Hand the gradient of the sampled step before to the leader's.
 
         One that lies ahead belongs to a try that training went back on, and is left out.
+
+        Args:
+            previous: of the sampled step before; None where it is not known.
         """
         gradients = self.leader.gradients
         if gradients is None or previous is None or previous.step >= self.step:

@@ -22,14 +22,26 @@ class AttentionMap:
     """Exact attention weights of one call, before dropout."""
 
     stack: Stack
+    """``encoder`` or ``decoder``."""
+
     type: AttentionType
+    """``self_attention`` or ``cross_attention``."""
+
     layer: int
+    """Index in its stack, from 0."""
+
     module: str
+    """Path of the module that made the call."""
+
     heads: tuple[int, ...]
     """Indices of the rows of ``weights`` in the model's own head numbering."""
 
     num_heads: int
+    """Of the call; at least as many as are kept."""
+
     num_queries: int
+    """Of the sequence; at least as many as are kept."""
+
     query_rows: NDArray[np.int64]
     """[queries]: position of each kept query row in the sequence, ascending."""
 
@@ -49,12 +61,20 @@ class StepData:
     """All that a stage may look at: one step of one run, rank 0's attention."""
 
     run: str
+    """Id of the run."""
+
     step: int
+    """Optimizer steps done, from 1."""
+
     epoch: int | None
+    """None where the script did not say."""
+
     maps: Iterable[AttentionMap]
     """May be walked any number of times; large maps are rebuilt each time."""
 
     gradients: GradientSample | None
+    """Of the lowest rank, with the shards of its node; None where gradients are off."""
+
     gradient_statistics: Mapping[str, Any] | None
     """The ``gradients`` object of ``statistics.json``."""
 
@@ -67,6 +87,8 @@ class RecordedStep:
     """A sampled step that is written."""
 
     step: int
+    """Optimizer steps done, from 1."""
+
     folder: str
     """Name of its folder."""
 
@@ -79,13 +101,26 @@ class RunData(Protocol):
         """The sampled steps, ascending; what training went back on is left out."""
 
     def line(self, step: RecordedStep) -> Mapping[str, Any]:
-        """Return the line of a step in ``history.jsonl``."""
+        """Return the line of a step in ``history.jsonl``.
+
+        Args:
+            step: one of `steps`.
+        """
 
     def files(self, step: RecordedStep) -> Sequence[str]:
-        """Return the names of the files in a step's folder; none where it is gone."""
+        """Return the names of the files in a step's folder; none where it is gone.
+
+        Args:
+            step: one of `steps`.
+        """
 
     def read(self, step: RecordedStep, file_name: str) -> bytes | None:
-        """Return what a file in a step's folder holds; None where that cannot be read."""
+        """Return what a file in a step's folder holds; None where that cannot be read.
+
+        Args:
+            step: one of `steps`.
+            file_name: in its folder.
+        """
 
 
 class AttentionStatistic(Protocol):
@@ -96,7 +131,11 @@ class AttentionStatistic(Protocol):
         """Key in ``statistics.json``."""
 
     def compute(self, attention: AttentionMap) -> float | list[float] | None:
-        """Return the statistic, or None where it is not defined."""
+        """Return the statistic, or None where it is not defined.
+
+        Args:
+            attention: one call, with all that is kept of it.
+        """
 
 
 class ParameterStatistic(Protocol):
@@ -107,7 +146,11 @@ class ParameterStatistic(Protocol):
         """Key in ``statistics.json``, under ``gradients.parameters``."""
 
     def compute(self, gradients: GradientSample) -> Sequence[float | list[float] | None]:
-        """Return one value per parameter, in order; None where it is not defined."""
+        """Return one value per parameter, in order; None where it is not defined.
+
+        Args:
+            gradients: all parameters; arrays may be views of shared memory and must not be kept.
+        """
 
 
 class Renderer(Protocol):
@@ -118,7 +161,11 @@ class Renderer(Protocol):
         """The word in `visualize` that turns it on."""
 
     def render(self, step: StepData) -> Iterable[Picture]:
-        """Yield pictures; none where the step has nothing to draw."""
+        """Yield pictures; none where the step has nothing to draw.
+
+        Args:
+            step: what may be drawn.
+        """
 
 
 class RunRenderer(Protocol):
@@ -129,4 +176,8 @@ class RunRenderer(Protocol):
         """The word in `visualize` that turns it on."""
 
     def render(self, run: RunData) -> Iterable[Picture]:
-        """Yield pictures; none where the run has nothing to draw."""
+        """Yield pictures; none where the run has nothing to draw.
+
+        Args:
+            run: what may be drawn.
+        """

@@ -1,4 +1,4 @@
-"""Griffe extension: shows `trackside.attach` with its keywords, as `help` does.
+"""Griffe extension: shows `trackside.attach` and its like with their keywords, as `help` does.
 
 They cannot stand in the function itself, which must know which ones were given.
 """
@@ -16,8 +16,8 @@ class AttachKeywords(griffe.Extension):
     """Puts the keywords with their defaults where the source has ``**keywords``."""
 
     def on_function(self, *, func: griffe.Function, **_: Any) -> None:
-        """Change the signature of one function."""
-        if func.path != "trackside.session.attach":
+        """Change the signature of a function that shows them to `help`."""
+        if not any("show_keywords" in str(decorator.value) for decorator in func.decorators):
             return
         shown = inspect.signature(trackside.attach).parameters.values()
         fixed = [p for p in func.parameters if p.kind is not griffe.ParameterKind.var_keyword]

@@ -227,6 +227,9 @@ def monitor_from_config(
     the lightweight monitor does not have are left out there, so that one switch is enough.
     Without the block, or with ``enabled`` false, the monitor does nothing.
 
+    Args:
+        config: the whole configuration; other blocks are passed over.
+
     Raises:
         ConfigError: an unknown key, or a value that cannot be used.
     """

@@ -112,6 +112,10 @@ class EmitterConfig:
     def resolve(cls, keywords: Mapping[str, object], environ: Mapping[str, str]) -> "EmitterConfig":
         """Build the settings from explicit keywords, then ``TRACKSIDE_*``, then defaults.
 
+        Args:
+            keywords: those that were given.
+            environ: such as `os.environ`.
+
         Raises:
             ConfigError: an unknown keyword, or a value that cannot be used.
         """
@@ -136,7 +140,11 @@ class EmitterConfig:
         return self.ring_bytes // 2 if self.step_bytes is None else self.step_bytes
 
     def is_due(self, step: int) -> bool:
-        """Whether ``every`` asks for this step."""
+        """Whether ``every`` asks for this step.
+
+        Args:
+            step: counted from 1.
+        """
         return step % self.every == 0
 
 

@@ -127,7 +127,14 @@ def log_dataset(
     max_texts: int = MAX_TEXTS,
     **facts: object,
 ) -> None:
-    """Log what is known of the data set to every open session; see `Session.dataset`."""
+    """Log what is known of the data set to every open session; see `Session.dataset`.
+
+    Args:
+        texts: as in `Session.dataset`.
+        terms: as in `Session.dataset`.
+        max_texts: as in `Session.dataset`.
+        facts: as in `Session.dataset`.
+    """
     if not _open_sessions and not is_switched_off(os.environ):
         logger.warning("trackside: log_dataset() has no session to log to; call attach() first")
     for session in tuple(_open_sessions):
@@ -246,7 +253,12 @@ class Session:
             recorder.guard.run("log_at", recorder.log_at, step, values)
 
     def text(self, tag: str, text: str) -> None:
-        """Log a text; it travels with the next sampled step."""
+        """Log a text; it travels with the next sampled step.
+
+        Args:
+            tag: becomes ``Custom/<tag>`` unless it has a slash.
+            text: Markdown.
+        """
         if self._parts is not None:
             recorder = self._parts.recorder
             recorder.guard.run("text", recorder.log_text, str(tag), str(text))
@@ -314,7 +326,11 @@ class Session:
         self.text(SUMMARY_TAG, found.summary)
 
     def follow(self, step: int) -> None:
-        """Take over a framework's count of optimizer steps done so far, exactly."""
+        """Take over a framework's count of optimizer steps done so far, exactly.
+
+        Args:
+            step: the framework's count.
+        """
         if self._parts is not None:
             recorder = self._parts.recorder
             recorder.guard.run("follow", recorder.follow, step)
@@ -341,6 +357,9 @@ class Session:
         """Unhook everything, publish what is left and say in one line what became of it.
 
         Twice is fine; at the exit of the interpreter it happens by itself.
+
+        Args:
+            reason: why; stands in ``training_statistics.json``.
         """
         parts = self._parts
         if parts is None or self not in _open_sessions or not parts.recorder.guard.is_owner:
@@ -366,7 +385,12 @@ class Session:
         )
 
     def watches(self, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> bool:
-        """Whether this session is that of a model, wrapped or not, and its optimizer."""
+        """Whether this session is that of a model, wrapped or not, and its optimizer.
+
+        Args:
+            model: wrapped or not.
+            optimizer: None for any.
+        """
         if self._parts is None or self._parts.root is not unwrap(model):
             return False
         own = self._parts.recorder.optimizer

@@ -18,12 +18,20 @@ class Finding:
     """What one rule found at one look. The desk decides whether it is worth an alert."""
 
     severity: Severity
+    """``critical`` where the training, or its machine, is about to be lost."""
+
     value: float | None
+    """What was found; NaN or None where no number says it."""
+
     threshold: float | None
+    """What it was compared with, in the unit of ``value``."""
+
     message: str
     """What was found, in one line."""
 
     advice: str
+    """What to do about it: whole sentences."""
+
     rank: int | None = None
     """The rank whose fault it is, None where it is nobody's in particular."""
 

@@ -24,6 +24,8 @@ class GradientExplosion:
     burst_count of burst_steps samples must lie above it, or one lone_ratio / warn_ratio times:
     single batches, and two close to each other, do lie above in healthy trainings. Critical where
     the newest lies critical_ratio / warn_ratio times above.
+
+    Source: Pascanu et al. 2012, arXiv:1211.5063; the factors are measured, see docs/alerts.md.
     """
 
     name: ClassVar[str] = "gradient_explosion"

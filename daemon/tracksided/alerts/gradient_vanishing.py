@@ -25,6 +25,8 @@ class GradientVanishing:
 
     The norm of a layer counts as tiny below layer_ratio times the median of all layers. In both
     cases for window_steps samples in a row.
+
+    Source: Pascanu et al. 2012, arXiv:1211.5063.
     """
 
     name: ClassVar[str] = "gradient_vanishing"

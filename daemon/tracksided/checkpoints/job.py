@@ -35,6 +35,8 @@ class AverageRequest:
     """What to average, and how."""
 
     directory: Path | RemoteAddress
+    """Where the checkpoints lie, and the average will."""
+
     output_name: str = DEFAULT_OUTPUT
     """In ``directory``, or a path of its own. Its suffix follows the format; for directories it
     goes without one, and the default is `DEFAULT_DIRECTORY_OUTPUT`."""
@@ -44,16 +46,26 @@ class AverageRequest:
     The first that any checkpoint matches decides the format."""
 
     count: int = DEFAULT_COUNT
+    """How many of the newest, or of the best."""
+
     minimum: int = 2
     """Fewer usable checkpoints are an error."""
 
     method: str = "uniform"
+    """One of `tracksided.checkpoints.weights.METHODS`."""
+
     decay: float = DEFAULT_DECAY
+    """Of ``ema``, per mean gap between checkpoints; between 0 and 1, both excluded."""
+
     steps: StepRange = field(default_factory=StepRange)
+    """Which steps may be taken."""
+
     best: BestBy | None = None
     """Take the best by a metric; None takes the newest."""
 
     num_threads: int = 2
+    """Threads that read and sum."""
+
     keep_current: bool = False
     """Do nothing where the output is already made of the same sources."""
 
@@ -63,9 +75,17 @@ class PlannedSource:
     """A checkpoint that would be averaged."""
 
     name: str
+    """Of its file or directory."""
+
     step: int | None
+    """None where neither name nor content says it."""
+
     bytes: int
+    """Of all its files that hold tensors."""
+
     weight: float
+    """In the sum; all weights sum to 1."""
+
     metric: float | None
     """What it would be chosen by, where that is a metric."""
 
@@ -75,10 +95,19 @@ class Plan:
     """What an averaging would do. Sources are listed from oldest to newest."""
 
     output: str
+    """Where the average would be published."""
+
     method: str
+    """As in the request."""
+
     best: BestBy | None
+    """What the sources were chosen by; None: they are the newest."""
+
     sources: tuple[PlannedSource, ...]
+    """What would be averaged."""
+
     skipped: tuple[Skipped, ...]
+    """What would not be, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +131,9 @@ class TooFewCheckpoints(CheckpointError):
 
 def plan_average(request: AverageRequest) -> Plan:
     """Say what `run_average` would do, reading structures only.
+
+    Args:
+        request: what to average, and how.
 
     Raises:
         CheckpointError: nothing can be averaged.

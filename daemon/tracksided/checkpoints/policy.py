@@ -27,8 +27,13 @@ class StepRange:
     """Which steps are wanted."""
 
     first: int | None = None
+    """Earlier steps are left out; None for no limit."""
+
     last: int | None = None
+    """Later steps are left out; None for no limit."""
+
     every: int | None = None
+    """Only multiples of it; None for all."""
 
     @property
     def is_all(self) -> bool:
@@ -36,7 +41,11 @@ class StepRange:
         return self.first is None and self.last is None and self.every is None
 
     def holds(self, step: int | None) -> bool:
-        """Whether a checkpoint of this step is wanted; one without step only if all are."""
+        """Whether a checkpoint of this step is wanted; one without step only if all are.
+
+        Args:
+            step: of the checkpoint; None where it is not known.
+        """
         if self.is_all or step is None:
             return self.is_all
         return (
@@ -51,11 +60,17 @@ class BestBy:
     """The checkpoints with the best of a metric are wanted, not the newest."""
 
     metric: str
+    """Its name, as the checkpoint, its directory or its file name has it."""
+
     mode: str
     """min or max: which end of the metric is good."""
 
     def rank(self, scored: Sequence[tuple[Candidate, float]]) -> list[tuple[Candidate, float]]:
-        """Sort from best to worst; of equal ones the first given stays first."""
+        """Sort from best to worst; of equal ones the first given stays first.
+
+        Args:
+            scored: each with its value of the metric; NaN must be left out.
+        """
         return sorted(scored, key=lambda entry: entry[1], reverse=self.mode == "max")
 
 

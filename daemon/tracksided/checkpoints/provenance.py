@@ -20,14 +20,26 @@ class SourceRecord:
     """One checkpoint that went into an average."""
 
     name: str
+    """Of its file or directory."""
+
     step: int | None
+    """None where it is not known."""
+
     bytes: int
+    """Of all its files that hold tensors."""
+
     mtime_ns: int
+    """When the last of them was written, Unix time in nanoseconds."""
+
     digest: str
+    """Of what was read of it: algorithm, colon, hexadecimal digits."""
+
     verified: bool
     """Whether the file stated checksums that were checked."""
 
     weight: float
+    """In the sum; all weights sum to 1."""
+
     metric: float | None
     """What it was chosen by, where that was a metric."""
 
@@ -37,7 +49,11 @@ class Skipped:
     """A file that was not used, and why."""
 
     name: str
+    """Of its file or directory."""
+
     reason: str
+    """In words for the user."""
+
     is_copy: bool = False
     """Nothing is wrong with it: another one holds the same."""
 
@@ -47,10 +63,20 @@ class Provenance:
     """Everything about one average. Sources are listed from oldest to newest."""
 
     output: str
+    """Name of the average."""
+
     output_bytes: int
+    """Of all its files."""
+
     output_digest: str
+    """Of its content: algorithm, colon, hexadecimal digits."""
+
     format: str
+    """Name of the format of sources and output."""
+
     method: str
+    """How the weights were made."""
+
     best: BestBy | None
     """What the sources were chosen by; None: they are the newest."""
 
@@ -58,7 +84,11 @@ class Provenance:
     """Of the newest source."""
 
     sources: tuple[SourceRecord, ...]
+    """What went into the average."""
+
     skipped: tuple[Skipped, ...]
+    """What did not, and why."""
+
     dropped: tuple[str, ...]
     """Entries of the newest checkpoint that the average leaves out."""
 
@@ -66,10 +96,13 @@ class Provenance:
     """Processes that shared the work."""
 
     seconds: float
+    """Wall time from listing to publishing."""
+
     created: str
     """UTC, ISO 8601."""
 
     version: str
+    """Of trackside."""
 
     def to_json(self) -> dict[str, object]:
         """Return what is written to disk."""

@@ -47,7 +47,15 @@ class SourceFile:
     """
 
     def __init__(self, path: Path, *, inside: "SourceDirectory | None" = None) -> None:
-        """Open a file that is a checkpoint, or, ``inside`` a directory, a part of one."""
+        """Open a file that is a checkpoint, or, ``inside`` a directory, a part of one.
+
+        Args:
+            path: of the file.
+            inside: the checkpoint that it is a part of; None where it is one itself.
+
+        Raises:
+            SourceRefused: it cannot be opened, or is no regular file.
+        """
         self.path = path
         self.owner = path if inside is None else inside.path
         """The checkpoint that it is or belongs to."""
@@ -83,13 +91,25 @@ class SourceFile:
         return 0
 
     def read(self, offset: int, nbytes: int) -> bytes:
-        """Read exactly ``nbytes`` at ``offset``; for headers and directories."""
+        """Read exactly ``nbytes`` at ``offset``; for headers and directories.
+
+        Args:
+            offset: bytes from the start.
+            nbytes: how many.
+
+        Raises:
+            CheckpointRefused: as in `read_into`.
+        """
         buffer = bytearray(nbytes)
         self.read_into(memoryview(buffer), offset)
         return bytes(buffer)
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill ``buffer`` from ``offset``.
+
+        Args:
+            buffer: what is filled, to its end.
+            offset: bytes from the start.
 
         Raises:
             CheckpointRefused: the file ends before, or cannot be read.
@@ -111,7 +131,11 @@ class SourceFile:
             raise self.refusal("changed while it was being read")
 
     def refusal(self, reason: str) -> SourceRefused:
-        """Make the error that costs the whole checkpoint its place."""
+        """Make the error that costs the whole checkpoint its place.
+
+        Args:
+            reason: what is wrong with the file, for the user.
+        """
         if self.owner == self.path:
             return SourceRefused(self.path, reason)
         return SourceRefused(self.owner, f"{self.path.name}: {reason}")
@@ -189,6 +213,14 @@ class SourceDirectory:
     """
 
     def __init__(self, path: Path) -> None:
+        """Open and list a directory.
+
+        Args:
+            path: of the directory.
+
+        Raises:
+            SourceRefused: it cannot be opened or listed.
+        """
         self.path = path
         self._files: dict[str, SourceFile] = {}
         try:
@@ -206,6 +238,9 @@ class SourceDirectory:
     def open(self, name: str) -> SourceFile:
         """Open a file of the directory, once; it is closed together with the directory.
 
+        Args:
+            name: of an entry.
+
         Raises:
             SourceRefused: there is none, or the name or a link leads out of the directory.
         """
@@ -216,7 +251,11 @@ class SourceDirectory:
         return self._files[name]
 
     def is_directory(self, name: str) -> bool:
-        """Whether an entry is a directory itself, not a link to one."""
+        """Whether an entry is a directory itself, not a link to one.
+
+        Args:
+            name: of the entry.
+        """
         try:
             status = os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
         except OSError:
@@ -225,6 +264,9 @@ class SourceDirectory:
 
     def open_entry(self, name: str) -> int:
         """Open an entry, following one link if that stays in the directory.
+
+        Args:
+            name: of the entry.
 
         Raises:
             OSError: as the system says.
@@ -242,7 +284,11 @@ class SourceDirectory:
         return os.open(target, flags, dir_fd=self.descriptor)
 
     def keep_open(self, kept: Collection[SourceFile]) -> None:
-        """Close all other files: many checkpoints of many files would use up the descriptors."""
+        """Close all other files: many checkpoints of many files would use up the descriptors.
+
+        Args:
+            kept: what stays open.
+        """
         for file in self._files.values():
             if file not in kept:
                 file.close()

@@ -26,7 +26,11 @@ class Watched:
 
 
 def together(questions: Iterable[Watched]) -> Watched:
-    """Return one question for all of these."""
+    """Return one question for all of these.
+
+    Args:
+        questions: one per run.
+    """
     ranks: dict[int, int] = {}
     paths: dict[str, None] = {}
     without: frozenset[str] = frozenset()
@@ -42,6 +46,7 @@ class Began:
     """Said before a monitor looks at its source: whoever hangs or dies then has a name."""
 
     monitor: str
+    """Its name."""
 
 
 class Monitor(Protocol):

@@ -18,6 +18,7 @@ class DiskReading:
     """What this user may still write."""
 
     total_bytes: int
+    """Of the whole file system."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +40,11 @@ class GpuReading:
     """NVML's, in the order of the PCI bus: not that of ``CUDA_VISIBLE_DEVICES``."""
 
     uuid: str | None = None
+    """NVML's, such as ``GPU-...``."""
+
     name: str | None = None
+    """Of the product."""
+
     utilization_percent: float | None = None
     """Share of the last sample period in which a kernel ran, 0 to 100."""
 
@@ -47,11 +52,17 @@ class GpuReading:
     """By all processes, without what the driver keeps for itself."""
 
     memory_total_bytes: int | None = None
+    """Of the board."""
+
     temperature_c: float | None = None
+    """Of the GPU itself, degrees Celsius."""
+
     slowdown_temperature_c: float | None = None
     """Where the hardware begins to slow down."""
 
     power_w: float | None = None
+    """Drawn by the whole board, in watts."""
+
     throttle_reasons: tuple[str, ...] | None = None
     """Why clocks are held below what was asked for, as snake-case words of NVML's own names:
     ``sw_thermal_slowdown``, ``hw_slowdown``, ``hw_thermal_slowdown``, ``hw_power_brake_slowdown``,
@@ -68,6 +79,8 @@ class ProcessReading:
     """The process of a rank with all its children (DataLoader workers)."""
 
     rank: int
+    """In the whole job."""
+
     rss_bytes: int | None = None
     """Resident memory; pages that processes share are counted in each."""
 
@@ -110,14 +123,22 @@ class HostReading:
     """The limit of that cgroup; None where nothing limits us below the host's memory."""
 
     disks: tuple[DiskReading, ...] = ()
+    """One per watched path that exists."""
+
     gpus: tuple[GpuReading, ...] = ()
+    """All that NVML shows; none without a driver."""
+
     processes: Mapping[int, ProcessReading] = field(default_factory=dict)
     """Process id, as the daemon sees it, to the figures of a rank. A rank whose process the
     daemon cannot see is missing."""
 
 
 def own_gpus(reading: HostReading) -> tuple[GpuReading, ...]:
-    """Return the GPUs on which the run holds memory, or all where that is not known."""
+    """Return the GPUs on which the run holds memory, or all where that is not known.
+
+    Args:
+        reading: of one run.
+    """
     own = {index for process in reading.processes.values() for index in process.gpu_indices or ()}
     return tuple(gpu for gpu in reading.gpus if gpu.index in own) if own else reading.gpus
 

@@ -60,13 +60,22 @@ class TracksideTracker(GeneralTracker):  # type: ignore[misc]  # accelerate is n
     def attach(
         self, model: "nn.Module", optimizer: "torch.optim.Optimizer | None" = None
     ) -> "Session":
-        """Watch a model and its optimizer, before or after `Accelerator.prepare`."""
+        """Watch a model and its optimizer, before or after `Accelerator.prepare`.
+
+        Args:
+            model: what is trained.
+            optimizer: None to take the first that steps a parameter of the model.
+        """
         session = self._attachment.open(model, optimizer, config=self._settings)
         session.sum_micro_batches()
         return session
 
     def store_init_configuration(self, values: Mapping[str, object]) -> None:
-        """Keep the settings for `attach`; after it they are logged as a text."""
+        """Keep the settings for `attach`; after it they are logged as a text.
+
+        Args:
+            values: as given to `Accelerator.init_trackers`.
+        """
         self._settings = dict(values)
         if self.tracker is not None:
             self.tracker.text(_SETTINGS, json.dumps(self._settings, indent=2, default=str))

@@ -18,6 +18,9 @@ class Attachment:
     def __init__(self, keywords: Mapping[str, object]) -> None:
         """Check the keywords at once: the model may take minutes to load.
 
+        Args:
+            keywords: of `trackside.attach`.
+
         Raises:
             ConfigError: a keyword or a ``TRACKSIDE_*`` variable cannot be used.
         """
@@ -51,11 +54,19 @@ class Attachment:
         return self._session
 
     def close(self, reason: str = "closed") -> None:
-        """Close the session; twice is fine."""
+        """Close the session; twice is fine.
+
+        Args:
+            reason: as in `Session.close`.
+        """
         session, self._session = self._session, None
         if session is not None:
             session.close(reason)
 
     def fail(self, error: BaseException) -> None:
-        """Close the session of a training that has raised."""
+        """Close the session of a training that has raised.
+
+        Args:
+            error: what the training raised.
+        """
         self.close(f"failed: {type(error).__name__}")

@@ -116,7 +116,11 @@ class TracksideCallback(TrainerCallback):  # type: ignore[misc]  # transformers 
         self._attachment.close()
 
     def on_failure(self, error: BaseException) -> None:
-        """Close the session of a training that has raised. Called by `Trainer.train`."""
+        """Close the session of a training that has raised. Called by `Trainer.train`.
+
+        Args:
+            error: what was raised.
+        """
         self._attachment.fail(error)
 
 
@@ -125,6 +129,9 @@ def curve_name(name: str) -> str:
 
     ``eval_loss`` is ``Eval/loss``, ``test_loss`` is ``Test/loss``; a name that carries a group
     keeps it; the rest is ``Trainer/<name>``, as ``Trainer/loss``: the mean since the last log.
+
+    Args:
+        name: as the Trainer logs it.
     """
     for prefix, group in _GROUPS.items():
         if name.startswith(prefix):

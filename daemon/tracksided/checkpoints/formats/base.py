@@ -13,8 +13,14 @@ class Record:
     """A run of bytes in a file that holds the elements of one or more tensors."""
 
     source: SourceFile
+    """The file it lies in."""
+
     offset: int
+    """Bytes from the start of the file."""
+
     nbytes: int
+    """Its length."""
+
     crc32: int | None
     """As the file states it; None where the file has no checksum."""
 
@@ -27,10 +33,14 @@ class TensorEntry:
     """A key of `tracksided.checkpoints.dtypes.DTYPES`."""
 
     shape: tuple[int, ...]
+    """As the loader sees it; empty for a single number."""
+
     strides: tuple[int, ...]
     """In elements."""
 
     record: str
+    """Key of `Checkpoint.records`."""
+
     start: int
     """Bytes from the start of the record to the first element."""
 
@@ -46,7 +56,11 @@ class Checkpoint:
     """The files that hold its tensors; at least one, of one owner."""
 
     format: str
+    """`CheckpointFormat.name` of what read it."""
+
     tensors: Mapping[str, TensorEntry]
+    """Key in the state dict to where its elements lie."""
+
     records: Mapping[str, Record]
     """Those that hold model tensors."""
 
@@ -77,7 +91,10 @@ class Place:
     """A position in the output: which of its files, and where in it."""
 
     file: int
+    """Index in `OutputLayout.files`."""
+
     offset: int
+    """Bytes from the start of the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +102,13 @@ class Patch:
     """Bytes to be written when the average is known."""
 
     file: int
+    """Index in `OutputLayout.files`."""
+
     offset: int
+    """Bytes from the start of the file."""
+
     content: bytes
+    """What is written there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +119,8 @@ class OutputFile:
     """Relative to the output directory; empty where the output is a single file."""
 
     nbytes: int
+    """Its whole length."""
+
     like: os.stat_result
     """Of the file whose owner and mode it takes."""
 
@@ -140,13 +164,25 @@ class CheckpointFormat(Protocol):
         """Short name, for messages and provenance."""
 
     def layout(self, template: Checkpoint) -> OutputLayout:
-        """Lay out an output with the template's structure."""
+        """Lay out an output with the template's structure.
+
+        Args:
+            template: the newest checkpoint: keys, order and metadata are taken from it.
+        """
 
     def seal(self, template: Checkpoint, crcs: Mapping[str, int]) -> tuple[Patch, ...]:
-        """Return the bytes that depend on the CRC-32 of the averaged records."""
+        """Return the bytes that depend on the CRC-32 of the averaged records.
+
+        Args:
+            template: as in `layout`.
+            crcs: key of each averaged record to the CRC-32 of its new bytes.
+        """
 
     def metrics(self, checkpoint: Checkpoint) -> Mapping[str, float]:
         """Return what the content says this checkpoint scored, by name; NaN stays NaN.
+
+        Args:
+            checkpoint: one of this format, still open.
 
         Raises:
             CheckpointRefused: what says so is damaged.
@@ -163,6 +199,9 @@ class FileFormat(CheckpointFormat, Protocol):
     def describe(self, source: SourceFile) -> Checkpoint:
         """Read the structure, prove that the file is complete, and list the model's tensors.
 
+        Args:
+            source: the file; the checkpoint keeps it open.
+
         Raises:
             CheckpointRefused: it is another format, incomplete or not sane.
         """
@@ -172,10 +211,22 @@ class DirectoryFormat(CheckpointFormat, Protocol):
     """A checkpoint that is a directory."""
 
     def is_part(self, name: str) -> bool:
-        """Whether an entry of this name makes a directory one of this format, complete or not."""
+        """Whether an entry of this name makes a directory one of this format, complete or not.
+
+        Args:
+            name: of the entry.
+        """
 
     def looks_finished(self, names: Collection[str]) -> bool:
-        """Whether what is written last is among the entries of a directory of this format."""
+        """Whether what is written last is among the entries of a directory of this format.
+
+        Args:
+            names: of all entries.
+        """
 
     def describe(self, directory: SourceDirectory) -> Checkpoint:
-        """Open and read all files; see `FileFormat.describe`."""
+        """Open and read all files; see `FileFormat.describe`.
+
+        Args:
+            directory: the checkpoint; it stays open as long as its files are read.
+        """

@@ -20,10 +20,13 @@ class Kept:
     """Index in the batch."""
 
     heads: tuple[int, ...]
+    """Indices of query heads, each once."""
+
     key_heads: tuple[int, ...]
     """Distinct key heads that ``heads`` look at, ascending."""
 
     rows: Rows
+    """Which query rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +42,26 @@ class AttentionCall:
     """One attention call, before anything of it is copied."""
 
     batch_size: int
+    """Samples in the batch."""
+
     num_heads: int
+    """Query heads."""
+
     num_key_heads: int
     """Divides ``num_heads``; query head h looks at key head h // (num_heads / num_key_heads)."""
 
     num_queries: int
+    """Rows of the map."""
+
     num_keys: int
+    """Columns of the map."""
+
     scale: float
+    """Factor of query times key; 1 where logits are read."""
+
     is_causal: bool
+    """Whether key k is hidden from query row q where k > q, beside any mask."""
+
     is_causal_hint: bool
     """The caller says that the attention is causal, by a flag or by the shape of its mask."""
 
@@ -73,12 +88,23 @@ Source = Callable[[Sequence[object], Mapping[str, object], nn.Module], Inspectio
 def bind(
     names: Sequence[str], args: Sequence[object], kwargs: Mapping[str, object]
 ) -> dict[str, object]:
-    """Map argument names to what was passed; what was not passed is absent."""
+    """Map argument names to what was passed; what was not passed is absent.
+
+    Args:
+        names: of the arguments, in order.
+        args: passed by position.
+        kwargs: passed by name.
+    """
     return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
 def refuse(name: str, *tensors: torch.Tensor) -> Refusal | None:
-    """Refuse tensors whose numbers cannot be read as plain strided arrays."""
+    """Refuse tensors whose numbers cannot be read as plain strided arrays.
+
+    Args:
+        name: of the function that was called.
+        tensors: whose numbers are to be read.
+    """
     for tensor in tensors:
         if type(tensor) is not torch.Tensor and type(tensor) is not nn.Parameter:
             return Refusal(f"{name} was called on a {type(tensor).__name__}")
@@ -95,6 +121,10 @@ def pick(tensor: torch.Tensor, heads: Sequence[int]) -> torch.Tensor:
     """Take heads out of the first dimension, without an index tensor.
 
     A dimension of size 1 stands for all heads and stays as it is.
+
+    Args:
+        tensor: [heads or 1, ...].
+        heads: indices of the first dimension.
     """
     count = tensor.shape[0]
     if count == 1 or tuple(heads) == tuple(range(count)):
@@ -103,12 +133,21 @@ def pick(tensor: torch.Tensor, heads: Sequence[int]) -> torch.Tensor:
 
 
 def of_sample(tensor: torch.Tensor, sample: int) -> torch.Tensor:
-    """Drop the leading batch dimension; one of size 1 stands for every sample."""
+    """Drop the leading batch dimension; one of size 1 stands for every sample.
+
+    Args:
+        tensor: [batch or 1, ...].
+        sample: index in the batch.
+    """
     return tensor[0 if tensor.shape[0] == 1 else sample]
 
 
 def as_computed(tensor: torch.Tensor) -> torch.Tensor:
-    """Round a tensor to what autocast makes of it for the call, where it is on."""
+    """Round a tensor to what autocast makes of it for the call, where it is on.
+
+    Args:
+        tensor: as it was passed.
+    """
     device_type = tensor.device.type
     is_cast = tensor.is_floating_point() and tensor.dtype is not torch.float64
     if not is_cast or not torch.is_autocast_enabled(device_type):
