@@ -13,6 +13,7 @@ from links import SourceFile, linked_files, rewrite
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from navigation import expanded
 from plugins import plugin_page
 from pygments.formatters import HtmlFormatter
 from settings import settings_page
@@ -31,6 +32,12 @@ MADE_FILES = {
     "hooks/code.css": lambda: str(HtmlFormatter().get_style_defs(".highlight")),
 }
 LANGUAGES = {".py": "python", ".toml": "toml", ".yml": "yaml", ".json": "json", ".sh": "sh"}
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Replace patterns in the navigation."""
+    config.nav = expanded(config.nav or [], Path(config.docs_dir))
+    return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

@@ -1,8 +1,7 @@
 """The page of all plug-ins, made of the catalogs."""
 
 import inspect
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch.overrides import resolve_name
@@ -15,7 +14,6 @@ from tracksided.checkpoints.weights import METHODS
 from tracksided.cli.group import COMMANDS
 from tracksided.monitors.catalog import make_monitors
 
-ROOT = Path(__file__).parents[2]
 _HEAD = """# Plug-ins
 
 Everything that runs, as the catalogs list it; made from the code when this site is built.
@@ -58,9 +56,11 @@ def _sources() -> Iterator[str]:
         yield _row(name, _summary(source), source)
 
 
-def _row(name: str, summary: str, where: object) -> str:
-    path = Path(inspect.getfile(inspect.unwrap(where))).relative_to(ROOT)  # type: ignore[arg-type]
-    return f"| `{name}` | {summary} | [{path.name}](../../{path.as_posix()}) |"
+def _row(name: str, summary: str, where: type | Callable[..., Any]) -> str:
+    module = where.__module__
+    root = "daemon" if module.startswith("tracksided.") else "emitter"
+    path = f"{root}/{module.replace('.', '/')}.py"
+    return f"| `{name}` | {summary} | [{path.rpartition('/')[2]}](../../{path}) |"
 
 
 def _summary(documented: object) -> str:
