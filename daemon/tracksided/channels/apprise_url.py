@@ -25,8 +25,9 @@ def send(url: str, alert: Mapping[str, Any]) -> Outcome:
     kinds = {"warning": apprise.NotifyType.WARNING, "critical": apprise.NotifyType.FAILURE}
     sender = apprise.Apprise()
     capture: Any = apprise.LogCapture
-    with capture(level=logging.WARNING) as log:
-        is_sent = sender.add(url) and sender.notify(
+    with capture(level=logging.WARNING, fmt="%(message)s") as log:
+        is_known = sender.add(url)
+        is_sent = is_known and sender.notify(
             title=subject(alert),
             body=text(alert),
             notify_type=kinds.get(alert["severity"], apprise.NotifyType.INFO),
@@ -34,6 +35,10 @@ def send(url: str, alert: Mapping[str, Any]) -> Outcome:
         reason = _last_line(log)
     if is_sent:
         return Outcome(title, None)
+    if not is_known:
+        return Outcome(
+            title, "not sent: Apprise does not know such a URL; see its list of services"
+        )
     return Outcome(title, "not sent: " + (reason.replace(url, "URL") or "Apprise gave no reason"))
 
 

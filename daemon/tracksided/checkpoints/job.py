@@ -224,8 +224,10 @@ def _select(store: Store, request: AverageRequest, refused: dict[Path, str]) -> 
 
 def _too_few(request: AverageRequest, needed: int, found: int, skipped: Sequence[Skipped]) -> str:
     patterns = ", ".join(request.patterns)
+    steps = "" if request.steps.is_all else f" {request.steps}"
     message = (
-        f"{request.directory}: {found} usable checkpoints match {patterns}, {needed} are needed"
+        f"{request.directory}: {found} usable checkpoints{steps} match {patterns}, {needed} are "
+        "needed"
     )
     reasons = "; ".join(f"{entry.name}: {entry.reason}" for entry in skipped)
     return f"{message}; skipped {reasons}" if reasons else message

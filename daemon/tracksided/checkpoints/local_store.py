@@ -32,7 +32,10 @@ class LocalStore:
             with os.scandir(self.path) as entries:
                 names = [entry.name for entry in entries if not entry.name.startswith(".")]
         except OSError as error:
-            raise CheckpointError(f"{self.path}: cannot be read: {error.strerror}") from error
+            raise CheckpointError(
+                f"{self.path}: cannot be read: {error.strerror}; name the directory that holds the "
+                "checkpoints"
+            ) from error
         found: list[Entry] = []
         for name in names:
             path = self.path / name

@@ -40,6 +40,16 @@ class StepRange:
         """Whether nothing is left out."""
         return self.first is None and self.last is None and self.every is None
 
+    def __str__(self) -> str:
+        """Say it as the end of a phrase; empty where nothing is left out."""
+        parts = (
+            ("from", self.first),
+            ("up to", self.last),
+            ("in multiples of", self.every),
+        )
+        named = [f"{word} {number}" for word, number in parts if number is not None]
+        return f"of steps {', '.join(named)}" if named else ""
+
     def holds(self, step: int | None) -> bool:
         """Whether a checkpoint of this step is wanted; one without step only if all are.
 

@@ -1,5 +1,6 @@
 """`trackside alerts test`: send a test alert through every channel."""
 
+import logging
 import sys
 import time
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import click
 
 from tracksided.channels.service import AlertSender
-from tracksided.config import load_settings
+from tracksided.config import USER_CONFIG, load_settings
 from tracksided.reports import Alert
 
 POLL_S = 0.05
@@ -25,14 +26,19 @@ def command() -> None:
     help="Settings file instead of the default ones.",
 )
 def test(config: Path | None) -> None:
-    """Send a test alert through every configured channel; exit code 1 if one fails.
+    """Send a test alert through every channel.
 
-    The channels are `apprise` and `command` in the section [alerts] of the settings.
+    The channels are `apprise` and `command` in the section [alerts] of the settings. Exit code 1
+    if one of them fails, or there is none.
     """
     settings = load_settings(config, Path.home()).alerts
     if not (settings.apprise or settings.command):
-        click.echo("no channel is configured: set apprise or command in [alerts]", err=True)
+        file = config or Path.home() / USER_CONFIG
+        click.echo(
+            f"no channel is configured: set apprise or command in [alerts] of {file}", err=True
+        )
         sys.exit(1)
+    logging.getLogger("tracksided.channels").setLevel(logging.ERROR)  # it is said below
     sender = AlertSender(settings)
     sender.tell(_test_alert(time.time()))
     try:

@@ -92,7 +92,13 @@ class _Place(click.ParamType[Path | RemoteAddress]):
     show_default=f"the first that matches of {', '.join(PATTERNS)}",
     help="Names of the checkpoints.",
 )
-@click.option("--method", type=click.Choice(METHODS), default="uniform", show_default=True)
+@click.option(
+    "--method",
+    type=click.Choice(METHODS),
+    default="uniform",
+    show_default=True,
+    help="How checkpoints are weighted; docs/averaging.md has the formulas.",
+)
 @click.option(
     "--decay",
     type=float,
@@ -131,6 +137,8 @@ def command(  # noqa: PLR0917 - click passes everything by keyword
     torch.distributed.checkpoint.
     Nothing is unpickled. The average appears whole, with a JSON file that names its sources.
     """
+    if from_step is not None and to_step is not None and from_step > to_step:
+        _fail(f"--from-step {from_step} comes after --to-step {to_step}: no step lies between")
     request = AverageRequest(
         directory=checkpoint_dir if directory is None else directory,
         output_name=output_name,

@@ -22,6 +22,7 @@ from tracksided.progress.wording import Section, describe, document, readable
 from tracksided.sinks.json_file import write_whole
 
 DEFAULT_OUTPUTS = Path("outputs")
+OWN_OUTPUTS = Path("trackside_logs")  # where `attach` lets its runs be written
 PLOT_NAME = "training_progress.png"
 PATH = click.Path(path_type=Path)
 
@@ -98,6 +99,9 @@ def command(  # noqa: PLR0917 - click passes everything by keyword
 def _only_source(named: Sequence[Path], outputs: Path, *, latest: bool) -> Source:
     if len(named) > 1:
         raise ReportError("several directories can only be compared: --compare DIR DIR")
+    is_by_default = not named and outputs == DEFAULT_OUTPUTS
+    if is_by_default and not outputs.is_dir() and OWN_OUTPUTS.is_dir():
+        raise ReportError(f"{outputs} is no directory; for runs of trackside: -o {OWN_OUTPUTS}")
     return _source(named[0], latest=latest) if named else newest_in(outputs, latest=latest)
 
 

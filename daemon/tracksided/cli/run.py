@@ -12,6 +12,7 @@ import click
 
 from trackside.wire import segment
 from trackside.wire.segment import node_directory
+from tracksided.doctor.finding import counted
 from tracksided.errors import SettingsError
 from tracksided.launch import LOG_NAME, DaemonGone, Serving, running_daemon
 from tracksided.status_file import read_status
@@ -39,8 +40,8 @@ def command(*, command_line: Sequence[str]) -> None:
             # The exit code is the command's: its training is well.
             log = "" if daemon.child is None else f"; its log is {directory / LOG_NAME}"
             click.echo(
-                f"trackside: {error}{log}; {error.num_left} segments stay in {directory} for the "
-                "next one: start it with `trackside daemon`",
+                f"trackside: {error}{log}; {counted(error.num_left, 'segment')} left in "
+                f"{directory} for the next one: start it with `trackside daemon`",
                 err=True,
             )
     sys.exit(code)

@@ -16,6 +16,7 @@ from trackside.wire import segment
 from trackside.wire.locks import daemon_pid
 from trackside.wire.segment import node_directory
 from tracksided.doctor.averages import waits_for
+from tracksided.doctor.finding import counted
 from tracksided.status_file import SILENT_S, read_status, seconds_silent
 
 EXIT_NO_DAEMON = 3  # as `systemctl status` has it
@@ -110,8 +111,9 @@ def _gather(directory: Path) -> dict[str, Any]:
 def _show(status: dict[str, Any], console: Console) -> None:
     daemon = status["daemon"]
     if daemon is None:
-        waiting = len(status["segments"])
-        console.print(f"no daemon serves {status['directory']}; {waiting} segments wait there")
+        left = len(status["segments"])
+        rest = f"; {counted(left, 'segment')} left there, to be written by the next" if left else ""
+        console.print(f"no daemon serves {status['directory']}{rest}")
         console.print("start one with: trackside daemon")
         return
     console.print(f"daemon {daemon['pid']} {daemon['state']} {status['directory']}")
@@ -173,11 +175,11 @@ def _show_run(run: dict[str, Any], console: Console) -> None:
 def _losses(run: dict[str, Any]) -> Iterator[str]:
     """Say what is missing of a run, and why."""
     if run["shed"]:
-        yield f"{run['shed']} steps without pictures, left out under load"
+        yield f"{counted(run['shed'], 'step')} without pictures, left out under load"
     if run["failed"]:
-        yield f"{run['failed']} steps without their analysis"
+        yield f"{counted(run['failed'], 'step')} without their analysis"
     if run["late"]:
-        yield f"{run['late']} records came after their step was written"
+        yield f"{counted(run['late'], 'record')} came after their step was written"
     for rank in run["ranks"]:
         if rank["problem"]:
             yield f"rank {rank['rank']}: {rank['problem']}"

@@ -41,6 +41,11 @@ def fail(check: str, found: str, mend: str) -> Finding:
     return Finding(check, Level.FAIL, found, mend)
 
 
+def counted(number: int, noun: str) -> str:
+    """Write a number of things for people: ``1 segment``, ``3 segments``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def mebibytes(num_bytes: int) -> str:
     """Write a size for people: ``64 MiB``."""
     return f"{num_bytes / 2**20:,.0f} MiB"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from trackside.wire.layout import OTHER_VERSION
 from trackside.wire.locks import name_holder
 from tracksided.doctor.facts import Facts
-from tracksided.doctor.finding import Finding, fail, ok, warn
+from tracksided.doctor.finding import Finding, counted, fail, ok, warn
 from tracksided.status_file import SILENT_S
 
 ITSELF = "trackside"
@@ -18,7 +18,7 @@ def check_daemon(facts: Facts) -> Iterator[Finding]:
         if facts.num_segments:
             yield warn(
                 check,
-                f"none runs; {facts.num_segments} segments wait in {facts.node.path}",
+                f"none runs; {counted(facts.num_segments, 'segment')} left in {facts.node.path}",
                 "start one: trackside daemon, or trackside service install",
             )
         else:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from trackside.wire.layout import DropCause
 from tracksided.doctor.facts import Facts, RunFacts
-from tracksided.doctor.finding import Finding, fail, ok, warn
+from tracksided.doctor.finding import Finding, counted, fail, ok, warn
 
 MORE_TIME = "raise every= or workers.count, or give the daemon a higher priority"
 DROP_MENDS: Mapping[str, str] = {
@@ -36,14 +36,16 @@ def _losses(check: str, run: RunFacts) -> Iterator[Finding]:
         )
     for cause, count in run.drops.items():
         mend = DROP_MENDS.get(cause, "the trainer's log says more")
-        yield warn(check, f"{run.name}: {count} samples dropped, {cause}", mend)
+        yield warn(check, f"{run.name}: {counted(count, 'sample')} dropped, {cause}", mend)
     if run.num_shed:
         yield warn(
             check,
-            f"{run.name}: {run.num_shed} steps without pictures, left out under load",
+            f"{run.name}: {counted(run.num_shed, 'step')} without pictures, left out under load",
             MORE_TIME,
         )
     if run.num_failed:
         yield warn(
-            check, f"{run.name}: {run.num_failed} steps without their analysis", READ_THE_LOG
+            check,
+            f"{run.name}: {counted(run.num_failed, 'step')} without their analysis",
+            READ_THE_LOG,
         )

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -228,6 +229,24 @@ def test_test_command_fails_where_a_channel_does(tmp_path: Path) -> None:
     assert (result.exit_code, result.output) == (1, "command false: exit code 1\n")
 
 
+def test_test_command_says_each_failure_once_and_in_plain_words(tmp_path: Path) -> None:
+    pytest.importorskip("apprise")
+    config = tmp_path / "daemon.toml"
+    config.write_text('[alerts]\napprise = ["nosuch://secret"]\n')
+
+    done = subprocess.run(
+        [sys.executable, "-m", "tracksided", "alerts", "test", "--config", config],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout == (
+        "apprise nosuch: not sent: Apprise does not know such a URL; see its list of services\n"
+    )
+
+
 def test_test_command_says_that_there_is_no_channel(tmp_path: Path) -> None:
     config = tmp_path / "daemon.toml"
     config.write_text("")
@@ -235,4 +254,6 @@ def test_test_command_says_that_there_is_no_channel(tmp_path: Path) -> None:
     result = CliRunner().invoke(command, ["test", "--config", str(config)])
 
     assert result.exit_code == 1
-    assert "no channel is configured" in result.output
+    assert f"no channel is configured: set apprise or command in [alerts] of {config}" in (
+        result.output
+    )

@@ -35,7 +35,7 @@ def test_status_without_a_daemon_says_what_to_do(shm_dir: Path, tmp_path: Path) 
     answer = json.loads(trackside("status", "--json").stdout)
 
     assert shown.returncode == 3
-    assert "1 segments wait" in shown.stdout
+    assert "; 1 segment left there" in shown.stdout
     assert "trackside daemon" in shown.stdout
     assert answer["daemon"] is None
     assert answer["segments"] == [rank.writer.path.name]
@@ -148,7 +148,7 @@ def test_run_does_not_wait_for_a_daemon_that_died_under_it(shm_dir: Path, tmp_pa
     assert line.startswith(
         f"trackside: the daemon (pid {done.stdout.split()[0]}) was ended by SIGKILL"
     )
-    assert f"its log is {shm_dir}/daemon.log; 1 segments stay in {shm_dir}" in line
+    assert f"its log is {shm_dir}/daemon.log; 1 segment left in {shm_dir}" in line
     remove(left)
 
 
@@ -197,7 +197,7 @@ def test_daemon_of_a_run_ends_with_it_even_when_that_is_killed(shm_dir: Path) ->
     [
         (["daemon", "--confg", "x"], "No such option"),
         (["daemon", "--config", "/nowhere.toml"], "cannot read /nowhere.toml"),
-        (["stauts"], "No such command"),
+        (["stauts"], "No such command 'stauts'. Did you mean 'status'?"),
     ],
 )
 def test_what_is_mistyped_is_named(shm_dir: Path, arguments: list[str], message: str) -> None:

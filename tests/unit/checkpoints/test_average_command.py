@@ -91,6 +91,17 @@ def test_safetensors_are_found_without_a_pattern_and_it_says_so(tmp_path: Path) 
     assert "no checksums" in result.stdout
 
 
+def test_steps_that_leave_nothing_are_named(tmp_path: Path, save_steps: Save) -> None:
+    save_steps(1, 2)
+
+    none = run(tmp_path, "--from-step", "3", "--every", "2")
+    impossible = run(tmp_path, "--from-step", "3", "--to-step", "2")
+
+    assert (none.exit_code, impossible.exit_code) == (1, 1)
+    assert "0 usable checkpoints of steps from 3, in multiples of 2 match" in none.stderr
+    assert "--from-step 3 comes after --to-step 2" in impossible.stderr
+
+
 def test_a_skipped_file_is_named_on_standard_error(tmp_path: Path, save_steps: Save) -> None:
     save_steps(1, 2)
     (tmp_path / "step_3.pt").write_bytes(b"PK\x03\x04 half")

@@ -90,6 +90,19 @@ def test_default_is_the_newest_run_under_outputs(
     assert run("outputs").stdout == output
 
 
+def test_where_only_runs_of_trackside_lie_their_directory_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_state(tmp_path / "trackside_logs" / "run", ROWS)
+    monkeypatch.chdir(tmp_path)
+
+    by_default, as_named = run(), run("-o", "trackside_logs")
+
+    assert by_default.exit_code == 1
+    assert "for runs of trackside: -o trackside_logs" in by_default.stderr
+    assert as_named.exit_code == 0
+
+
 def test_latest_checkpoint_is_the_one_of_the_largest_step(tmp_path: Path) -> None:
     for step in (90, 100):
         write_state(tmp_path / f"checkpoint-{step}", ROWS, global_step=step)
