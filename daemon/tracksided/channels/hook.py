@@ -22,6 +22,8 @@ def run(command: Sequence[str], alert: Mapping[str, Any], timeout_s: float) -> O
         timeout_s: how long it may take.
     """
     title = command_title(command)
+    # A signal that unwinds us between the start and its return would leave the command behind.
+    unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         process = subprocess.Popen(
             list(command),
@@ -29,11 +31,14 @@ def run(command: Sequence[str], alert: Mapping[str, Any], timeout_s: float) -> O
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             start_new_session=True,
+            preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, unblocked),  # noqa: PLW1509 - one thread
         )
     except OSError as error:
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
         return Outcome(title, f"cannot be started: {error.strerror}")
     with process:
         try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
             _, errors = process.communicate(json.dumps(alert).encode() + b"\n", timeout_s)
         except subprocess.TimeoutExpired:
             return Outcome(title, f"killed after {timeout_s:g} s")
