@@ -8,18 +8,26 @@ DEMO_ARGS ?=
 PYTEST_ARGS ?=
 
 BIN := .venv/bin
+# The stamps are written last: a set-up that was cut off is done again.
+RUNS := .venv/runs
 STAMP := .venv/installed
 
 .PHONY: venv test lint types docs demo clean
 
 venv: $(STAMP)
 
-# The stamp is written last: a set-up that was cut off is done again.
-$(STAMP): pyproject.toml constraints.txt
+# All that running takes; most of the time goes into fetching PyTorch.
+$(RUNS): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed; make PYTHON=...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[daemon]' --group dev
+	@echo 'installing into .venv: PyTorch and what trackside needs; this can take minutes'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[daemon]'
+	touch $(RUNS)
+
+# And what developing takes.
+$(STAMP): $(RUNS)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev
 	touch $(STAMP)
 
 test: lint types
@@ -36,7 +44,7 @@ types: venv
 docs: venv
 	$(BIN)/mkdocs build --strict
 
-demo: venv
+demo: $(RUNS)
 	$(BIN)/trackside demo $(DEMO_ARGS)
 
 clean:

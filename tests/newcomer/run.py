@@ -48,7 +48,7 @@ class Journey:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def step(self, name: str, command: str, *, as_root: bool = False) -> None:
-        say(f"{name}: {command.strip().splitlines()[0]}")
+        say(f"{name} ...")
         log = self.logs / f"{len(self.seconds) + 1}-{name.replace(' ', '-')}.log"
         user = "root" if as_root else self.user
         self.seconds[name] = self.machine.run(command, user=user, log=log)
@@ -129,9 +129,10 @@ def away_from_the_tree(journey: Journey, readme: ReadmePath) -> None:
     """Build wheel and sdist, remove the source tree, and use what was built."""
     journey.step(
         "wheel and sdist",
-        "cd trackside && .venv/bin/python -m hatchling build -d ~/dist && "
-        "cp constraints.txt ~/dist && cd && rm -rf trackside",
+        "cd trackside && make venv && .venv/bin/python -m hatchling build -d ~/dist && "
+        "cp constraints.txt ~/dist",
     )
+    journey.step("removal of the source tree", "rm -rf trackside")
     training = shlex.quote(TRAINING.format(attach=readme.attach))
     pip = "own/bin/python -m pip install --constraint dist/constraints.txt"
     run = "own/bin/trackside run -- own/bin/python train.py"
