@@ -235,7 +235,7 @@ class Daemon:
             self._turn(BUSY_WAIT_S)
         left = sum(run.has_work for run in self._intake.runs)
         if left:
-            logger.warning("%d runs have steps left; they stay in shared memory", left)
+            logger.warning("steps are left of %d of the runs; they stay in shared memory", left)
 
     def _close(self) -> None:
         self._web.close()

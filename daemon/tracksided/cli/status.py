@@ -22,7 +22,10 @@ from tracksided.status_file import SILENT_S, read_status, seconds_silent
 EXIT_NO_DAEMON = 3  # as `systemctl status` has it
 EXIT_WARNING = 4  # alerts are active
 EXIT_CRITICAL = 5
-_OUTCOMES = {"unchanged": "the average there is of the newest"}
+_OUTCOMES = {
+    "unchanged": "the average there is of the newest",
+    "waiting": "nothing averaged since the daemon's start",
+}
 
 
 @click.command()

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from tracksided.doctor.facts import AverageFacts, Facts
-from tracksided.doctor.finding import Finding, fail, ok, warn
+from tracksided.doctor.finding import Finding, counted, fail, ok, warn
 
 
 def check_averages(facts: Facts) -> Iterator[Finding]:
@@ -17,8 +17,8 @@ def check_averages(facts: Facts) -> Iterator[Finding]:
 def waits_for(missing: int) -> str:
     """Say what an averaging waits for that has too few usable checkpoints."""
     return (
-        f"averaged with {missing} more that fit the newest; if the newest does not belong there, "
-        "move it away"
+        f"waits for {counted(missing, 'more checkpoint')} like the newest; if that one does not "
+        "belong there, move it away"
     )
 
 

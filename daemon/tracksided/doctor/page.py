@@ -23,8 +23,15 @@ def check_http(facts: Facts) -> Iterator[Finding]:
         yield ok(check, f"{http.url} answers")
     elif facts.daemon is not None:
         found = http.problem or f"nothing answers at {http.url}"
-        mend = "choose another port in [http] listen" if http.is_taken else "look into its log"
-        yield fail(check, found, f"{mend}; a service is opened by `trackside service install`")
+        if http.is_taken:
+            mend = "choose another port in [http] listen"
+        elif http.problem is None:
+            mend = (
+                "on a busy machine it starts slowly: ask again in a minute, then look into its log"
+            )
+        else:
+            mend = "look into its log; a service is opened by `trackside service install --http`"
+        yield fail(check, found, mend)
     elif http.is_taken:
         yield warn(
             check,

@@ -70,7 +70,7 @@ def test_a_newest_checkpoint_with_other_keys_is_shown_until_enough_are_like_it(
     assert "not averaged: step_3.pt: keys differ from step_4.pt: it lacks 'adapter'" in shown(
         blocked
     )
-    assert "averaged with 2 more that fit the newest" in shown(blocked)
+    assert "waits for 2 more checkpoints like the newest" in shown(blocked)
     assert "averaged_model.pt from 3 up to step 3" in shown(blocked)
     assert (after["outcome"], after["missing"], after["last"]["step"]) == ("averaged", 0, 6)
     assert "not averaged" not in shown(after)

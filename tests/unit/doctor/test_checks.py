@@ -159,7 +159,7 @@ ILL: dict[str, tuple[dict[str, Any], str, Level, str]] = {
         average(missing=2, refused=(("step_1.pt", "keys differ from step_2.pt"),)),
         "averages",
         WARN,
-        "2 more that fit the newest",
+        "2 more checkpoints like the newest",
     ),
     "a damaged checkpoint": (
         average(refused=(("step_1.pt", "ends at byte 7"),)),
