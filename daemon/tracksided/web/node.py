@@ -19,6 +19,7 @@ from tracksided.web.served import Served, ServedRun, read_served
 MAX_KNOWN = 100  # runs in the list, those that are over included
 MAX_VIEWS = 48  # runs whose curves are held in memory: some 2 MB each
 UNWATCHED_S = 30.0  # a run that nobody has asked for since gives its place to another
+SILENCE_STEP_S = 10  # how exactly browsers are told for how long a daemon has been silent
 LOOK_S = 2.0  # a look costs one stat() while nothing changes
 ENDED = "ended"
 
@@ -113,12 +114,15 @@ class Node:
 
         It is made once for all browsers.
         """
-        moment = (self._version, self.is_up)
+        # By our own clock: that of a browser is another, and that of the machine may be set.
+        silent_s = None if self.is_up or self.silent_s is None else self.silent_s
+        rounded = None if silent_s is None else int(silent_s // SILENCE_STEP_S) * SILENCE_STEP_S
+        moment = (self._version, self.is_up, rounded)
         if self._overview is None or self._overview[0] != moment:
-            self._overview = (moment, json.dumps(plain(self._overview_document())))
+            self._overview = (moment, json.dumps(plain(self._overview_document(rounded))))
         return self._overview[1]
 
-    def _overview_document(self) -> dict[str, Any]:
+    def _overview_document(self, silent_seconds: int | None) -> dict[str, Any]:
         served = self.served
         state = "serving" if self.is_up else "silent" if served is not None else "absent"
         return {
@@ -127,7 +131,7 @@ class Node:
                 "host": os.uname().nodename,
                 "pid": None if served is None else served.pid,
                 "version": None if served is None else served.version,
-                "updated_at": None if served is None else served.updated_at,
+                "silent_seconds": silent_seconds,
                 "workers": 0 if served is None else served.num_workers,
                 "worker_deaths": 0 if served is None else served.worker_deaths,
                 "refused": [] if served is None else list(served.refused.values()),

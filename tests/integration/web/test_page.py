@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -297,10 +298,12 @@ def test_a_silent_daemon_is_told(site: WebSite, run: str, open_page: Any):
     page = open_page(site.port)
     wait_for_text(page.get_by_role("status"), "^Live$")
 
-    site.write_status(make_run("a", site.root / "a"), updated_at=1000.0)
+    an_hour_ahead = time.time() + 3600  # the clock was set: it does not count
+    stamps = {"updated_at": an_hour_ahead, "updated_monotonic": time.monotonic() - 600}
+    site.write_status(make_run("a", site.root / "a"), **stamps)
 
     wait_for_text(page.get_by_role("status"), "Daemon silent")
-    wait_for_text(page.locator("#banner"), "stopped or starved")
+    wait_for_text(page.locator("#banner"), "last sign of life 10 min ago: it is stopped or starved")
 
 
 def test_a_lost_server_is_told_and_taken_up_again(site: WebSite, run: str, open_page: Any):

@@ -129,8 +129,8 @@ export function showDaemon(overview, connection) {
   const text = {
     live: "",
     connecting: "",
-    silent: daemon?.updated_at
-      ? `The daemon (pid ${daemon.pid}) gave its last sign of life ${ago(daemon.updated_at)}: it is stopped or starved. The training goes on. \`trackside doctor\` names the mend.`
+    silent: daemon?.silent_seconds
+      ? `The daemon (pid ${daemon.pid}) gave its last sign of life ${ago(daemon.silent_seconds)}: it is stopped or starved. The training goes on. \`trackside doctor\` names the mend.`
       : "The daemon has written no status: it is starting, or has ended.",
     lost: "The daemon does not answer: it has ended, or the tunnel to it is closed. The training goes on, and what it publishes waits in shared memory. Start a daemon with `trackside daemon`; this page comes back by itself.",
   }[state];

@@ -26,15 +26,16 @@ export function seconds(value) {
   return value < 120 ? `${number(value)} s` : `${number(value / 60)} min`;
 }
 
-/** "12 s ago", from seconds since the epoch. */
-export function ago(timestamp) {
-  if (!timestamp) return "";
-  const passed = Math.max(0, Date.now() / 1000 - timestamp);
+/** "12 s ago", from seconds that have passed. */
+export function ago(passed) {
   if (passed < 90) return `${Math.round(passed)} s ago`;
   if (passed < 5400) return `${Math.round(passed / 60)} min ago`;
   if (passed < 129600) return `${Math.round(passed / 3600)} h ago`;
   return `${Math.round(passed / 86400)} days ago`;
 }
+
+/** "12 s ago", from a moment in seconds since the epoch, by the clock of this browser. */
+export const since = (timestamp) => (timestamp ? ago(Math.max(0, Date.now() / 1000 - timestamp)) : "");
 
 export const clock = (timestamp) => new Date(timestamp * 1000).toLocaleTimeString();
 

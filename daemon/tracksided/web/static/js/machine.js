@@ -1,7 +1,7 @@
 // The machine as the daemon's monitors saw it when the newest step was taken.
 
 import { byId, el, fillTable, say } from "./dom.js";
-import { ago, bytes, number, UNKNOWN } from "./format.js";
+import { bytes, number, since, UNKNOWN } from "./format.js";
 
 const PRESSURES = ["none", "some", "high", "critical"];
 const isKnown = (value) => value !== null && value !== undefined;
@@ -12,7 +12,7 @@ export function showMachine(host) {
   const drawn = JSON.stringify(host ?? null);
   if (!host || byId("machine").dataset.drawn === drawn) return;
   byId("machine").dataset.drawn = drawn;
-  say(byId("machine-time"), ago(host.timestamp));
+  say(byId("machine-time"), since(host.timestamp));
   byId("machine-facts").replaceChildren(...facts(host).map(([name, value, share]) => el("div", {},
     el("dt", {}, name),
     el("dd", {}, isKnown(share) ? meter(name, share) : null, value))));

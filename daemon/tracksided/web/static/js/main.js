@@ -12,8 +12,6 @@ import { Selection } from "./selection.js";
 import { Store } from "./store.js";
 import { Viewer } from "./viewer.js";
 
-const SIGN_MS = 5000; // how often "12 s ago" is written anew
-
 const store = new Store();
 const selection = new Selection(() => refresh());
 const list = new RunList(selection);
@@ -93,5 +91,4 @@ function announce(data) {
   say(byId("news"), `Alert of ${name}: ${alert.severity}, ${alert.message ?? alert.rule}`);
 }
 
-setInterval(() => showDaemon(store.overview, state), SIGN_MS);
 connection.watch(selection.drawn);
