@@ -67,7 +67,8 @@ def identify(environ: Mapping[str, str], *, run: str | None = None) -> Identity:
         script = sys.argv[0] if sys.argv else ""
         is_spawned = multiprocessing.parent_process() is not None and "MASTER_PORT" in environ
         is_one_of_many = place.world_size > 1 or "TORCHELASTIC_RUN_ID" in environ or is_spawned
-        birth = process_birth(os.getppid() if is_one_of_many else os.getpid())
+        is_first = place.local_rank == 0 and _is_started_by_rank_0(environ)
+        birth = process_birth(os.getppid() if is_one_of_many and not is_first else os.getpid())
         run = derive_run_id(environ, place, script=script, birth=birth)
     return Identity(run=run, place=place, hostname=socket.gethostname(), pid=os.getpid())
 
@@ -159,6 +160,16 @@ def _boot_time() -> int:
 def _number(environ: Mapping[str, str], name: str, default: int) -> int:
     text = environ.get(name, "")
     return int(text) if text.isdecimal() else default
+
+
+def _is_started_by_rank_0(environ: Mapping[str, str]) -> bool:
+    """Whether the script that the user started is rank 0, and started the others itself.
+
+    Lightning does so. It sets these in all of them, and no rank.
+    """
+    others = ("RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE")
+    names_a_node = all(name in environ for name in ("NODE_RANK", "LOCAL_RANK", "MASTER_PORT"))
+    return names_a_node and not any(name in environ for name in others)
 
 
 def _is_placed_by_slurm(environ: Mapping[str, str]) -> bool:

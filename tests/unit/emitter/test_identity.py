@@ -2,7 +2,9 @@
 
 import os
 import re
+import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -162,6 +164,19 @@ def test_nodes_without_a_name_share_the_address_of_the_first() -> None:
 def test_a_run_that_was_named_keeps_its_name() -> None:
     assert identify({}, run="mine").run == "mine"
     assert identify({}).pid == os.getpid()
+
+
+@pytest.mark.parametrize(("local_rank", "ask"), [("0", os.getpid), ("1", os.getppid)])
+def test_where_rank_0_started_the_others_its_birth_names_the_run(
+    local_rank: str, ask: Callable[[], int]
+) -> None:
+    environ = {"LOCAL_RANK": local_rank, "NODE_RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "1"}
+    place = replace(ALONE, world_size=2, local_world_size=2)
+
+    found = identify(environ)
+
+    birth = process_birth(ask())
+    assert found.run == derive_run_id(environ, place, script=sys.argv[0], birth=birth)
 
 
 def test_the_birth_of_a_process_is_the_same_for_everybody() -> None:
