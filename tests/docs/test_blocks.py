@@ -15,7 +15,6 @@ import torch
 import yaml
 from documents import Block, blocks
 from torch import nn
-from transformers import TrainingArguments
 
 import trackside
 from trackside.session import _open_sessions
@@ -25,7 +24,7 @@ from tracksided.service_units import units_directory
 
 UNIT = "trackside@.service"
 # A diff is applied by tests/integration/extending.
-LANGUAGES = {"", "sh", "console", "python", "toml", "json", "yaml", "ini", "diff"}
+LANGUAGES = {"", "sh", "bash", "console", "python", "toml", "json", "yaml", "ini", "diff"}
 pytestmark = pytest.mark.integration
 needs_systemd = pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="no systemd-analyze here"
@@ -33,7 +32,9 @@ needs_systemd = pytest.mark.skipif(
 
 
 def of(language: str) -> list[Any]:
-    return [pytest.param(block, id=block.place) for block in blocks(language)]
+    """Return the blocks that are no files: those are run by the tests of the guides."""
+    found = [block for block in blocks(language) if block.title is None]
+    return [pytest.param(block, id=block.place) for block in found]
 
 
 def _for_classic() -> dict[str, Any]:
@@ -45,14 +46,6 @@ def _for_classic() -> dict[str, Any]:
     }
 
 
-def _for_integrations() -> dict[str, Any]:
-    return {
-        "args": TrainingArguments(output_dir="out", use_cpu=True, report_to=[]),
-        "dataset": [{"x": torch.ones(4)}],
-        "loader": torch.utils.data.DataLoader(torch.ones(4, 4)),
-    }
-
-
 def _for_stages() -> dict[str, Any]:
     return {"dataset": {"ids": [[1, 2], [3]], "text": ["attention is", "all you need"]}}
 
@@ -60,7 +53,6 @@ def _for_stages() -> dict[str, Any]:
 # What a page takes for granted besides.
 _PREPARED = {
     "docs/classic.md": _for_classic,
-    "docs/integrations.md": _for_integrations,
     "docs/stages.md": _for_stages,
 }
 
@@ -93,6 +85,15 @@ def names(
 
 def test_every_block_is_of_a_kind_that_is_checked() -> None:
     assert {block.language for block in blocks()} <= LANGUAGES
+
+
+def test_every_block_that_is_a_file_is_named_in_a_test_of_the_guides() -> None:
+    tests = [path.read_text() for path in Path(__file__).parent.glob("test_*_guides.py")]
+    files = [block for block in blocks() if block.title is not None]
+
+    assert len(files) > 5
+    for block in files:
+        assert any(f'"{block.page}"' in text and f'"{block.title}"' in text for text in tests)
 
 
 @pytest.mark.parametrize("block", of("python"))

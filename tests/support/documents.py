@@ -8,7 +8,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md")
-_BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
+_BLOCK = re.compile(
+    r"^( *)```(\w*)(?: title=\"([^\"\n]+)\")?\n(.*?)^ *```", re.DOTALL | re.MULTILINE
+)
 _INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 
 
@@ -22,6 +24,8 @@ class Block:
     line: int
     language: str
     text: str
+    title: str | None = None
+    """The name of the file that the reader saves it as; None for a block that is no whole file."""
 
     @property
     def place(self) -> str:
@@ -39,11 +43,11 @@ def blocks(language: str | None = None) -> list[Block]:
     for page in pages():
         text = page.read_text(encoding="utf-8")
         for match in _BLOCK.finditer(text):
-            indent, kind, body = match.groups()
+            indent, kind, title, body = match.groups()
             lines = [line.removeprefix(indent) for line in body.splitlines()]
             number = text.count("\n", 0, match.start()) + 1
             name = str(page.relative_to(ROOT))
-            found.append(Block(name, number, kind, "\n".join(lines) + "\n"))
+            found.append(Block(name, number, kind, "\n".join(lines) + "\n", title))
     return [block for block in found if language is None or block.language == language]
 
 
@@ -58,7 +62,8 @@ def command_lines(program: str) -> dict[str, list[str]]:
         is_in_block, language = False, ""
         for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
             if line.strip().startswith("```"):
-                is_in_block, language = not is_in_block, line.strip().removeprefix("```")
+                is_in_block = not is_in_block
+                language = line.strip().removeprefix("```").partition(" ")[0]
                 continue
             if is_in_block:
                 candidates = [line] if language in {"", "sh", "bash", "console"} else []

@@ -1,0 +1,184 @@
+"""The recipes for containers, followed with namespaces in the place of a container engine."""
+
+import os
+import shlex
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from apart import REPOSITORY, as_user, why_not, with_own_pids
+from containers import STATE
+from guide import BIN, Guide, file_text, shell_lines
+from written import load, steps
+
+pytestmark = pytest.mark.integration
+needs_namespaces = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+
+SUPPORT = REPOSITORY / "tests" / "support"
+DOCKER, POD = "docs/how-to/containers.md", "docs/how-to/kubernetes.md"
+OLDEST_KUBERNETES = "1.29"
+
+# Publishes five steps as a training does, and is quick: it needs no torch.
+TRAIN = """
+import os
+from pathlib import Path
+from fake_trainer import main
+from trackside.wire.segment import ensure_node_directory, node_directory
+
+directory = node_directory(os.environ)
+ensure_node_directory(directory)
+out = Path(os.environ.get("TRACKSIDE_SAVE_DIR", "trackside_logs/run")).absolute()
+main([str(directory), str(out), "5"])
+room = os.statvfs("/dev/shm")
+print("shm", room.f_blocks * room.f_frsize, "pid", os.getpid())
+"""
+
+
+@pytest.fixture
+def guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Guide:
+    """The page about containers, with a `docker` that makes namespaces."""
+    programs, reader = tmp_path / "programs", tmp_path / "reader"
+    programs.mkdir()
+    reader.mkdir()
+    docker = programs / "docker"
+    docker.write_text(f'#!/bin/sh\nexec {sys.executable} {SUPPORT / "containers.py"} "$@"\n')
+    docker.chmod(stat.S_IRWXU)
+    (reader / "train.py").write_text(TRAIN)
+    monkeypatch.setenv(STATE, str(programs))
+    monkeypatch.setenv("PYTHONPATH", str(SUPPORT))
+    monkeypatch.setenv("PATH", f"{programs}:{BIN}:{os.environ['PATH']}")
+    monkeypatch.delenv("TRACKSIDE_SHM_DIR", raising=False)
+    return Guide(DOCKER, reader)
+
+
+def line_with(*words: str) -> str:
+    """Return the only command line of the page about containers that has all these words."""
+    (line,) = (line for line in shell_lines(DOCKER) if all(word in line for word in words))
+    return line
+
+
+def type_on_own_machine(guide: Guide, *lines: str) -> str:
+    """Type lines where /dev/shm and process ids are the test's own; all ends with the last one."""
+    script = "mount -t tmpfs -o mode=1777 tmpfs /dev/shm\n" + "\n".join(lines)
+    done = guide.run(*with_own_pids("bash", "-ec", script))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@needs_namespaces
+def test_both_in_one_container(guide: Guide) -> None:
+    said = type_on_own_machine(guide, line_with("docker run", "trackside run"))
+
+    assert f"shm {1 << 30} pid" in said
+    run = guide.directory / "trackside_logs" / "run"
+    assert steps(run) == [1, 2, 3, 4, 5]
+    assert load(run / "training_statistics.json")["state"] == "finished"
+
+
+@needs_namespaces
+def test_trainer_in_a_container_and_daemon_on_the_host(guide: Guide) -> None:
+    lines = (line_with("install -d"), line_with("docker run", "$PWD", "shm/trackside-"))
+    on_the_host = f"trackside run -- bash -ec {shlex.quote('; '.join(lines))}"
+
+    said = type_on_own_machine(guide, on_the_host)
+
+    assert f"shm {64 << 20} pid 1" in said  # a memory of its own, but for the one directory
+    run = guide.directory / "trackside_logs" / "run"
+    assert steps(run) == [1, 2, 3, 4, 5]
+    assert load(run / "training_statistics.json")["state"] == "finished"
+
+
+@needs_namespaces
+def test_two_containers(guide: Guide) -> None:
+    said = type_on_own_machine(
+        guide,
+        line_with("docker run -d"),
+        line_with("--ipc=container:trackside"),
+        f"until {line_with('docker exec')} | grep serving; do sleep 0.1; done",
+        line_with("docker stop"),
+    )
+
+    assert f"shm {1 << 30} pid 1" in said
+    assert "serving /dev/shm/trackside-0" in said
+    assert steps(guide.directory / "trackside_logs" / "run") == [1, 2, 3, 4, 5]
+
+
+def manifest() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(file_text(POD, "pod.yaml"))
+    return found
+
+
+@pytest.mark.parametrize("version", [OLDEST_KUBERNETES, kubernetes_validate.latest_version()])
+def test_the_manifest_is_one_of_kubernetes(version: str) -> None:
+    kubernetes_validate.validate(manifest(), version, strict=True)
+
+
+def test_a_misspelled_key_in_the_manifest_is_noticed() -> None:
+    spec = manifest()
+    spec["spec"]["shareProcessNamspace"] = True
+
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(spec, OLDEST_KUBERNETES, strict=True)
+
+
+def test_both_containers_of_the_pod_see_the_same_places() -> None:
+    spec = manifest()["spec"]
+    side, train = spec["initContainers"][0], spec["containers"][0]
+
+    assert side["restartPolicy"] == "Always"
+    assert side["volumeMounts"] == train["volumeMounts"]
+    assert {"name": "shm", "mountPath": "/dev/shm"} in side["volumeMounts"]  # noqa: S108
+    assert side["securityContext"] == train["securityContext"]
+    assert "runAsUser" not in side["securityContext"]  # the pod's, for both
+
+
+# $1: directory with the volumes. Mounts them at their places; the main container starts when the
+# probe of the side container succeeds, and SIGTERM comes to the side container after the main one.
+POD_LIFE = """
+mount -t tmpfs mnt /mnt; mkdir /mnt/outputs
+mount --bind "$1/outputs" /mnt/outputs
+mount -t tmpfs -o size={size},mode=2777,gid={group} shm /dev/shm
+side_container & side=$!
+until (probe); do sleep 0.1; done
+(main_container)
+kill -TERM $side; wait $side
+"""
+
+
+@needs_namespaces
+def test_the_pod_records_its_training(tmp_path: Path) -> None:
+    spec = manifest()["spec"]
+    uid, group = (spec["securityContext"][key] for key in ("runAsUser", "fsGroup"))
+    (shm,) = (volume for volume in spec["volumes"] if volume["name"] == "shm")
+    assert shm["emptyDir"] == {"medium": "Memory", "sizeLimit": "1Gi"}
+    outputs = tmp_path / "outputs"
+    outputs.mkdir()
+    os.chown(outputs, uid, group)
+    (outputs / "train.py").write_text(TRAIN)
+
+    side, main = spec["initContainers"][0], spec["containers"][0]
+    probe = side | {"command": side["startupProbe"]["exec"]["command"]}
+    named = {"side_container": side, "probe": probe, "main_container": main}
+    functions = [f"{name}() {{\n{as_shell(uid, entry)}\n}}" for name, entry in named.items()]
+    script = "\n".join(functions) + POD_LIFE.format(size="1g", group=group)
+    with_volumes = with_own_pids("bash", "-ec", script, "pod", tmp_path)
+    done = subprocess.run(with_volumes, capture_output=True, text=True, timeout=150, check=False)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert steps(outputs / "run") == [1, 2, 3, 4, 5]
+    assert (outputs / "run").stat().st_uid == uid
+
+
+def as_shell(uid: int, container: dict[str, Any]) -> str:
+    """Return what makes a shell the process of a container, as its user, in its environment."""
+    environ = {entry["name"]: entry["value"] for entry in container.get("env", [])}
+    variables = {"PATH": f"{BIN}:/usr/bin:/bin", "PYTHONPATH": str(SUPPORT), **environ}
+    directory = container.get("workingDir", "/")
+    clean = ["env", "-i", f"--chdir={directory}", *(f"{k}={v}" for k, v in variables.items())]
+    return "exec " + shlex.join(as_user(uid, *clean, *container["command"]))
