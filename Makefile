@@ -3,8 +3,11 @@
 #   make test    lint, types and all tests: what must pass before a change goes in
 #   make docs    the documentation as a site, in build/site
 #   make demo    the guided tour; DEMO_ARGS="--steps 60 --out DIR" is passed on
+#   make bench   all benchmarks, then docs/performance.md; BENCH_ARGS="--quick" or "--only ring tap"
+#   make performance  docs/performance.md from the stored results
 PYTHON ?= python3
 DEMO_ARGS ?=
+BENCH_ARGS ?=
 PYTEST_ARGS ?=
 
 BIN := .venv/bin
@@ -12,7 +15,7 @@ BIN := .venv/bin
 RUNS := .venv/runs
 STAMP := .venv/installed
 
-.PHONY: venv test lint types docs demo clean
+.PHONY: venv test lint types docs demo bench performance clean
 
 venv: $(STAMP)
 
@@ -46,6 +49,12 @@ docs: venv
 
 demo: $(RUNS)
 	$(BIN)/trackside demo $(DEMO_ARGS)
+
+bench: venv
+	$(BIN)/python benchmarks/everything.py $(BENCH_ARGS)
+
+performance: venv
+	$(BIN)/python benchmarks/page.py
 
 clean:
 	rm -rf .venv .nox dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -48,7 +48,6 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Run one benchmark: nox -s bench -- averaging --rounds 5."""
-    install(session, "test")
-    name, *arguments = session.posargs or ["averaging"]
-    session.run("python", f"benchmarks/{name}.py", *arguments)
+    """Run all benchmarks, or some: nox -s bench -- --only ring tap."""
+    install(session, "test", "peers")
+    session.run("python", "benchmarks/everything.py", *session.posargs)

@@ -1,7 +1,6 @@
 """Labelled runs: does every fault raise its alert, how late, and how often is it a false one?
 
-    python benchmarks/alerts.py [--out DIR] [--seeds 3] [--only CASE ...] [--json FILE]
-                                [--markdown FILE]
+    python benchmarks/alerts.py [--out DIR] [--seeds 3] [--cases CASE ...]
 
 Real small trainings (`alerts_trainer.py`), healthy or with one fault, every step sampled. Where the
 steps of one rank are all that is looked at, they go through the daemon's code from record to alert
@@ -23,13 +22,16 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from alerts_trainer import CASES
+from figures import Figure
+from frame import Benchmark, Findings
+from tables import Column, Table
 
 from tracksided.alerts.catalog import AlertSettings
 from tracksided.observations import Observation
@@ -111,18 +113,16 @@ class Result:
     also: list[str]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("alerts-benchmark"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", nargs="*", help="run these, show nothing")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--markdown", type=Path)
-    arguments = parser.parse_args()
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), metavar="CASE")
+
+
+def measure(arguments: argparse.Namespace) -> Findings:
     arguments.out.mkdir(parents=True, exist_ok=True)
-    results = []
     seeds = range(arguments.seeds)
-    for case in arguments.only or CASES:
+    for case in arguments.cases:
         missing = [seed for seed in seeds if not place(arguments.out, case, seed).exists()]
         if missing:
             with Site(arguments.out.absolute()) as site:
@@ -130,20 +130,12 @@ def main() -> None:
                 for result in run(case, missing):
                     print(case, result.seed, result.found_by, result.delay, result.false_alarms)
                     place(arguments.out, case, result.seed).write_text(json.dumps(asdict(result)))
-    files = [place(arguments.out, case, seed) for case in CASES for seed in seeds]
+    files = [place(arguments.out, case, seed) for case in arguments.cases for seed in seeds]
     # Judged anew: a label may have changed since.
-    kept = [Result(**json.loads(file.read_text())) for file in files if file.exists()]
+    kept = [Result(**json.loads(file.read_text())) for file in files]
     results = [judge(r.case, r.seed, r.steps, r.healthy_steps, r.alerts) for r in kept]
-    if arguments.only:
-        return
     replayed = [replay(spread, phi) for spread in (0.3, 0.6) for phi in (0.0, 0.9)]
-    page = markdown(results, replayed)
-    print(page)
-    if arguments.markdown:
-        arguments.markdown.write_text(page)
-    if arguments.json:
-        content = {"runs": [asdict(result) for result in results], "replay": replayed}
-        arguments.json.write_text(json.dumps(content, indent=2) + "\n")
+    return Findings({"faults": faults(results), "healthy": healthy(results, replayed)})
 
 
 def place(out: Path, case: str, seed: int) -> Path:
@@ -256,8 +248,8 @@ def judge(
     )
 
 
-def replay(spread: float, phi: float) -> dict[str, Any]:
-    """Count alerts, and findings one by one, in healthy series."""
+def replay(spread: float, phi: float) -> dict[str, Figure]:
+    """Count alerts in a healthy series."""
     random = np.random.default_rng(round(100 * spread + 10 * phi))
     noise = random.normal(size=REPLAY_STEPS) * spread * np.sqrt(1 - phi**2)
     logs = np.zeros(REPLAY_STEPS)
@@ -270,42 +262,74 @@ def replay(spread: float, phi: float) -> dict[str, Any]:
         for i, (loss, norm) in enumerate(zip(losses, np.exp(logs), strict=True))
     ]
     watch = RunWatch("replay", AlertSettings())
-    alerts = Counter(alert.rule for step in steps for alert in watch.look(step))
-    return {"spread": spread, "phi": phi, "steps": REPLAY_STEPS, "alerts": dict(alerts)}
+    rules = Counter(alert.rule for step in steps for alert in watch.look(step))
+    return false_alarms(f"replayed: s = {spread}, phi = {phi}", REPLAY_STEPS, rules)
 
 
-def markdown(results: Sequence[Result], replayed: Sequence[dict[str, Any]]) -> str:
-    rows = ["| fault | runs | found | by | delay, steps (median, worst) | also raised |"]
-    rows.append("|---|---|---|---|---|---|")
-    for case in dict.fromkeys(result.case for result in results if result.case in LABELS):
-        runs = [result for result in results if result.case == case]
-        if not LABELS[case].rules:
-            continue
-        delays = [result.delay for result in runs if result.delay is not None]
-        delay = f"{np.median(delays):.0f}, {max(delays)}" if delays else "-"
-        found = sorted({result.found_by for result in runs if result.found_by})
-        also = sorted({rule for result in runs for rule in result.also})
-        row = (case, len(runs), len(delays), listed(found), delay, listed(also))
-        rows.append("| " + " | ".join(map(str, row)) + " |")
-    healthy = sum(result.healthy_steps for result in results)
+def false_alarms(what: str, steps: int, rules: Mapping[str, int]) -> dict[str, Figure]:
+    count = sum(rules.values())
+    return {
+        "what": what,
+        "steps": steps,
+        "count": count,
+        "rate": 10_000 * count / steps if steps else 0.0,
+        "by": listed(f"{rule} {number}" for rule, number in sorted(rules.items())),
+    }
+
+
+def healthy(results: Sequence[Result], replayed: Sequence[dict[str, Figure]]) -> Table:
+    columns = (
+        Column("what", "healthy steps"),
+        Column("steps", "how many"),
+        Column("count", "false alarms"),
+        Column("rate", "for 10,000 steps", 2),
+        Column("by", "by"),
+    )
     false = Counter(rule for result in results for rule in result.false_alarms)
-    rate = 10_000 * sum(false.values()) / healthy if healthy else 0.0
-    rows.append("")
-    rows.append("| healthy steps | false alarms | for 10,000 steps | by |")
-    rows.append("|---|---|---|---|")
-    names = listed(f"{rule} {count}" for rule, count in sorted(false.items()))
-    rows.append(f"| {healthy}, trained | {sum(false.values())} | {rate:.2f} | {names} |")
-    for entry in replayed:
-        count = sum(entry["alerts"].values())
-        by = listed(f"{rule} {count}" for rule, count in sorted(entry["alerts"].items()))
-        title = f"{entry['steps']}, replayed: s = {entry['spread']}, phi = {entry['phi']}"
-        rows.append(f"| {title} | {count} | {10_000 * count / entry['steps']:.2f} | {by} |")
-    return "\n".join(rows) + "\n"
+    steps = sum(result.healthy_steps for result in results)
+    return Table(columns, [false_alarms("trained", steps, false), *replayed])
 
 
-def listed(words: Iterable[str]) -> str:
-    return ", ".join(words) or "-"
+def faults(results: Sequence[Result]) -> Table:
+    columns = (
+        Column("fault", "fault"),
+        Column("runs", "runs"),
+        Column("found", "found"),
+        Column("by", "by"),
+        Column("delay", "delay, steps (median, worst)"),
+        Column("also", "also raised"),
+    )
+    rows = []
+    for case in dict.fromkeys(result.case for result in results):
+        if not LABELS.get(case, HEALTHY).rules:
+            continue
+        runs = [result for result in results if result.case == case]
+        delays = [result.delay for result in runs if result.delay is not None]
+        rows.append(
+            {
+                "fault": case,
+                "runs": len(runs),
+                "found": len(delays),
+                "by": listed(sorted({run.found_by for run in runs if run.found_by})),
+                "delay": f"{np.median(delays):.0f}, {max(delays)}" if delays else None,
+                "also": listed(sorted({rule for run in runs for rule in run.also})),
+            }
+        )
+    return Table(columns, rows)
 
+
+def listed(words: Iterable[str]) -> str | None:
+    return ", ".join(words) or None
+
+
+BENCHMARK = Benchmark(
+    file=__file__,
+    about=__doc__,
+    add_options=add_options,
+    measure=measure,
+    quick={"seeds": 1, "cases": ["nan-batch", "mlp-adam-lr1e-3"]},
+    packages=("torch", "numpy"),
+)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

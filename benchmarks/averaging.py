@@ -1,7 +1,7 @@
 """Average five large checkpoints, against the machine's limit and other projects' own scripts.
 
-    python benchmarks/averaging.py [--gigabytes 1.0] [--rounds 5] [--kinds pt bf16 optimizer]
-        [--timm SCRIPT] [--fairseq SCRIPT] [--peer-path DIR ...] [--json FILE] [--directory DIR]
+    python benchmarks/averaging.py [--gigabytes 1.0] [--rounds 3] [--kinds pt bf16 optimizer]
+        [--timm SCRIPT] [--fairseq SCRIPT] [--peer-path DIR ...] [--directory DIR]
 
 SCRIPT is timm's avg_checkpoints.py and fairseq's scripts/average_checkpoints.py, unchanged; DIR is
 where they find what they import. Contestants run interleaved, each in a process of its own, with
@@ -21,15 +21,43 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from figures import Figure, quartiles, ratios
+from frame import Benchmark, Findings
+from machine import script_version
+from tables import Column, Limit, Table
 
 NUM_CHECKPOINTS = 5
 PYTHON = sys.executable
+KINDS = {
+    "pt": "float32 `.pt`",
+    "bf16": "bfloat16 `.safetensors`",
+    "optimizer": "float32 `.pt` with Adam's moments",
+}
+OURS, THE_LIMIT = "trackside", "reading and writing alone"
+PEERS = ("timm", "fairseq")
+PEER_LIMIT = 8.0  # times our seconds
+SPEED_LIMIT = 0.6  # of reading and writing alone
+MEMORY_LIMIT_MB = 80.0
+INTERVAL = "quartiles of the rounds"
+COLUMNS = (
+    Column("kind", "kind"),
+    Column("who", "who"),
+    Column("seconds", "seconds", 2),
+    Column("start_seconds", "of which its start", 2),
+    Column("of_limit", "speed against reading and writing alone", 2),
+    Column("times_ours", "seconds / ours", 1),
+    Column("peak_rss_mb", "peak resident memory, MB", 0),
+    Column("differing", "elements unlike ours, %", 1),
+)
 
 TRACKSIDE = """
 import sys; from pathlib import Path
 from tracksided.checkpoints.job import AverageRequest, run_average
 if len(sys.argv) > 1:
-    run_average(AverageRequest(directory=Path(sys.argv[1]), patterns=("step_*",)))
+    directory, count = Path(sys.argv[1]), int(sys.argv[2])
+    run_average(AverageRequest(directory=directory, patterns=("step_*",), count=count))
 """
 LIMIT = """
 import os, sys; from pathlib import Path
@@ -93,46 +121,72 @@ class Contestant:
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
 
-def main() -> None:
-    arguments = parse()
-    results = {}
-    for kind in arguments.kinds:
-        directory = Path(tempfile.mkdtemp(prefix="averaging-", dir=arguments.directory))
-        try:
-            nbytes = make_checkpoints(directory, kind, arguments.gigabytes)
-            found = contestants(directory, kind, nbytes, arguments)
-            rows = measure(directory, found, arguments.rounds)
-            results[kind] = {"rows": rows, "checks": check(directory, kind, found)}
-        finally:
-            shutil.rmtree(directory)
-        show(kind, results[kind]["rows"], results[kind]["checks"])
-    if arguments.json:
-        document = {"gigabytes": arguments.gigabytes, "rounds": arguments.rounds, **results}
-        arguments.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-
-
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gigabytes", type=float, default=1.0, help="of each checkpoint file")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
         "--kinds",
         nargs="+",
-        choices=["pt", "bf16", "optimizer"],
-        default=["pt", "bf16", "optimizer"],
+        choices=list(KINDS),
+        default=list(KINDS),
         help="float32 .pt, bfloat16 .safetensors, float32 .pt with Adam's moments",
     )
     parser.add_argument("--directory", type=Path, help="where to work; a real disk")
     parser.add_argument("--fairseq", type=Path, help="path of average_checkpoints.py")
     parser.add_argument("--timm", type=Path, help="path of avg_checkpoints.py")
     parser.add_argument(
-        "--peer-path", nargs="+", default=[], help="PYTHONPATH of the two scripts, for them alone"
+        "--peer-path",
+        nargs="+",
+        type=Path,
+        default=[],
+        help="PYTHONPATH of the two scripts, for them alone",
     )
-    parser.add_argument("--json", type=Path)
-    return parser.parse_args()
 
 
-def make_checkpoints(directory: Path, kind: str, gigabytes: float) -> int:
+def measure(arguments: argparse.Namespace) -> Findings:
+    scripts = given_scripts(arguments)
+    peer_environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(str(place.absolute()) for place in arguments.peer_path),
+    }
+    rows: list[dict[str, Any]] = []
+    for kind in arguments.kinds:
+        directory = Path(tempfile.mkdtemp(prefix="averaging-", dir=arguments.directory))
+        try:
+            nbytes = make_checkpoints(directory, kind, arguments.gigabytes)
+            found = contestants(directory, kind, nbytes, scripts, peer_environment)
+            times = measure_kind(directory, found, arguments.rounds)
+            differing = compare(directory, kind, found)
+        finally:
+            shutil.rmtree(directory)
+        rows += [
+            {"kind": KINDS[kind], **row, "differing": differing.get(str(row["who"]))}
+            for row in times
+        ]
+    peers = {
+        name: script_version(name, scripts[name], peer_environment) if name in scripts else None
+        for name in PEERS
+    }
+    return Findings({"contestants": Table(COLUMNS, rows, INTERVAL)}, limits(rows), peers)
+
+
+def given_scripts(arguments: argparse.Namespace) -> dict[str, Path]:
+    """Return the peers that take part; one without a script is left out, aloud."""
+    scripts = {}
+    for name in PEERS:
+        script = getattr(arguments, name)
+        if script is None:
+            print(f"{name}: left out, --{name} SCRIPT was not given")
+        elif not script.is_file():
+            sys.exit(f"--{name} {script}: there is no such file")
+        else:
+            scripts[name] = script.absolute()
+    return scripts
+
+
+def make_checkpoints(
+    directory: Path, kind: str, gigabytes: float, count: int = NUM_CHECKPOINTS
+) -> int:
     """Write files in the shapes of a transformer; return the bytes of one file's model.
 
     In a process of its own: a child's peak memory counts that of the parent it was forked from.
@@ -140,27 +194,31 @@ def make_checkpoints(directory: Path, kind: str, gigabytes: float) -> int:
     layer_bytes = 4096 * 1024 * (2 if kind == "bf16" else 4)
     copies = 3 if kind == "optimizer" else 1
     num_layers = max(1, round(gigabytes * 1e9 / (layer_bytes * copies)))
-    place = [str(directory), kind, str(num_layers), str(NUM_CHECKPOINTS)]
+    place = [str(directory), kind, str(num_layers), str(count)]
     subprocess.run([PYTHON, "-c", MAKE, *place], check=True)
     return num_layers * layer_bytes
 
 
 def contestants(
-    directory: Path, kind: str, nbytes: int, arguments: argparse.Namespace
+    directory: Path,
+    kind: str,
+    nbytes: int,
+    scripts: Mapping[str, Path],
+    peer_environment: Mapping[str, str],
 ) -> dict[str, Contestant]:
-    """Return who takes part; a script that is not there is left out, aloud."""
+    """Return who takes part."""
     place, suffix = str(directory), ".safetensors" if kind == "bf16" else ".pt"
     found = {
-        "limit": Contestant(
+        THE_LIMIT: Contestant(
             [PYTHON, "-c", LIMIT, place, str(nbytes)], [PYTHON, "-c", "pass"], "averaged_limit"
         ),
-        "trackside": Contestant(
-            [PYTHON, "-c", TRACKSIDE, place],
+        OURS: Contestant(
+            [PYTHON, "-c", TRACKSIDE, place, str(NUM_CHECKPOINTS)],
             [PYTHON, "-c", TRACKSIDE],
             f"averaged_model{suffix}",
         ),
     }
-    out = {name: directory / f"averaged_{name}{suffix}" for name in ("timm", "fairseq")}
+    out = {name: directory / f"averaged_{name}{suffix}" for name in PEERS}
     inputs = [str(directory / f"step_{step}{suffix}") for step in range(NUM_CHECKPOINTS)]
     options = {
         "timm": ["--input", place, "--filter", "step_*", "--no-sort", "--output", str(out["timm"])],
@@ -169,25 +227,20 @@ def contestants(
     if kind == "bf16":
         options["timm"].append("--safetensors")
         del options["fairseq"]
-        print("fairseq: skipped, it reads no safetensors")
+        print("fairseq: left out, it reads no safetensors")
     for name, words in options.items():
-        script = getattr(arguments, name)
-        if script is None or not script.exists():
-            print(f"{name}: skipped, --{name} SCRIPT was not given or does not exist")
+        if name not in scripts:
             continue
-        command = [PYTHON, str(script)]
+        command = [PYTHON, str(scripts[name])]
         found[name] = Contestant(
-            [*command, *words],
-            [*command, "--help"],
-            out[name].name,
-            {**os.environ, "PYTHONPATH": os.pathsep.join(arguments.peer_path)},
+            [*command, *words], [*command, "--help"], out[name].name, peer_environment
         )
     return found
 
 
-def measure(
+def measure_kind(
     directory: Path, found: Mapping[str, Contestant], rounds: int
-) -> dict[str, dict[str, float]]:
+) -> list[dict[str, Figure]]:
     seconds: dict[str, list[float]] = {name: [] for name in found}
     starts: dict[str, list[float]] = {name: [] for name in found}
     peak_mb: dict[str, float] = dict.fromkeys(found, 0.0)
@@ -199,22 +252,17 @@ def measure(
             elapsed, megabytes = run(contestant.command, contestant.environment)
             seconds[name].append(elapsed)
             peak_mb[name] = max(peak_mb[name], megabytes)
-    return {
-        name: {
-            "median_seconds": statistics.median(times),
-            "best_seconds": min(times),
+    return [
+        {
+            "who": name,
+            "seconds": quartiles(times),
             "start_seconds": statistics.median(starts[name]),
-            "of_limit": _median_ratio(seconds["limit"], times),
-            "times_trackside": _median_ratio(times, seconds["trackside"]),
+            "of_limit": quartiles(ratios(seconds[THE_LIMIT], times)),
+            "times_ours": quartiles(ratios(times, seconds[OURS])),
             "peak_rss_mb": peak_mb[name],
         }
         for name, times in seconds.items()
-    }
-
-
-def _median_ratio(one: Sequence[float], other: Sequence[float]) -> float:
-    """Compare round by round: what slows a whole round cancels out."""
-    return statistics.median(a / b for a, b in zip(one, other, strict=True))
+    ]
 
 
 def run(command: Sequence[str], environment: Mapping[str, str]) -> tuple[float, float]:
@@ -230,35 +278,55 @@ def run(command: Sequence[str], environment: Mapping[str, str]) -> tuple[float, 
     return elapsed, usage.ru_maxrss / 1024
 
 
-def check(
-    directory: Path, kind: str, found: Mapping[str, Contestant]
-) -> dict[str, dict[str, int | bool]]:
-    """Compare the outputs, and ask the provenance whether the inputs' checksums were checked."""
-    ours = str(directory / found["trackside"].output)
+def compare(directory: Path, kind: str, found: Mapping[str, Contestant]) -> dict[str, float | None]:
+    """Return what percentage of the elements of each peer's average differs from ours.
+
+    The provenance says whether the inputs' checksums were checked; safetensors has none.
+    """
+    ours = str(directory / found[OURS].output)
     described = json.loads((directory / "averaged_model.json").read_text(encoding="utf-8"))
     verified = [source["verified"] for source in described["sources"]]
     if len(verified) != NUM_CHECKPOINTS or all(verified) != (kind != "bf16"):
         sys.exit(f"{kind}: sources verified: {verified}")
-    checks: dict[str, dict[str, int | bool]] = {"inputs": {"verified": all(verified)}}
-    for name in ("timm", "fairseq"):
-        if name in found:
-            command = [PYTHON, "-c", COMPARE, ours, str(directory / found[name].output)]
-            answer = subprocess.run(command, check=True, capture_output=True)
-            checks[name] = json.loads(answer.stdout)
-    return checks
+    differing: dict[str, float | None] = {}
+    for name in (peer for peer in PEERS if peer in found):
+        command = [PYTHON, "-c", COMPARE, ours, str(directory / found[name].output)]
+        answer = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+        differing[name] = 100 * answer["different"] / answer["elements"]
+    return differing
 
 
-def show(kind: str, rows: Mapping[str, Mapping[str, float]], checks: Mapping[str, object]) -> None:
-    titles = ("median s", "best s", "start s", "of limit", "x trackside", "peak MB")
-    print(f"\n{kind:<12}" + "".join(f"{title:>13}" for title in titles))
-    for name, row in rows.items():
-        digits = (2, 2, 2, 2, 1, 0)
-        print(
-            f"{name:<12}"
-            + "".join(f"{value:>13.{n}f}" for value, n in zip(row.values(), digits, strict=True))
-        )
-    print(f"checks: {json.dumps(checks)}")
+def limits(rows: Sequence[Mapping[str, Any]]) -> list[Limit]:
+    """Return the limits of each kind; a peer that cannot read a kind has none."""
+    found = []
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        of = {row["who"]: row for row in rows if row["kind"] == kind}
+        for name in PEERS:
+            if name in of:
+                reached = {"": of[name]["times_ours"]}
+                found.append(
+                    Limit(f"{kind}: seconds of {name}, times ours", ">=", PEER_LIMIT, reached)
+                )
+        speed, memory = {"": of[OURS]["of_limit"]}, {"": of[OURS]["peak_rss_mb"]}
+        found.append(Limit(f"{kind}: speed of reading and writing alone", ">=", SPEED_LIMIT, speed))
+        found.append(Limit(f"{kind}: peak resident memory, MB", "<=", MEMORY_LIMIT_MB, memory))
+    names = {row["who"] for row in rows}
+    found += [
+        Limit(f"seconds of {name}, times ours", ">=", PEER_LIMIT, why_not=f"--{name} was not given")
+        for name in PEERS
+        if name not in names
+    ]
+    return found
 
+
+BENCHMARK = Benchmark(
+    file=__file__,
+    about=__doc__,
+    add_options=add_options,
+    measure=measure,
+    quick={"gigabytes": 0.1, "rounds": 1},
+    packages=("torch", "numpy", "safetensors"),
+)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

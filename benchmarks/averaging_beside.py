@@ -1,10 +1,10 @@
 """What a training feels while its checkpoints are averaged beside it.
 
-    python benchmarks/averaging_beside.py [--megabytes 300] [--rounds 5] [--threads N] [--json FILE]
+    python benchmarks/averaging_beside.py [--megabytes 300] [--rounds 3] [--threads N ...]
 
 A process computes steps and saves checkpoints with torch.save, as a trainer does, once with a
 directory that nobody watches and once with the daemon's averaging service on it, in turn. The
-table shows medians over rounds of a step's and a save's seconds, and the median ratio of a round.
+table shows medians over rounds of a step's and a save's seconds, and the ratios within rounds.
 """
 
 import argparse
@@ -18,6 +18,10 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from figures import quartiles, ratios
+from frame import Benchmark, Findings
+from tables import Column, Table
 
 from tracksided.checkpoints.service import CheckpointService
 
@@ -43,55 +47,75 @@ for save in range(1, num_saves + 1):
     save_seconds.append(time.perf_counter() - started)
 print(json.dumps({"step": step_seconds, "save": save_seconds}))
 """
-KEYS = ("step", "save")
+KEYS = {"step": "a step", "save": "a save"}
 Times = Mapping[str, Sequence[float]]
 
 
-def main() -> None:
-    arguments = parse()
-    rows: list[dict[str, dict[str, float]]] = []
-    averages = 0
-    for number in range(arguments.rounds):
-        modes = [False, True] if number % 2 == 0 else [True, False]
-        row = {}
-        for is_watched in modes:
-            times, made = run(arguments, is_watched=is_watched)
-            averages += made
-            name = "with" if is_watched else "without"
-            row[name] = {key: statistics.median(times[key]) for key in KEYS}
-        rows.append(row)
-    if not averages:
-        sys.exit("nothing was averaged while the trainer ran: give it more --saves or --steps")
-    results = summary(rows)
-    print(f"averages made beside the trainer: {averages}")
-    for key, values in results.items():
-        cells = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
-        print(f"{key:<6}{cells}")
-    if arguments.json:
-        document = {**vars(arguments), "json": None, "averages": averages, "results": results}
-        arguments.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-
-
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--megabytes", type=int, default=300, help="of a checkpoint")
     parser.add_argument("--saves", type=int, default=6)
     parser.add_argument("--steps", type=int, default=60, help="between two saves")
     parser.add_argument(
-        "--threads", type=int, default=os.cpu_count(), help="of the trainer; all cores by default"
+        "--threads",
+        type=int,
+        nargs="+",
+        default=sorted({max(1, len(os.sched_getaffinity(0)) - 1), len(os.sched_getaffinity(0))}),
+        help="of the trainer; by default all cores, and all but one",
     )
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path)
-    return parser.parse_args()
+    parser.add_argument("--rounds", type=int, default=3)
 
 
-def run(arguments: argparse.Namespace, *, is_watched: bool) -> tuple[Times, int]:
+def measure(arguments: argparse.Namespace) -> Findings:
+    rows = []
+    for threads in arguments.threads:
+        rounds, averages = run_rounds(arguments, threads)
+        for key, what in KEYS.items():
+            without, beside = ([times[key] for times in rounds[mode]] for mode in (False, True))
+            rows.append(
+                {
+                    "threads": threads,
+                    "what": what,
+                    "without": statistics.median(without),
+                    "with": statistics.median(beside),
+                    "ratio": quartiles(ratios(beside, without)),
+                    "averages": averages,
+                }
+            )
+    columns = (
+        Column("threads", "threads of the trainer"),
+        Column("what", "what"),
+        Column("without", "without, s", 4),
+        Column("with", "with averaging, s", 4),
+        Column("ratio", "with / without", 3),
+        Column("averages", "averages made"),
+    )
+    return Findings({"trainer": Table(columns, rows, "quartiles of the rounds")})
+
+
+def run_rounds(
+    arguments: argparse.Namespace, threads: int
+) -> tuple[dict[bool, list[dict[str, float]]], int]:
+    """Return the median times of every round, by whether somebody averaged, and the averages."""
+    rounds: dict[bool, list[dict[str, float]]] = {False: [], True: []}
+    averages = 0
+    for number in range(arguments.rounds):
+        modes = [False, True] if number % 2 == 0 else [True, False]
+        for is_watched in modes:
+            times, made = run(arguments, threads, is_watched=is_watched)
+            averages += made
+            rounds[is_watched].append({key: statistics.median(times[key]) for key in KEYS})
+    if not averages:
+        sys.exit("nothing was averaged while the trainer ran: give it more --saves or --steps")
+    return rounds, averages
+
+
+def run(arguments: argparse.Namespace, threads: int, *, is_watched: bool) -> tuple[Times, int]:
     """Train once; return the trainer's times and the number of averages made meanwhile."""
     directory = Path(tempfile.mkdtemp(prefix="averaging-beside-"))
     service = CheckpointService(last=3, min_checkpoints=2, poll_seconds=0.2)
     if is_watched:
         service.watch(directory, run=None)
-    words = [arguments.megabytes, arguments.saves, arguments.steps, arguments.threads]
+    words = [arguments.megabytes, arguments.saves, arguments.steps, threads]
     command = [sys.executable, "-c", TRAINER, str(directory), *map(str, words)]
     averages = 0
     try:
@@ -113,19 +137,14 @@ def run(arguments: argparse.Namespace, *, is_watched: bool) -> tuple[Times, int]
         shutil.rmtree(directory)
 
 
-def summary(rows: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
-    results = {}
-    for key in KEYS:
-        ratios = [row["with"][key] / row["without"][key] for row in rows]
-        results[key] = {
-            "without": statistics.median(row["without"][key] for row in rows),
-            "with": statistics.median(row["with"][key] for row in rows),
-            "ratio": statistics.median(ratios),
-            "ratio_min": min(ratios),
-            "ratio_max": max(ratios),
-        }
-    return results
-
+BENCHMARK = Benchmark(
+    file=__file__,
+    about=__doc__,
+    add_options=add_options,
+    measure=measure,
+    quick={"megabytes": 50, "rounds": 1, "saves": 4, "steps": 40},
+    packages=("torch", "numpy"),
+)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

@@ -1,6 +1,6 @@
 """Does averaging checkpoints help? A small language model at a constant learning rate.
 
-    python benchmarks/averaging_helps.py [--seeds 3] [--steps 400] [--json FILE] [--plot FILE]
+    python benchmarks/averaging_helps.py [--seeds 3] [--steps 400] [--plot FILE]
 
 Trains the demo's GPT on the demo's text once per seed, saves checkpoints, lets the real averaging
 make one model of them by each method, and measures all on text that neither training nor the
@@ -18,9 +18,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from figures import Figure
+from frame import Benchmark, Findings
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Picture
 from numpy.typing import NDArray
+from tables import Column, Table
 
 from tracksided.checkpoints.job import AverageRequest, run_average
 from tracksided.checkpoints.policy import BestBy
@@ -62,31 +65,27 @@ def methods(directory: Path) -> dict[str, AverageRequest]:
     return rows
 
 
-def main() -> None:
-    arguments = parse()
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--plot", type=Path, help="PNG to write")
+
+
+def measure(arguments: argparse.Namespace) -> Findings:
     losses: Losses = {}
     for seed in range(arguments.seeds):
         with tempfile.TemporaryDirectory(prefix="averaging-helps-") as place:
             for name, loss in run_seed(Path(place), seed, arguments.steps).items():
                 losses.setdefault(name, []).append(loss)
-        print(f"seed {seed}: last {losses[LAST][-1]:.4f}", flush=True)
-    results = summary(losses)
-    show(results)
-    if arguments.json:
-        settings = {"seeds": arguments.seeds, "steps": arguments.steps, "save_every": SAVE_EVERY}
-        document = {**settings, "learning_rate": LEARNING_RATE, "results": results}
-        arguments.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     if arguments.plot:
         plot(losses, arguments.plot)
-
-
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--plot", type=Path, help="PNG to write")
-    return parser.parse_args()
+    columns = (
+        Column("method", "method"),
+        Column("loss", "loss, nats per byte", 4),
+        Column("difference", "to the last checkpoint", 4),
+        Column("deviation", "its standard deviation over seeds", 4),
+    )
+    return Findings({"methods": Table(columns, summary(losses))})
 
 
 def run_seed(directory: Path, seed: int, steps: int) -> dict[str, float]:
@@ -132,33 +131,25 @@ def train(directory: Path, text: NDArray[np.uint8], seed: int, steps: int) -> No
             torch.save(model.state_dict(), directory / f"step_{step:06d}.pt")
 
 
-def summary(losses: Mapping[str, Sequence[float]]) -> dict[str, dict[str, object]]:
-    results: dict[str, dict[str, object]] = {}
+def summary(losses: Mapping[str, Sequence[float]]) -> list[dict[str, Figure]]:
+    rows: list[dict[str, Figure]] = []
     for name, values in losses.items():
         differences = [value - last for value, last in zip(values, losses[LAST], strict=True)]
-        spread = statistics.stdev(differences) if len(differences) > 1 else 0.0
-        results[name] = {
-            "loss_mean": statistics.mean(values),
-            "losses": list(values),
-            "difference_mean": statistics.mean(differences),
-            "difference_std": spread,
-        }
-    return results
-
-
-def show(results: Mapping[str, Mapping[str, object]]) -> None:
-    print(f"{'method':<16}{'loss':>9}{'to last':>10}{'+-':>9}")
-    for name, row in results.items():
-        print(
-            f"{name:<16}{row['loss_mean']:>9.4f}"
-            f"{row['difference_mean']:>10.4f}{row['difference_std']:>9.4f}"
+        rows.append(
+            {
+                "method": name,
+                "loss": statistics.mean(values),
+                "difference": statistics.mean(differences),
+                "deviation": statistics.stdev(differences) if len(differences) > 1 else None,
+            }
         )
+    return rows
 
 
 def plot(losses: Mapping[str, Sequence[float]], path: Path) -> None:
     """Draw each seed's difference to its last checkpoint, and the mean, per method."""
     names = [name for name in losses if name != LAST]
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    figure = Picture(figsize=(7, 4.2), layout="constrained")
     axes = figure.add_subplot()
     for place, name in enumerate(names):
         differences = np.subtract(losses[name], losses[LAST])
@@ -175,5 +166,14 @@ def plot(losses: Mapping[str, Sequence[float]], path: Path) -> None:
     FigureCanvasAgg(figure).print_png(path)
 
 
+BENCHMARK = Benchmark(
+    file=__file__,
+    about=__doc__,
+    add_options=add_options,
+    measure=measure,
+    quick={"seeds": 1, "steps": 200},
+    packages=("torch", "numpy"),
+)
+
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

@@ -1,6 +1,6 @@
 """A trainer's step time whatever becomes of the daemon, against bare training.
 
-    python benchmarks/blocking.py [--rounds 24] [--steps 15] [--every 10] [--json FILE]
+    python benchmarks/blocking.py [--rounds 24] [--steps 15] [--every 10]
 
 One trainer process for each condition; they take turns in blocks of steps, in a new random order
 each round, so that the machine's moods meet all of them. `bare` trains without trackside, twice:
@@ -15,7 +15,6 @@ interval of 90 % over the rounds, drawn for both together.
 
 import argparse
 import contextlib
-import json
 import os
 import random
 import secrets
@@ -27,12 +26,16 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import psutil
+from figures import Figure, Spread, quartiles, ratios
+from frame import Benchmark, Findings
+from tables import Column, Limit, Table
 
-CONDITIONS = ("bare", "bare again", "absent", "serving", "stopped", "overloaded", "restarting")
+BARE, CONTROL = "bare", "bare again"
+CONDITIONS = (BARE, CONTROL, "absent", "serving", "stopped", "overloaded", "restarting")
 HERE = Path(__file__).parent
 FLOOD = HERE.parent / "tests" / "support" / "flood.py"
 RING_BYTES = 8 << 20
@@ -40,13 +43,13 @@ RESTART_S = 1.5
 NUM_DRAWS = 1000  # of the bootstrap
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=24)
     parser.add_argument("--steps", type=int, default=15, help="steps of a block")
     parser.add_argument("--every", type=int, default=10)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
+
+
+def measure(arguments: argparse.Namespace) -> Findings:
     blocks: dict[str, list[list[float]]] = {name: [] for name in CONDITIONS}
     with contextlib.ExitStack() as stack:
         sites = {name: stack.enter_context(Site(name, arguments.every)) for name in CONDITIONS}
@@ -55,10 +58,8 @@ def main() -> None:
         for _ in range(arguments.rounds):
             for name in random.sample(CONDITIONS, len(CONDITIONS)):
                 blocks[name].append(sites[name].train(arguments.steps))
-    results = summary(blocks)
-    show(results, arguments)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    rows = {name: summary(blocks, name) for name in CONDITIONS}
+    return Findings({"steps": steps_table(rows)}, limits(rows))
 
 
 class Site:
@@ -155,30 +156,24 @@ class Site:
                     member.send_signal(number)
 
 
-def summary(blocks: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, dict[str, float]]:
+def summary(blocks: Mapping[str, Sequence[Sequence[float]]], name: str) -> dict[str, Figure]:
     """Compare each block with the bare one of its round: what slows both cancels out."""
-    bare = [float(np.median(block)) for block in blocks["bare"]]
-    draws = np.random.default_rng(0).integers(0, len(bare), (NUM_DRAWS, len(bare)))
-    bare_tail = float(np.percentile(np.concatenate(blocks["bare"]), 99))
-    results = {}
-    for name, rounds in blocks.items():
-        ratios = [np.median(block) / base for block, base in zip(rounds, bare, strict=True)]
-        everything = np.concatenate(rounds)
-        low, middle, high = np.percentile(ratios, (25, 50, 75))
-        tails = [tail(rounds, draw) / tail(blocks["bare"], draw) for draw in draws]
-        tail_low, tail_high = np.percentile(tails, (5, 95))
-        results[name] = {
-            "steps": len(everything),
-            "median_ms": float(np.median(everything)),
-            "p99_ms": float(np.percentile(everything, 99)),
-            "median_ratio": float(middle),
-            "median_ratio_low": float(low),
-            "median_ratio_high": float(high),
-            "p99_ratio": float(np.percentile(everything, 99)) / bare_tail,
-            "p99_ratio_low": float(tail_low),
-            "p99_ratio_high": float(tail_high),
-        }
-    return results
+    medians = {key: [float(np.median(block)) for block in blocks[key]] for key in (name, BARE)}
+    everything = np.concatenate(blocks[name])
+    p99 = float(np.percentile(everything, 99))
+    num_rounds = len(blocks[BARE])
+    draws = np.random.default_rng(0).integers(0, num_rounds, (NUM_DRAWS, num_rounds))
+    tails = [tail(blocks[name], draw) / tail(blocks[BARE], draw) for draw in draws]
+    return {
+        "daemon": name,
+        "median_ms": float(np.median(everything)),
+        "p99_ms": p99,
+        "median_ratio": quartiles(ratios(medians[name], medians[BARE])),
+        "p99_ratio": Spread(
+            p99 / float(np.percentile(np.concatenate(blocks[BARE]), 99)),
+            *map(float, np.percentile(tails, (5, 95))),
+        ),
+    }
 
 
 def tail(rounds: Sequence[Sequence[float]], draw: Sequence[int]) -> float:
@@ -186,22 +181,40 @@ def tail(rounds: Sequence[Sequence[float]], draw: Sequence[int]) -> float:
     return float(np.percentile(np.concatenate([rounds[number] for number in draw]), 99))
 
 
-def show(results: Mapping[str, Mapping[str, float]], arguments: argparse.Namespace) -> None:
-    print(f"{arguments.rounds} rounds of {arguments.steps} steps, every={arguments.every}\n")
-    print(
-        "| daemon | median ms | p99 ms | median / bare | its quartiles | p99 / bare "
-        "| its interval |"
+def steps_table(rows: Mapping[str, Mapping[str, Figure]]) -> Table:
+    columns = (
+        Column("daemon", "daemon"),
+        Column("median_ms", "median, ms", 2),
+        Column("p99_ms", "p99, ms", 2),
+        Column("median_ratio", "median / bare [quartiles]", 3),
+        Column("p99_ratio", "p99 / bare [90 %]", 3),
     )
-    print("|---|---|---|---|---|---|---|")
-    for name, entry in results.items():
-        print(
-            f"| {name} | {entry['median_ms']:.2f} | {entry['p99_ms']:.2f} "
-            f"| {entry['median_ratio']:.3f} "
-            f"| {entry['median_ratio_low']:.3f} to {entry['median_ratio_high']:.3f} "
-            f"| {entry['p99_ratio']:.3f} "
-            f"| {entry['p99_ratio_low']:.3f} to {entry['p99_ratio_high']:.3f} |"
-        )
+    return Table(columns, list(rows.values()))
 
+
+def limits(rows: Mapping[str, Mapping[str, Any]]) -> list[Limit]:
+    """Hold every condition against the spread of the control."""
+    noise = rows[CONTROL]["median_ratio"].high
+    return [
+        Limit(
+            f"step time against bare, daemon {name}; the control's upper quartile",
+            "<=",
+            noise,
+            {"": rows[name]["median_ratio"]},
+        )
+        for name in CONDITIONS
+        if name not in {BARE, CONTROL}
+    ]
+
+
+BENCHMARK = Benchmark(
+    file=__file__,
+    about=__doc__,
+    add_options=add_options,
+    measure=measure,
+    quick={"rounds": 4, "steps": 10},
+    packages=("torch", "numpy"),
+)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

@@ -1,6 +1,6 @@
 """What the daemon bears and what it takes: rate and idle CPU; memory is `soak.py`'s.
 
-    python benchmarks/daemon.py [--seconds 20] [--json FILE]
+    python benchmarks/daemon.py [--seconds 20]
 
 `rate`: eight ranks publish one sampled step a second each, rank 0 with two attention layers
 (8 heads, 128 x 128); nothing may be dropped or shed. `idle`: CPU of daemon and worker with no
@@ -21,40 +21,52 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+from frame import Benchmark, Findings
+from tables import Column, Limit, Table
 
 FLOOD = Path(__file__).parents[1] / "tests" / "support" / "flood.py"
 RANKS = 8
+IDLE_LIMIT_PERCENT = 1.0
+SHOWN_DIGITS = 3
+IDLE = "idle, no run, CPU, % of a core"
+COMPLETE = f"{RANKS} ranks, steps with all ranks"
+DROPS = f"{RANKS} ranks, drops"
+SHED = f"{RANKS} ranks, steps shed"
 SETTLE_S = 3.0  # imports, first looks
 POLL_S = 0.1
 SILENCE_S = 1e6  # until the first step of ranks that are to be silent
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seconds", type=int, default=20)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    results = {
-        **idle(arguments.seconds),
-        **rate(arguments.seconds),
-    }
-    print("| what | value |\n|---|---|")
-    for name, value in results.items():
-        print(f"| {name} | {value:g} |")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seconds", type=int, default=20, help="of each part")
+
+
+def measure(arguments: argparse.Namespace) -> Findings:
+    values = {**idle(arguments.seconds), **rate(arguments.seconds)}
+    rows = [{"what": what, "value": value} for what, value in values.items()]
+    columns = (Column("what", "what"), Column("value", "value"))
+    lost = arguments.seconds - values[COMPLETE] + values[DROPS] + values[SHED]
+    return Findings(
+        {"values": Table(columns, rows)},
+        [
+            Limit(f"{RANKS} ranks, a sampled step a second each: lost steps", "<=", 0, {"": lost}),
+            Limit("idle CPU, % of a core", "<=", IDLE_LIMIT_PERCENT, {"": values[IDLE]}),
+        ],
+    )
 
 
 class Site:
     """A daemon with a node-local directory and outputs of its own."""
 
-    def __init__(self, directory: Path, outputs: Path) -> None:
+    def __init__(self, directory: Path, outputs: Path, settings: str) -> None:
         self.directory = directory
         self.outputs = outputs
         self.environ = os.environ | {"TRACKSIDE_SHM_DIR": str(directory)}
+        config = outputs / "daemon.toml"
+        config.write_text(settings, encoding="utf-8")
         with (outputs / "daemon.log").open("wb") as log:
             self.daemon = subprocess.Popen(
-                [sys.executable, "-P", "-m", "tracksided", "daemon"],
+                [sys.executable, "-P", "-m", "tracksided", "daemon", "--config", config],
                 env=self.environ,
                 stdout=log,
                 stderr=log,
@@ -78,8 +90,9 @@ class Site:
         times = [process.cpu_times() for process in self.family()]
         return sum(entry.user + entry.system for entry in times)
 
-    def lines(self) -> list[dict[str, object]]:
-        path = self.outputs / "run" / "history.jsonl"
+    def lines(self, run: str = "run") -> list[dict[str, object]]:
+        """Read what is committed; ``run`` is a folder below the outputs."""
+        path = self.outputs / run / "history.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def drain(self) -> None:
@@ -88,11 +101,11 @@ class Site:
 
 
 @contextlib.contextmanager
-def site() -> Iterator[Site]:
+def site(settings: str = "") -> Iterator[Site]:
     directory = Path("/dev/shm") / f"ts-bench-{secrets.token_hex(3)}"  # noqa: S108 - the real thing
     directory.mkdir(mode=0o700)
     with tempfile.TemporaryDirectory(prefix="daemon-bench-") as outputs:
-        served = Site(directory, Path(outputs))
+        served = Site(directory, Path(outputs), settings)
         try:
             yield served
         finally:
@@ -113,13 +126,14 @@ def idle(seconds: int) -> dict[str, float]:
         silent.kill()
         silent.wait()
         served.drain()
-    return {"idle CPU, no run, %": alone, "idle CPU, 8 silent ranks, %": attached}
+    return {IDLE: alone, f"idle, {RANKS} silent ranks, CPU, % of a core": attached}
 
 
 def share_of_cpu(served: Site, seconds: int) -> float:
     before, start = served.cpu_seconds(), time.monotonic()
     time.sleep(seconds)
-    return 100 * (served.cpu_seconds() - before) / (time.monotonic() - start)
+    percent = 100 * (served.cpu_seconds() - before) / (time.monotonic() - start)
+    return round(percent, SHOWN_DIGITS)
 
 
 def rate(seconds: int) -> dict[str, float]:
@@ -131,14 +145,23 @@ def rate(seconds: int) -> dict[str, float]:
         used = served.cpu_seconds() - before
         lines = served.lines()
     return {
-        "8 ranks, steps published": seconds,
-        "8 ranks, steps written": len(lines),
-        "8 ranks, drops": drops,
-        "8 ranks, steps shed": sum(line["shed"] is not None for line in lines),
-        "8 ranks, steps with all ranks": sum(len(line["ranks"]) == RANKS for line in lines),
-        "8 ranks, CPU, % of a core": 100 * used / seconds,
+        f"{RANKS} ranks, steps published": seconds,
+        f"{RANKS} ranks, steps written": len(lines),
+        COMPLETE: sum(len(line["ranks"]) == RANKS for line in lines),
+        DROPS: drops,
+        SHED: sum(line["shed"] is not None for line in lines),
+        f"{RANKS} ranks, CPU, % of a core": round(100 * used / seconds, SHOWN_DIGITS),
     }
 
 
+BENCHMARK = Benchmark(
+    file=__file__,
+    about=__doc__,
+    add_options=add_options,
+    measure=measure,
+    quick={"seconds": 5},
+    packages=("numpy", "pyzmq"),
+)
+
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

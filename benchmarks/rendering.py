@@ -2,30 +2,28 @@
 
 Both draw the same values with the same scale, labels, title and colour bar, into memory, in one
 thread. Times are CPU times, which other work on the machine disturbs less than the wall's; rounds
-alternate between the two, and the ratio is that of the medians.
+alternate between the two, and ratios are taken within each.
 
-    python benchmarks/rendering.py --json rendering.json
+    python benchmarks/rendering.py [--rounds 5]
 """
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
+from figures import quartiles, ratios
+from frame import Benchmark, Findings
 from rendering_plain import (
     draw_animation_plainly,
     draw_entropy_plainly,
     draw_gradients_plainly,
     draw_maps_plainly,
 )
+from tables import Column, Limit, Table
 
 from tracksided.renderers.animation import Animation
 from tracksided.renderers.entropy import EntropyByLayer
@@ -38,7 +36,7 @@ from tracksided.reports import Picture
 from tracksided.stages import AttentionMap, RecordedStep, Renderer, StepData
 
 MUST_REACH = 10.0  # images per second against the plain way
-DEFAULT_ROUNDS = 5
+INTERVAL = "quartiles of the rounds"
 NUM_FRAMES = 24
 WORDS = ("the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "sleeps")
 
@@ -189,7 +187,7 @@ def of_animation(side: int) -> Case:
         return picture.png
 
     return Case(
-        f"animation, {NUM_FRAMES} x {side}x{side}",
+        f"animation of {NUM_FRAMES} frames, {side}x{side}",
         ours,
         lambda step: draw_animation_plainly(attention.weights[0], step, NUM_FRAMES),
     )
@@ -197,13 +195,13 @@ def of_animation(side: int) -> Case:
 
 def make_cases() -> tuple[Case, ...]:
     return (
-        of_maps("29x29", Heatmap(), [make_map(1, 29)]),
-        of_maps("29x29 with tokens", Heatmap(), [make_map(1, 29)], (WORDS * 3)[:29]),
-        of_maps("512x512", Heatmap(), [make_map(1, 512)]),
-        of_maps("4096x4096", Heatmap(), [make_map(1, 4096)]),
-        of_maps("grid of 8 x 512x512", MultiHead(), [make_map(8, 512)]),
+        of_maps("heat map 29x29, with positions", Heatmap(), [make_map(1, 29)]),
+        of_maps("heat map 29x29, with tokens", Heatmap(), [make_map(1, 29)], (WORDS * 3)[:29]),
+        of_maps("heat map 512x512", Heatmap(), [make_map(1, 512)]),
+        of_maps("heat map 4096x4096", Heatmap(), [make_map(1, 4096)]),
+        of_maps("grid of 8 heads, 512x512", MultiHead(), [make_map(8, 512)]),
         of_maps(
-            "12 layers, 4 heads x 128x128",
+            "comparison of 12 layers, 4 heads, 128x128",
             LayerComparison(),
             [make_map(4, 128, layer) for layer in range(12)],
         ),
@@ -221,58 +219,55 @@ def seconds(draw: Callable[[int], bytes], step: int) -> float:
     return time.process_time() - begin
 
 
-def measure(case: Case, rounds: int) -> Mapping[str, object]:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rounds", type=int, default=5)
+
+
+def measure(arguments: argparse.Namespace) -> Findings:
+    rows = [measure_case(case, arguments.rounds) for case in make_cases()]
+    columns = (
+        Column("picture", "picture"),
+        Column("ours_ms", "ours, ms", 1),
+        Column("plain_ms", "plain, ms", 0),
+        Column("ratio", "plain / ours", 1),
+        Column("first_ms", "our first, ms", 1),
+        Column("ours_kib", "our file, KiB", 0),
+        Column("plain_kib", "plain file, KiB", 0),
+    )
+    reached = {str(row["picture"]): row["ratio"] for row in rows}
+    worst = min(reached, key=lambda name: reached[name].median)
+    return Findings(
+        {"pictures": Table(columns, rows, INTERVAL)},
+        [Limit("pictures a second, times plain", ">=", MUST_REACH, {worst: reached[worst]})],
+    )
+
+
+def measure_case(case: Case, rounds: int) -> dict[str, Any]:
     first = seconds(case.ours, 0)  # builds the canvas
     case.plain(0)
     ours, plain = [], []
     for step in range(1, rounds + 1):
         plain.append(seconds(case.plain, step))
         ours.append(seconds(case.ours, step))
-    ratios = [a / b for a, b in zip(plain, ours, strict=True)]
     return {
-        "case": case.name,
+        "picture": case.name,
         "ours_ms": statistics.median(ours) * 1e3,
         "plain_ms": statistics.median(plain) * 1e3,
+        "ratio": quartiles(ratios(plain, ours)),
         "first_ms": first * 1e3,
-        "ratio": statistics.median(plain) / statistics.median(ours),
-        "smallest_ratio": min(ratios),
-        "ours_bytes": len(case.ours(0)),
-        "plain_bytes": len(case.plain(0)),
+        "ours_kib": len(case.ours(0)) / 1024,
+        "plain_kib": len(case.plain(0)) / 1024,
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=DEFAULT_ROUNDS)
-    parser.add_argument("--json", type=Path, metavar="PATH")
-    arguments = parser.parse_args()
-    results = [measure(case, arguments.rounds) for case in make_cases()]
-    heads = ("case", "ours ms", "plain ms", "ratio", "worst round", "first ms", "KiB", "plain KiB")
-    print("{:<32}{:>9}{:>10}{:>8}{:>13}{:>10}{:>7}{:>11}".format(*heads))
-    for result in results:
-        print(
-            f"{result['case']:<32}{result['ours_ms']:>9.2f}{result['plain_ms']:>10.1f}"
-            f"{result['ratio']:>8.1f}{result['smallest_ratio']:>13.1f}{result['first_ms']:>10.1f}"
-            f"{result['ours_bytes'] / 1024:>7.0f}{result['plain_bytes'] / 1024:>11.0f}"
-        )
-    reached = all(result["ratio"] >= MUST_REACH for result in results)
-    print(f"must reach {MUST_REACH:g}x in every case: {'yes' if reached else 'NO'}")
-    if arguments.json:
-        document = {
-            "benchmark": "rendering",
-            "machine": {"cores": os.cpu_count(), "machine": platform.machine()},
-            "versions": {
-                "python": platform.python_version(),
-                "matplotlib": mpl.__version__,
-                "numpy": np.__version__,
-            },
-            "must_reach": MUST_REACH,
-            "reached": reached,
-            "rounds": arguments.rounds,
-            "results": results,
-        }
-        arguments.json.write_text(json.dumps(document, indent=2) + "\n")
-
+BENCHMARK = Benchmark(
+    file=__file__,
+    about=__doc__,
+    add_options=add_options,
+    measure=measure,
+    quick={"rounds": 1},
+    packages=("matplotlib", "numpy", "pillow"),
+)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

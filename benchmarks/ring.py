@@ -1,6 +1,6 @@
 """Records through the ring, against memcpy, ZeroMQ that carries the bytes, and torch's queue.
 
-    python benchmarks/ring.py [--rounds 11] [--json FILE]
+    python benchmarks/ring.py [--rounds 15]
 
 Three tables over record sizes, medians of interleaved rounds in one run, ratios within each round:
 
@@ -17,7 +17,6 @@ Readers read every byte, without a copy of their own.
 """
 
 import argparse
-import json
 import mmap
 import secrets
 import shutil
@@ -31,6 +30,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import zmq
+from figures import Figure, quartiles, ratios
+from frame import Benchmark, Findings
+from tables import Column, Limit, Table
 from torch import multiprocessing
 
 from trackside.wire.doorbell import Doorbell, Listener
@@ -47,17 +49,18 @@ MAX_LATENCIES = 20  # of each round
 METADATA = bytes(1000)
 LIMIT = "memcpy"
 RING = "ring"
+LIMIT_RATIO = 0.7
+LIMIT_SIZES = (256 << 10, 4 << 20, 64 << 20)  # below, bookkeeping is what costs
 
 Send = Callable[[memoryview], None]
 Receive = Callable[[], memoryview]
-Table = dict[int, dict[str, float]]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rounds", type=int, default=15)
+
+
+def measure(arguments: argparse.Namespace) -> Findings:
     torch.set_num_threads(1)
     times = Times()
     directory = Path("/dev/shm") / f"ts-bench-{secrets.token_hex(4)}"  # noqa: S108 - the real thing
@@ -74,14 +77,10 @@ def main() -> None:
                 "torch queue": stack.enter_context(torch_queue()),
             }
             for size in SIZES:
-                measure(alone, read, size, arguments.rounds, times)
+                measure_size(alone, read, size, arguments.rounds, times)
     finally:
         shutil.rmtree(directory)
-    tables = times.tables()
-    for name, table in tables.items():
-        show(name, table)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(tables, indent=2) + "\n", encoding="utf-8")
+    return Findings(times.tables(), times.limits())
 
 
 @dataclass
@@ -94,13 +93,25 @@ class Times:
 
     def tables(self) -> dict[str, Table]:
         return {
-            "cost, us": with_ratios(self.cost, LIMIT),
-            "latency, us": with_ratios(self.latency, RING),
-            "throughput, MB/s": with_ratios(self.throughput, RING),
+            "cost": with_ratios("cost to the caller, us of CPU; bytes", self.cost, LIMIT),
+            "latency": with_ratios("latency, us; bytes", self.latency, RING),
+            "throughput": with_ratios("throughput, MB/s; bytes", self.throughput, RING),
         }
 
+    def limits(self) -> list[Limit]:
+        return [
+            Limit(
+                f"publishing {size:,} bytes, of the bandwidth of memcpy",
+                ">=",
+                LIMIT_RATIO,
+                {"": quartiles(ratios(self.cost[size][LIMIT], self.cost[size][RING]))},
+            )
+            for size in LIMIT_SIZES
+            if size in self.cost
+        ]
 
-def measure(
+
+def measure_size(
     alone: Mapping[str, Send], read: Mapping[str, "Link"], size: int, rounds: int, times: Times
 ) -> None:
     source = memoryview(np.random.default_rng(0).integers(0, 255, size, dtype=np.uint8)).cast("B")
@@ -128,16 +139,22 @@ def note(row: dict[str, list[float]], name: str, value: float) -> None:
     row.setdefault(name, []).append(value)
 
 
-def with_ratios(measured: Mapping[int, Mapping[str, list[float]]], base: str) -> Table:
-    """Take medians over the rounds, of each way and of its ratio to one of them."""
-    table: Table = {}
-    for size, row in measured.items():
-        table[size] = {name: float(np.median(values)) for name, values in row.items()}
-        for name in row:
-            if name != base:
-                ratios = np.array(row[name]) / np.array(row[base])
-                table[size][f"{name} / {base}"] = float(np.median(ratios))
-    return table
+def with_ratios(title: str, measured: Mapping[int, Mapping[str, list[float]]], base: str) -> Table:
+    """Take medians over the rounds of each way, and the spread of its ratio to one of them."""
+    ways = list(next(iter(measured.values())))
+    others = [name for name in ways if name != base]
+    columns = [
+        Column("bytes", title, 0),
+        *(Column(name, name, 1) for name in ways),
+        *(Column(f"{name} / {base}", f"{name} / {base}", 2) for name in others),
+    ]
+    rows = []
+    for size, times in measured.items():
+        row: dict[str, Figure] = {"bytes": size}
+        row |= {name: float(np.median(values)) for name, values in times.items()}
+        row |= {f"{name} / {base}": quartiles(ratios(times[name], times[base])) for name in others}
+        rows.append(row)
+    return Table(columns, rows, "quartiles of the rounds")
 
 
 @contextmanager
@@ -306,14 +323,14 @@ def zeromq_receiver(directory: Path) -> Receive:
     return lambda: memoryview(socket.recv(copy=False).buffer)
 
 
-def show(title: str, table: Table) -> None:
-    names = list(next(iter(table.values())))
-    print(f"\n| {title}; bytes | {' | '.join(names)} |")
-    print("|---" * (len(names) + 1) + "|")
-    for size, row in table.items():
-        cells = (f"{row[name]:.2f}" if "/" in name else f"{row[name]:,.1f}" for name in names)
-        print(f"| {size:,} | {' | '.join(cells)} |")
-
+BENCHMARK = Benchmark(
+    file=__file__,
+    about=__doc__,
+    add_options=add_options,
+    measure=measure,
+    quick={"rounds": 3},
+    packages=("torch", "numpy", "pyzmq"),
+)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

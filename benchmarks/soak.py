@@ -1,6 +1,6 @@
 """Memory of the daemon and its children over a long time: many steps of runs that come and go.
 
-    python benchmarks/soak.py [--steps 20000] [--runs 4] [--steps-of-run 1000] [--json FILE]
+    python benchmarks/soak.py [--steps 20000] [--runs 4] [--steps-of-run 1000]
 
 So many runs publish at once, as fast as their rings take it; each ends after its steps, and
 another begins. One in four has pictures of its maps and an overview. Memory is that of daemon and
@@ -9,14 +9,15 @@ private (USS). Rings are shared memory: what is mapped of them is in RSS and PSS
 """
 
 import argparse
-import json
 import sys
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
 from daemon import Site, site
+from figures import Figure
+from frame import Benchmark, Findings
+from tables import Column, Limit, Table
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
@@ -31,55 +32,50 @@ MAX_RINGS = 2  # for each run that publishes: the next one begins while the last
 PICTURES = ("heatmap", "statistics", "entropy")
 NO_PICTURES = ("statistics",)
 EVERY_NTH_HAS_PICTURES = 4
+MEMORY = {"resident": "rss", "proportional": "pss", "private": "uss"}
 
 
-@dataclass(frozen=True)
-class Memory:
-    """Megabytes."""
-
-    rss: float
-    pss: float
-    uss: float
-
-
-@dataclass(frozen=True)
-class Look:
-    """One row of the table."""
-
-    steps: int
-    seconds: float
-    daemon: Memory
-    children: Memory
-    threads: int
-    descriptors: int
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--runs", type=int, default=4)
     parser.add_argument("--steps-of-run", type=int, default=1000)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    print("| steps | daemon: RSS, PSS, private MB | children: the same | threads | files |")
-    print("|---|---|---|---|---|", flush=True)
+
+
+def measure(arguments: argparse.Namespace) -> Findings:
     with site() as served:
         looks, num_runs = soak(served, arguments.steps, arguments.runs, arguments.steps_of_run)
         served.drain()
         written = sum(
             len(path.read_text().splitlines()) for path in served.outputs.glob("*/history.jsonl")
         )
-    print(f"\n{arguments.steps} steps of {num_runs} runs published, {written} written")
-    if arguments.json:
-        rows = json.dumps([asdict(entry) for entry in looks], indent=2)
-        arguments.json.write_text(rows + "\n", encoding="utf-8")
+    columns = (
+        Column("steps", "steps", 0),
+        Column("seconds", "seconds", 0),
+        *(
+            Column(f"{who}_{kind}", f"{who}, {kind} MB", 1)
+            for who in ("daemon", "children")
+            for kind in MEMORY
+        ),
+        Column("threads", "threads"),
+        Column("files", "files"),
+    )
+    totals = {"published": arguments.steps, "runs": num_runs, "written": written}
+    return Findings(
+        {
+            "memory": Table(columns, looks),
+            "totals": Table([Column(name, name, 0) for name in totals], [totals]),
+        },
+        [Limit("steps published and not written", "<=", 0, {"": arguments.steps - written})],
+    )
 
 
-def soak(served: Site, steps: int, runs: int, steps_of_run: int) -> tuple[list[Look], int]:
+def soak(
+    served: Site, steps: int, runs: int, steps_of_run: int
+) -> tuple[list[dict[str, Figure]], int]:
     """Publish so many steps; look at the daemon's memory ten times on the way."""
     ranks: list[tuple[FakeRank, int]] = []
     begun = published = 0
-    looks: list[Look] = []
+    looks: list[dict[str, Figure]] = []
     start = time.monotonic()
     while published < steps:
         while len(ranks) < runs and num_rings(served) < MAX_RINGS * runs:
@@ -92,7 +88,6 @@ def soak(served: Site, steps: int, runs: int, steps_of_run: int) -> tuple[list[L
                 published += 1
                 if published % (steps // NUM_LOOKS) == 0:
                     looks.append(look(served, published, time.monotonic() - start))
-                    show(looks[-1])
         over = [entry for entry in ranks if entry[1] >= steps_of_run]
         ranks = [entry for entry in ranks if entry[1] < steps_of_run]
         for rank, step in over:
@@ -118,41 +113,40 @@ def begin(served: Site, number: int) -> FakeRank:
     return FakeRank(served.directory, hello, nonce=f"n{number}", ring_bytes=RING_BYTES)
 
 
-def look(served: Site, steps: int, seconds: float) -> Look:
+def look(served: Site, steps: int, seconds: float) -> dict[str, Figure]:
     daemon, *children = served.family()
-    return Look(
-        steps=steps,
-        seconds=seconds,
-        daemon=memory([daemon]),
-        children=memory(children),
-        threads=daemon.num_threads(),
-        descriptors=daemon.num_fds(),
-    )
+    return {
+        "steps": steps,
+        "seconds": seconds,
+        **memory("daemon", [daemon]),
+        **memory("children", children),
+        "threads": daemon.num_threads(),
+        "files": daemon.num_fds(),
+    }
 
 
-def memory(processes: list[psutil.Process]) -> Memory:
+def memory(who: str, processes: list[psutil.Process]) -> dict[str, float]:
+    """Add up the megabytes of processes, of each kind of memory."""
     found = []
     for process in processes:
         try:
             found.append(process.memory_full_info())
         except psutil.NoSuchProcess:
             continue  # a worker that is replaced
-    return Memory(
-        rss=sum(entry.rss for entry in found) / 1e6,
-        pss=sum(entry.pss for entry in found) / 1e6,
-        uss=sum(entry.uss for entry in found) / 1e6,
-    )
+    return {
+        f"{who}_{kind}": sum(getattr(entry, field) for entry in found) / 1e6
+        for kind, field in MEMORY.items()
+    }
 
 
-def show(entry: Look) -> None:
-    cells = [
-        f"{part.rss:.1f}, {part.pss:.1f}, {part.uss:.1f}" for part in (entry.daemon, entry.children)
-    ]
-    print(
-        f"| {entry.steps:,} | {cells[0]} | {cells[1]} | {entry.threads} | {entry.descriptors} |",
-        flush=True,
-    )
-
+BENCHMARK = Benchmark(
+    file=__file__,
+    about=__doc__,
+    add_options=add_options,
+    measure=measure,
+    quick={"steps": 200, "steps_of_run": 25},
+    packages=("numpy", "pyzmq"),
+)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

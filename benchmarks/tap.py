@@ -1,6 +1,6 @@
 """What a step costs: the hooks of one that is not sampled, a sampled one, and other monitors.
 
-    python benchmarks/tap.py [--steps 80] [--json FILE]
+    python benchmarks/tap.py [--steps 80] [--hook-rounds 60]
 
 1. A tiny model takes turns with and without a session that never samples; the difference of the
    medians is the time of the hooks. Bare against bare again is the null control.
@@ -15,11 +15,8 @@ work on the machine disturbs less; a limit counts as kept where both keep it. No
 """
 
 import argparse
-import importlib.metadata
-import json
 import logging
 import os
-import platform
 import random
 import secrets
 import shutil
@@ -33,6 +30,9 @@ from typing import Any
 import numpy as np
 import tap_peers
 import torch
+from figures import Spread, bootstrap
+from frame import Benchmark, Findings
+from tables import Column, Limit, Table
 from tap_peers import PERIOD
 from torch import nn
 from torch.nn import functional
@@ -44,46 +44,44 @@ HOOK_LIMIT_US = 15.0
 SHARE_LIMITS = {10: 1.01, 100: 1.002}  # training time against bare, by `every`
 SHOWN_EVERY = (1, 10, 100)
 RATIO_LIMIT = 10.0  # added time of others against ours
-HOOK_ROUNDS = 60
 HOOK_STEPS = 60  # of a round and way
 RESOLUTION_MS = 1.0  # less is lost in the noise, and a ratio to it says nothing
 WARM_UP_STEPS = 2 * PERIOD
-RESAMPLES = 4000
 OURS = "trackside"
-CONTROLS = ("none, first", "none, last")
-CLOCKS: Mapping[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.thread_time}
+WANDB = '`wandb.watch(log="all")`'
+IN_PROCESS = "in-process histograms and pictures"
+NO_WANDB = "wandb is not installed"
+HOOKS = "a session adds"
+CONTROLS = ("no monitor, first (control)", "no monitor, last (control)")
+INTERVAL = "95 %, bootstrap"
+CLOCKS: Mapping[str, Callable[[], float]] = {"wall": time.perf_counter, "CPU": time.thread_time}
 
-Times = Mapping[str, Mapping[str, Mapping[str, float]]]
+Times = Mapping[str, Mapping[str, Mapping[str, Any]]]
 """Milliseconds: monitor, clock, what."""
 
 Seconds = list[tuple[float, ...]]
 """Of each step, by each clock."""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=80, help="steps under each monitor")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    steps = max(2, arguments.steps // PERIOD) * PERIOD
+    parser.add_argument("--hook-rounds", type=int, default=60, help="rounds of the tiny model")
+
+
+def measure(arguments: argparse.Namespace) -> Findings:
     torch.set_num_threads(1)
-    load_before = os.getloadavg()
+    steps = max(2, arguments.steps // PERIOD) * PERIOD
     with directories() as directory:
-        hooks = hook_times(directory)
+        hooks = hook_times(directory, arguments.hook_rounds)
         monitors = monitor_times(directory, steps)
-    result = {
-        "benchmark": "tap",
-        "machine": machine(),
-        "load_average": {"before": load_before, "after": os.getloadavg()},
-        "steps": steps,
-        "hooks_us": hooks,
-        "monitors": monitors,
-        "training_time": {every: share(hooks, monitors, every) for every in SHOWN_EVERY},
-        "limits": limits(hooks, monitors),
-    }
-    show(result)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return Findings(
+        {
+            "hooks": hooks_table(hooks),
+            "monitors": monitors_table(monitors),
+            "training_time": training_time_table(hooks, monitors),
+        },
+        limits(hooks, monitors),
+    )
 
 
 @contextmanager
@@ -100,23 +98,25 @@ def directories() -> Iterator[Path]:
         shutil.rmtree(shm_dir)
 
 
-def hook_times(directory: Path) -> dict[str, dict[str, float]]:
-    """Return microseconds per step that the hooks add, and those of the control, by clock."""
+def hook_times(directory: Path, rounds: int) -> dict[str, dict[str, Spread]]:
+    """Return microseconds of a bare step, and what the control and the hooks add, by clock."""
     ways = ("bare", "bare again", "attached")
     medians: dict[str, list[np.ndarray]] = {way: [] for way in ways}
-    for _ in range(HOOK_ROUNDS):
+    for _ in range(rounds):
         for way in random.sample(ways, len(ways)):
             medians[way].append(np.median(tiny_training(way == "attached", directory), axis=0))
     for path in segment.scan(segment.node_directory(os.environ)):
         segment.remove(path)
-    result = {}
-    for name, way in (("hooks", "attached"), ("control", "bare again")):
-        added = [
-            with_it - bare for with_it, bare in zip(medians[way], medians["bare"], strict=True)
-        ]
-        result[name] = dict(zip(CLOCKS, np.median(added, axis=0) * 1e6, strict=True))
-    result["step"] = dict(zip(CLOCKS, np.median(medians["bare"], axis=0) * 1e6, strict=True))
-    return result
+    bare = np.array(medians["bare"])  # [rounds, clocks]
+    columns = {
+        "the step itself, bare": bare,
+        "bare again adds (control)": np.array(medians["bare again"]) - bare,
+        HOOKS: np.array(medians["attached"]) - bare,
+    }
+    return {
+        name: {clock: bootstrap(values[:, i] * 1e6) for i, clock in enumerate(CLOCKS)}
+        for name, values in columns.items()
+    }
 
 
 def tiny_training(is_attached: bool, directory: Path) -> Seconds:  # noqa: FBT001 - one of two
@@ -154,16 +154,14 @@ def timed(step: Callable[[], None], count: int) -> Seconds:
     return seconds[WARM_UP_STEPS:]
 
 
-def monitor_times(directory: Path, steps: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Return for each monitor, by clock, what a sampled step adds and what a plain one takes."""
+def monitor_times(directory: Path, steps: int) -> Times:
+    """Return for each monitor what a sampled step adds and what a plain one takes, by clock."""
     first, last = CONTROLS
     monitors = {first: tap_peers.nothing, OURS: tap_peers.tap}
     if tap_peers.has_wandb():
-        monitors["wandb.watch"] = tap_peers.wandb_watch
-    monitors |= {"in-process": tap_peers.in_process, last: tap_peers.nothing}
-    return {
-        name: summary(train(monitor, directory, steps), steps) for name, monitor in monitors.items()
-    }
+        monitors[WANDB] = tap_peers.wandb_watch
+    monitors |= {IN_PROCESS: tap_peers.in_process, last: tap_peers.nothing}
+    return {name: summary(train(way, directory, steps)) for name, way in monitors.items()}
 
 
 def train(monitor: tap_peers.Monitor, directory: Path, steps: int) -> np.ndarray:
@@ -192,121 +190,93 @@ def train(monitor: tap_peers.Monitor, directory: Path, steps: int) -> np.ndarray
     return seconds
 
 
-def summary(seconds: np.ndarray, steps: int) -> dict[str, dict[str, float]]:
+def summary(seconds: np.ndarray) -> dict[str, dict[str, Any]]:
     """Take the two steps that pay for a sample against the two before them."""
-    groups = seconds.reshape(steps // PERIOD, PERIOD, len(CLOCKS)) * 1e3
+    groups = seconds.reshape(-1, PERIOD, len(CLOCKS)) * 1e3
     # Steps 1 and 2 of a group are plain, 3 arms the sample, 4 is sampled.
     plain = np.median(groups[:, :2], axis=(0, 1))
     differences = groups[:, 2:].sum(axis=1) - groups[:, :2].sum(axis=1)  # [groups, clocks]
-    rng = np.random.default_rng(0)
-    picks = rng.integers(len(differences), size=(RESAMPLES, len(differences)))
-    low, high = np.percentile(np.median(differences[picks], axis=1), (2.5, 97.5), axis=0)
     return {
-        clock: {
-            "step_ms": plain[i],
-            "added_ms": np.median(differences[:, i]),
-            "low_ms": low[i],
-            "high_ms": high[i],
-            "mean_ms": differences[:, i].mean(),
-        }
+        clock: {"step_ms": float(plain[i]), "added_ms": bootstrap(differences[:, i])}
         for i, clock in enumerate(CLOCKS)
     }
 
 
-def limits(
-    hooks: Mapping[str, Mapping[str, float]],
-    monitors: Times,
-) -> list[dict[str, object]]:
-    """Return every limit with what was reached by each clock, and whether both keep it."""
-    rows = [row("hooks of a plain step, us", "<=", HOOK_LIMIT_US, hooks["hooks"])]
-    for every, limit in SHARE_LIMITS.items():
-        rows.append(
-            row(f"training time at every={every}", "<=", limit, share(hooks, monitors, every))
-        )
-    for name in monitors:
-        if name not in {OURS, *CONTROLS}:
-            ratio = {clock: against_ours(monitors, name, clock) for clock in CLOCKS}
-            rows.append(row(f"added time of {name} against ours", ">=", RATIO_LIMIT, ratio))
-    return rows
-
-
-def row(what: str, sign: str, limit: float, reached: Mapping[str, float]) -> dict[str, object]:
-    kept = all(value <= limit if sign == "<=" else value >= limit for value in reached.values())
-    return {"what": what, "sign": sign, "limit": limit, **reached, "kept": kept}
+def limits(hooks: Mapping[str, Mapping[str, Spread]], monitors: Times) -> list[Limit]:
+    """Return every limit with what was reached by each clock."""
+    found = [Limit("hooks of a step that is not sampled, us", "<=", HOOK_LIMIT_US, hooks[HOOKS])]
+    for every, bound in SHARE_LIMITS.items():
+        reached = share(hooks, monitors, every)
+        found.append(Limit(f"training time at `every={every}` against bare", "<=", bound, reached))
+    for name in (WANDB, IN_PROCESS):
+        clocks = CLOCKS if name in monitors else ()
+        reached = {clock: against_ours(monitors, name, clock) for clock in clocks}
+        what = f"added time of {name}, times ours"
+        found.append(Limit(what, ">=", RATIO_LIMIT, reached, "" if clocks else NO_WANDB))
+    return found
 
 
 def share(
-    hooks: Mapping[str, Mapping[str, float]],
-    monitors: Times,
-    every: int,
-) -> dict[str, float]:
+    hooks: Mapping[str, Mapping[str, Spread]], monitors: Times, every: int
+) -> dict[str, Spread]:
     """Return training time against bare, by clock: a share of the sample, and hooks each step."""
-    return {
-        clock: 1
-        + (monitors[OURS][clock]["added_ms"] / every + hooks["hooks"][clock] / 1e3)
-        / monitors[OURS][clock]["step_ms"]
-        for clock in CLOCKS
-    }
+
+    def against_bare(clock: str, added_ms: float) -> float:
+        hooks_ms = hooks[HOOKS][clock].median / 1e3
+        return 1 + (added_ms / every + hooks_ms) / monitors[OURS][clock]["step_ms"]
+
+    found = {}
+    for clock in CLOCKS:
+        added = monitors[OURS][clock]["added_ms"]
+        found[clock] = Spread(
+            *(against_bare(clock, value) for value in (added.median, added.low, added.high))
+        )
+    return found
 
 
 def against_ours(monitors: Times, name: str, clock: str) -> float:
     """Return the ratio of added times."""
-    ours = max(monitors[OURS][clock]["added_ms"], RESOLUTION_MS)
-    return monitors[name][clock]["added_ms"] / ours
+    ours = max(monitors[OURS][clock]["added_ms"].median, RESOLUTION_MS)
+    return monitors[name][clock]["added_ms"].median / ours
 
 
-def machine() -> dict[str, object]:
-    """Return what the numbers depend on."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    models = (line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    versions = {}
-    for package in ("torch", "numpy", "wandb", "tensorboard", "matplotlib"):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
-    return {
-        "cpu": next(models, platform.machine()),
-        "cores": len(os.sched_getaffinity(0)),
-        "versions": {"python": platform.python_version(), **versions},
-    }
+def hooks_table(hooks: Mapping[str, Mapping[str, Spread]]) -> Table:
+    columns = [Column("what", "a step that is not sampled, microseconds")]
+    columns += [Column(clock, clock, 1) for clock in CLOCKS]
+    return Table(columns, [{"what": what, **clocks} for what, clocks in hooks.items()], INTERVAL)
 
 
-def show(result: Mapping[str, Any]) -> None:
-    facts = result["machine"]
-    versions = ", ".join(f"{name} {found or 'absent'}" for name, found in facts["versions"].items())
-    before, after = (f"{load[0]:.1f}" for load in result["load_average"].values())
-    print(f"{facts['cpu']}, {facts['cores']} cores, one thread; {versions}")
-    print(f"load average {before} before, {after} after; wall and CPU time of the thread\n")
-    print(f"{'microseconds':<34}{'wall':>9}{'cpu':>9}")
-    names = {"step": "tiny step, bare", "control": "bare again adds", "hooks": "session adds"}
-    for name, label in names.items():
-        print(f"{label:<34}" + "".join(f"{result['hooks_us'][name][c]:>9.1f}" for c in CLOCKS))
-    print(f"\nadded by a sampled step, ms, median [95 %] of {result['steps'] // PERIOD} groups")
-    print(f"{'monitor':<16}{'step':>8}{'wall':>28}{'cpu':>28}{'of a step':>11}")
-    for name, clocks in result["monitors"].items():
-        cells = "".join(
-            f"{time['added_ms']:>10.1f} {interval(time):<17}" for time in clocks.values()
-        )
-        cpu = clocks["cpu"]
-        part = cpu["added_ms"] / cpu["step_ms"]
-        print(f"{name:<16}{clocks['wall']['step_ms']:>8.0f}{cells}{part:>11.1%}")
-    if not tap_peers.has_wandb():
-        print("wandb is not installed here: left out")
-    print(f"\n{'training time against bare':<46}{'wall':>9}{'cpu':>9}")
-    for every, shares in result["training_time"].items():
-        label = f"every={every}"
-        print(f"{label:<46}" + "".join(f"{shares[clock]:>9.4f}" for clock in CLOCKS))
-    print(f"\n{'limit':<46}{'wall':>9}{'cpu':>9}  kept")
-    for entry in result["limits"]:
-        label = f"{entry['what']} {entry['sign']} {entry['limit']:g}"
-        values = "".join(f"{entry[clock]:>9.4g}" for clock in CLOCKS)
-        print(f"{label:<46}{values}  {'yes' if entry['kept'] else 'NO'}")
+def monitors_table(monitors: Times) -> Table:
+    columns = (
+        Column("monitor", "a sampled step"),
+        Column("step_ms", "a plain step, ms", 0),
+        *(Column(clock, f"added, {clock}, ms", 1) for clock in CLOCKS),
+        Column("percent", "CPU added, % of a step", 1),
+    )
+    rows = []
+    for name, clocks in monitors.items():
+        added = {clock: found["added_ms"] for clock, found in clocks.items()}
+        percent = 100 * added["CPU"].median / clocks["CPU"]["step_ms"]
+        step_ms = clocks["wall"]["step_ms"]
+        rows.append({"monitor": name, "step_ms": step_ms, **added, "percent": percent})
+    return Table(columns, rows, INTERVAL)
 
 
-def interval(times: Mapping[str, float]) -> str:
-    return f"[{times['low_ms']:.1f}, {times['high_ms']:.1f}]"
+def training_time_table(hooks: Mapping[str, Mapping[str, Spread]], monitors: Times) -> Table:
+    columns = [Column("every", "training time against bare")]
+    columns += [Column(clock, clock, 4) for clock in CLOCKS]
+    rows = [{"every": f"`every={every}`", **share(hooks, monitors, every)} for every in SHOWN_EVERY]
+    return Table(columns, rows, INTERVAL)
 
+
+BENCHMARK = Benchmark(
+    file=__file__,
+    about=__doc__,
+    add_options=add_options,
+    measure=measure,
+    quick={"steps": 16, "hook_rounds": 10},
+    packages=("torch", "numpy", "wandb", "tensorboard", "matplotlib"),
+)
 
 if __name__ == "__main__":
-    main()
+    BENCHMARK.main()

@@ -1,8 +1,11 @@
 """Every command line that the pages name is understood by the program it calls."""
 
 import contextlib
+import re
+import shlex
 
 import click
+import everything
 import pytest
 from documents import ROOT, blocks, command_lines
 
@@ -54,3 +57,16 @@ def test_a_documented_script_is_there_with_its_options(place: str) -> None:
 
     source = whole.get(script) or (ROOT / script).read_text(encoding="utf-8")
     assert [word for word in words if word.startswith("--") and word not in source] == []
+
+
+_MAKE = command_lines("make")
+_TARGETS = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+@pytest.mark.parametrize("place", sorted(_MAKE))
+def test_a_documented_target_of_make_is_there(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = dict(word.split("=", 1) for word in _MAKE[place] if "=" in word)
+
+    assert [word for word in _MAKE[place] if "=" not in word and word not in _TARGETS] == []
+    monkeypatch.setattr("sys.argv", ["bench", *shlex.split(settings.get("BENCH_ARGS", ""))])
+    everything.parse()
