@@ -11,7 +11,6 @@ from tracksided import catalog
 from tracksided.alerts.catalog import AlertSettings
 from tracksided.checkpoints.formats.catalog import DIRECTORY_FORMATS, FILE_FORMATS
 from tracksided.checkpoints.weights import METHODS
-from tracksided.cli.group import COMMANDS
 from tracksided.monitors.catalog import make_monitors
 
 _HEAD = """# Plug-ins
@@ -44,8 +43,6 @@ def plugin_page() -> str:
     lines += ["\n## Averaging methods\n", ", ".join(f"`{name}`" for name in METHODS)]
     lines += ["\n## Attention calls\n", "| function | what reads it | file |", "|---|---|---|"]
     lines += _sources()
-    lines += ["\n## Commands\n", "| command | what it does |", "|---|---|"]
-    lines += [f"| `trackside {name}` | {summary} |" for name, (_, summary) in COMMANDS.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -30,6 +30,7 @@ _DAEMON = """
 Keys of `daemon.toml`; [operations](../operations.md#settings) says where it lies. The rules of
 `[alerts]` stand in tables of their own; [alerts](../alerts.md) says what each of their keys
 means, and why it has its default.
+
 """
 _TOML_TYPES = {bool: "true or false", int: "whole number", float: "number", str: "text"}
 

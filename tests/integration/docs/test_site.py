@@ -33,18 +33,26 @@ class _Page(HTMLParser):
         self.anchors: set[str] = set()
         self.links: set[str] = set()
         self.text = ""
+        self.prose = ""
+        """The text outside of blocks of code."""
+
+        self._code_depth = 0
         self.feed(content)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        del tag
+        self._code_depth += tag == "pre"
         for name, value in attrs:
             if value and name in {"id", "name"}:
                 self.anchors.add(value)
             elif value and name in {"href", "src"}:
                 self.links.add(value)
 
+    def handle_endtag(self, tag: str) -> None:
+        self._code_depth -= tag == "pre"
+
     def handle_data(self, data: str) -> None:
         self.text += data
+        self.prose += "" if self._code_depth else data
 
 
 def build(config: Path, site: Path) -> subprocess.CompletedProcess[str]:
@@ -100,6 +108,12 @@ def test_no_link_is_dead(site: Path, pages: Mapping[Path, _Page]) -> None:
 
     assert len(pages) > 40
     assert dead == []
+
+
+def test_no_table_is_left_as_text(pages: Mapping[Path, _Page]) -> None:
+    rule = re.compile(r"\|\s*-{3,}\s*\|")
+
+    assert [path for path, page in pages.items() if rule.search(page.prose)] == []
 
 
 def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
