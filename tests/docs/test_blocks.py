@@ -50,9 +50,17 @@ def _for_stages() -> dict[str, Any]:
     return {"dataset": {"ids": [[1, 2], [3]], "text": ["attention is", "all you need"]}}
 
 
+def _for_averaging() -> dict[str, Any]:
+    Path("checkpoints").mkdir()
+    for step in (100, 200, 300, 400):
+        torch.save({"w": torch.full((4,), float(step))}, f"checkpoints/model_{step}.pt")
+    return {}
+
+
 # What a page takes for granted besides.
 _PREPARED = {
     "docs/classic.md": _for_classic,
+    "docs/reference/averaging.md": _for_averaging,
     "docs/stages.md": _for_stages,
 }
 

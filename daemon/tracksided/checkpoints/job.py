@@ -38,8 +38,8 @@ class AverageRequest:
     """Where the checkpoints lie, and the average will."""
 
     output_name: str = DEFAULT_OUTPUT
-    """In ``directory``, or a path of its own. Its suffix follows the format; for directories it
-    goes without one, and the default is `DEFAULT_DIRECTORY_OUTPUT`."""
+    """A name: the average lies in ``directory``, beside its sources. Its suffix follows the format;
+    for directories it goes without one, and the default is `DEFAULT_DIRECTORY_OUTPUT`."""
 
     patterns: tuple[str, ...] = ("*.pt",)
     """Shell patterns of checkpoint names; one that ends in a slash is for directories only.
@@ -115,6 +115,7 @@ class Unchanged:
     """Nothing was averaged: the output is made of the same sources already."""
 
     skipped: tuple[Skipped, ...]
+    """What could not have been used, and why."""
 
 
 class TooFewCheckpoints(CheckpointError):
