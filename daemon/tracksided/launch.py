@@ -152,7 +152,7 @@ def _how(code: int) -> str:
 
 def _last_words(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1] if lines else f"it said nothing, see {log}"
+    return lines[-1].removeprefix("Error: ") if lines else f"it said nothing, see {log}"
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:

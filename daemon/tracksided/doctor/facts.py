@@ -30,6 +30,9 @@ class DirectoryFacts:
     mode: int | None
     """Permission bits."""
 
+    can_be_made: bool
+    """Whether it is there, or its parent is and may be written."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputFacts:

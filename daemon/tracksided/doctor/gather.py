@@ -93,13 +93,21 @@ def _directory(path: Path) -> DirectoryFacts:
     try:
         found = path.lstat()
     except OSError:
-        return DirectoryFacts(path=path, exists=False, is_directory=False, owner=None, mode=None)
+        return DirectoryFacts(
+            path=path,
+            exists=False,
+            is_directory=False,
+            owner=None,
+            mode=None,
+            can_be_made=path.parent.is_dir() and os.access(path.parent, os.W_OK | os.X_OK),
+        )
     return DirectoryFacts(
         path=path,
         exists=True,
         is_directory=stat.S_ISDIR(found.st_mode),
         owner=found.st_uid,
         mode=stat.S_IMODE(found.st_mode),
+        can_be_made=True,
     )
 
 

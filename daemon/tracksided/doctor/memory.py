@@ -43,7 +43,13 @@ def check_space(facts: Facts) -> Iterator[Finding]:
 def check_directory(facts: Facts) -> Iterator[Finding]:
     """Is the node-local directory ours alone?"""
     check, node = "node directory", facts.node
-    if not node.exists:
+    if not node.can_be_made:
+        yield fail(
+            check,
+            f"{node.path} is not there and cannot be made",
+            f"set {SHM_DIR_VARIABLE} to a directory that you may write, or whose parent you may",
+        )
+    elif not node.exists:
         yield ok(check, f"{node.path} is made by the first run or daemon")
     elif not node.is_directory:
         yield fail(

@@ -93,7 +93,10 @@ def node_directory(environ: Mapping[str, str]) -> Path:
         return Path("/dev/shm") / f"trackside-{os.geteuid()}"  # noqa: S108 - 0700, owner checked
     path = Path(chosen)
     if not path.is_absolute():
-        raise ConfigError(f"{SHM_DIR_VARIABLE}={chosen!r} is not an absolute path")
+        raise ConfigError(
+            f"{SHM_DIR_VARIABLE}={chosen!r} is not an absolute path; name one "
+            "below /dev/shm, or on another tmpfs"
+        )
     return path
 
 

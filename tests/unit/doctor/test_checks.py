@@ -31,7 +31,9 @@ RUN = RunFacts(name="gpt", drops={}, num_shed=0, num_failed=0, defect=None)
 HEALTHY = Facts(
     uid=1000,
     user="ada",
-    node=DirectoryFacts(path=NODE, exists=True, is_directory=True, owner=1000, mode=0o700),
+    node=DirectoryFacts(
+        path=NODE, exists=True, is_directory=True, owner=1000, mode=0o700, can_be_made=True
+    ),
     socket_path=NODE / "daemon.sock",
     space=ROOM,
     num_segments=2,
@@ -131,6 +133,7 @@ ILL: dict[str, tuple[dict[str, Any], str, Level, str]] = {
     "a link": (node(is_directory=False), "node directory", FAIL, "remove it"),
     "another's": (node(owner=0), "node directory", FAIL, "TRACKSIDE_SHM_DIR"),
     "open to others": (node(mode=0o755), "node directory", FAIL, "chmod 700"),
+    "no place for it": (node(exists=False, can_be_made=False), "node directory", FAIL, "parent"),
     "long path": (
         {"socket_path": Path("/" + "d" * 97) / "daemon.sock"},
         "socket path",
@@ -221,7 +224,9 @@ WELL: dict[str, dict[str, Any]] = {
     "no daemon, no work": {"daemon": None, "num_segments": 0},
     "daemon that starts": daemon(silent_s=None, version=None),
     "no GPU": {"has_gpu": False, "num_gpus": None, "nvml_error": "no library"},
-    "nothing there yet": node(exists=False, is_directory=False, owner=None, mode=None),
+    "nothing there yet": node(
+        can_be_made=True, exists=False, is_directory=False, owner=None, mode=None
+    ),
     "daemon's machine without torch": {"versions": {**HEALTHY.versions, "torch": None}},
 }
 

@@ -41,6 +41,14 @@ def test_output_that_is_a_file_is_not_writable(shm_dir: Path, tmp_path: Path) ->
     assert not output.is_writable
 
 
+def test_node_directory_without_a_parent_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    assert gather(tmp_path / "new", [], tmp_path).node.can_be_made
+    assert not gather(tmp_path / "not" / "there", [], tmp_path).node.can_be_made
+    assert not gather(tmp_path / "file" / "new", [], tmp_path).node.can_be_made
+
+
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
