@@ -93,6 +93,9 @@ def soak(
         for rank, step in over:
             rank.close(steps=step)
         if published == before:
+            if served.daemon.poll() is not None:
+                status = served.daemon.returncode
+                sys.exit(f"the daemon ended with status {status} after step {published}")
             time.sleep(PAUSE_S)
     for rank, step in ranks:
         rank.close(steps=step)
