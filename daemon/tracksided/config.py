@@ -1,6 +1,7 @@
 """TOML to typed settings; unknown keys are errors that name the nearest known key."""
 
 import difflib
+import stat
 import tomllib
 import types
 import typing
@@ -149,7 +150,7 @@ def load_settings(explicit: Path | None, home: Path) -> Settings:
     """
     if explicit is not None:
         return parse_settings([(str(explicit), _read(explicit))])
-    found = [path for path in default_config_paths(home) if path.is_file()]
+    found = [path for path in default_config_paths(home) if _is_file(path)]
     return parse_settings([(str(path), _read(path)) for path in found])
 
 
@@ -164,6 +165,18 @@ def parse_settings(documents: Sequence[tuple[str, Mapping[str, Any]]]) -> Settin
         _build(Settings, document, name)  # an error shall name the file that holds it
         merged = _merge(merged, document)
     return typing.cast("Settings", _build(Settings, merged, "settings"))
+
+
+def _is_file(path: Path) -> bool:
+    """Tell whether a file is there; one that may not be looked for is an error, not absent."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise SettingsError(
+            f"cannot look for {path}: {error.strerror}; do this as root, or as its owner"
+        ) from error
 
 
 def _read(path: Path) -> Mapping[str, Any]:

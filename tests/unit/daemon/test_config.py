@@ -60,6 +60,14 @@ def test_named_file_that_is_missing_is_an_error(tmp_path: Path) -> None:
         load_settings(tmp_path / "no.toml", tmp_path)
 
 
+def test_a_home_that_may_not_be_looked_into_is_named(tmp_path: Path) -> None:
+    # Root may look everywhere; a name that no file system takes fails for everybody.
+    home = tmp_path / ("x" * 300)
+
+    with pytest.raises(SettingsError, match=r"cannot look for .*/daemon\.toml: File name too long"):
+        load_settings(None, home)
+
+
 def test_file_in_the_home_is_found(tmp_path: Path) -> None:
     path = tmp_path / ".config/trackside/daemon.toml"
     path.parent.mkdir(parents=True)

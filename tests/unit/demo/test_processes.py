@@ -12,7 +12,7 @@ DEADLINE_S = 30.0
 
 
 def python(*lines: str) -> list[str]:
-    return [sys.executable, "-S", "-c", "\n".join(lines)]
+    return [sys.executable, "-u", "-S", "-c", "\n".join(lines)]
 
 
 def ignore(step: int, loss: float) -> None:
