@@ -1,5 +1,6 @@
 """The page of all settings, made of the dataclasses that hold them."""
 
+import inspect
 import json
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields, is_dataclass
@@ -8,7 +9,8 @@ from typing import Any, get_origin, get_type_hints
 import griffe
 from annotations import annotation
 
-from trackside.config import AttachKeywords, EmitterConfig
+import trackside
+from trackside.config import EmitterConfig
 from trackside.environment import PREFIX
 from tracksided.config import Settings
 
@@ -42,15 +44,15 @@ def settings_page() -> str:
 
 def _keywords() -> Iterator[str]:
     meanings = _meanings(EmitterConfig)
-    hints = get_type_hints(AttachKeywords)
-    for item in fields(EmitterConfig):
-        yield _row(
-            f"`{item.name}`",
-            f"`{PREFIX}{item.name.upper()}`",
-            f"`{annotation(hints[item.name])}`",
-            f"`{_default(item)!r}`",
-            meanings[item.name],
-        )
+    for name, parameter in inspect.signature(trackside.attach).parameters.items():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            yield _row(
+                f"`{name}`",
+                f"`{PREFIX}{name.upper()}`",
+                f"`{annotation(parameter.annotation)}`",
+                f"`{parameter.default!r}`",
+                meanings[name],
+            )
 
 
 def _tables(path: str, kind: type[Any]) -> Iterator[str]:

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from ignite.engine import Engine
+from real_trainer import BATCH, LENGTH, VOCABULARY, WIDTH, Model
 from torch import nn
 from torch.nn import functional
 from trackside.integrations.ignite import TracksideHandler
 
-VOCABULARY, WIDTH, HEADS, LENGTH, BATCH = 32, 32, 4, 12, 4
+HEADS = 4
 SCALE = 0.5
 STEPS, SLOW_FROM = 40, 31
 SLOW_S = 0.5  # what a step takes then: some hundred times what it took
@@ -68,21 +69,11 @@ class Block(nn.Module):
         return hidden + self.out(packed_attention(qkv, SCALE, True).flatten(2))  # noqa: FBT003 - op
 
 
-class Model(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(VOCABULARY, WIDTH)
-        self.blocks = nn.Sequential(Block(), Block())
-        self.head = nn.Linear(WIDTH, VOCABULARY)
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.head(self.blocks(self.embedding(tokens)))
-
-
 def main(save_dir: Path) -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     model = Model()
+    model.blocks = nn.Sequential(Block(), Block())
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 
     def update(engine: Engine, tokens: torch.Tensor) -> float:

@@ -1,11 +1,14 @@
 """The documentation as a site: everything is in it, and every link leads somewhere."""
 
+import json
 import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -21,6 +24,7 @@ from tracksided.catalog import (
     RUN_RENDERERS,
 )
 from tracksided.cli.group import COMMANDS
+from tracksided.config import Settings
 
 pytestmark = pytest.mark.integration
 
@@ -141,13 +145,29 @@ def test_every_method_of_a_session_has_its_reference(pages: Mapping[Path, _Page]
     assert missing == ["recorder_type"]  # a part, for the package's own kinds of sessions
 
 
+def sections(document: Mapping[str, Any], path: str = "") -> dict[str, dict[str, Any]]:
+    """Return the tables of a TOML document by their paths, each with its own keys."""
+    below = {key: value for key, value in document.items() if isinstance(value, dict)}
+    found = {path: {key: value for key, value in document.items() if key not in below}}
+    for key, value in below.items():
+        found |= sections(value, f"{path}.{key}".lstrip("."))
+    return found
+
+
 def test_every_setting_stands_with_its_variable(pages: Mapping[Path, _Page]) -> None:
     (page,) = reference(pages, "settings")
 
     for name in EmitterConfig.__dataclass_fields__:
         assert f"TRACKSIDE_{name.upper()}" in page.text
-    for section in ("workers", "checkpoints", "http", "monitors", "alerts", "alerts.straggler"):
-        assert f"[{section}]" in page.text
+    text = " ".join(page.text.split())
+    for section, keys in sections(asdict(Settings())).items():
+        assert not section or f"[{section}]" in text
+        for key, value in keys.items():
+            shown = json.dumps(list(value) if isinstance(value, tuple) else value)
+            assert re.search(
+                rf"\b{key} (true or false|whole number|number|text|list of texts) ", text
+            )
+            assert f" {shown} " in text
 
 
 def test_every_command_says_its_options(pages: Mapping[Path, _Page]) -> None:

@@ -91,7 +91,7 @@ def out(
     daemon.start("--config", str(config))
     try:
         subprocess.run(
-            [sys.executable, "-P", "tests/support/extended_trainer.py", str(directory)],
+            [sys.executable, "tests/support/extended_trainer.py", str(directory)],
             cwd=house.root,
             env=environ,
             check=True,
