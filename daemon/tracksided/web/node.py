@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from tracksided.status_file import FILE_NAME, SILENT_S, read_status, seconds_sil
 from tracksided.web.fields import sendable
 from tracksided.web.readings import Readings, RunReader
 from tracksided.web.run_view import RunView
-from tracksided.web.served import Served, ServedRun, read_served
+from tracksided.web.served import Served, ServedRun, WatchedCheckpoints, read_served
 
 MAX_KNOWN = 100  # runs in the list, those that are over included
 MAX_VIEWS = 48  # runs whose curves are held in memory: some 2 MB each
@@ -136,7 +136,10 @@ class Node:
                 "worker_deaths": 0 if served is None else served.worker_deaths,
                 "refused": [] if served is None else list(served.refused.values()),
             },
-            "runs": [_run_overview(known) for known in reversed(self._known.values())],
+            "runs": [
+                _run_overview(known, () if served is None else served.checkpoints)
+                for known in reversed(self._known.values())
+            ],
         }
 
     def _make_room(self, now: float) -> bool:
@@ -163,7 +166,7 @@ class Node:
             self._views.pop(key, None)
 
 
-def _run_overview(known: KnownRun) -> dict[str, Any]:
+def _run_overview(known: KnownRun, checkpoints: Sequence[WatchedCheckpoints]) -> dict[str, Any]:
     run = known.served
     return {
         "key": run.key,
@@ -180,6 +183,11 @@ def _run_overview(known: KnownRun) -> dict[str, Any]:
         "failed": run.failed,
         "problem": run.problem,
         "active_alerts": run.active_alerts,
+        "checkpoints": [
+            {"directory": entry.directory, "missing": entry.missing, "refused": entry.refused}
+            for entry in checkpoints
+            if entry.run == run.run
+        ],
         "ranks": [
             {
                 "rank": rank.rank,

@@ -66,6 +66,19 @@ class ServedRun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WatchedCheckpoints:
+    """A directory that the daemon averages."""
+
+    run: str | None
+    directory: str
+    missing: int
+    """Usable checkpoints that the next average waits for."""
+
+    refused: tuple[tuple[str, str], ...]
+    """Names of checkpoints that are not averaged, and why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
     """The whole of ``status.json``."""
 
@@ -82,8 +95,8 @@ class Served:
     runs: tuple[ServedRun, ...]
     """In the order in which they began."""
 
-    checkpoints: tuple[Mapping[str, Any], ...]
-    """Watched directories, as the daemon writes them."""
+    checkpoints: tuple[WatchedCheckpoints, ...]
+    """Directories that are averaged."""
 
 
 def run_key(run: str, directory: Path) -> str:
@@ -111,7 +124,7 @@ def read_served(status: Mapping[str, Any]) -> Served:
         if isinstance(refused, dict)
         else {},
         runs=tuple(_run(entry) for entry in objects(status, "runs")),
-        checkpoints=objects(checkpoints, "directories"),
+        checkpoints=tuple(_watched(entry) for entry in objects(checkpoints, "directories")),
     )
 
 
@@ -132,6 +145,18 @@ def _run(entry: Mapping[str, Any]) -> ServedRun:
             :MAX_ACTIVE
         ],
         ranks=tuple(_rank(rank) for rank in objects(entry, "ranks")),
+    )
+
+
+def _watched(entry: Mapping[str, Any]) -> WatchedCheckpoints:
+    return WatchedCheckpoints(
+        run=text(entry, "run"),
+        directory=text(entry, "directory") or "unnamed",
+        missing=count(entry, "missing"),
+        refused=tuple(
+            (text(refused, "name") or "unnamed", text(refused, "reason") or "unknown")
+            for refused in objects(entry, "refused")
+        ),
     )
 
 

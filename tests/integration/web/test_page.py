@@ -279,6 +279,24 @@ def test_the_machine_is_shown_where_it_is_known(site: WebSite, run: str, open_pa
     wait_for_text(page.locator("#rank-table"), r"3\.0 GiB")
 
 
+def test_checkpoints_that_are_not_averaged_are_named(site: WebSite, run: str, open_page: Any):
+    del run
+    page = open_page(site.port)
+    wait_for_text(loss_readout(page), "step 20")
+    assert not page.locator("#averages").is_visible()
+    refused = [{"name": "step_3.pt", "reason": "keys differ from step_4.pt"}]
+    entry = {"directory": "/ck", "run": "a", "missing": 2, "refused": refused}
+    others = {"directory": "/other", "run": "b", "missing": 1, "refused": []}
+
+    site.write_status(make_run("a", site.root / "a"), checkpoints={"directories": [entry, others]})
+
+    notes = page.locator("#average-notes li")
+    notes.nth(1).wait_for()
+    first, second = notes.all_inner_texts()
+    assert first == "step_3.pt is not averaged: keys differ from step_4.pt"
+    assert second.startswith("/ck waits for 2 more like the newest")
+
+
 def test_an_alert_that_still_holds_is_marked(site: WebSite, run: str, open_page: Any):
     del run
     alert = {"rule": "stalled", "severity": "warning", "run": "a", "message": "no step"}

@@ -13,7 +13,7 @@ export function showDetails(run, numbers, document_) {
   say(byId("detail-problem"), problem);
   showTiles(run, numbers, document_);
   showRanks(run, document_?.host?.processes ?? []);
-  showAverages(document_?.averages ?? []);
+  showAverages(document_?.averages ?? [], run.checkpoints.flatMap(notesOf));
 }
 
 const TILE_HELP = {
@@ -93,8 +93,21 @@ function showRanks(run, processes) {
     ["Rank", "Trainer", "Process", ["Memory", "number"], ["Last step", "number"], ["Not yet on disk", "number"], "Drops", "Damaged", "Problem"], rows);
 }
 
-function showAverages(averages) {
-  byId("averages").hidden = !averages.length;
+/** What is to be said of a directory of checkpoints that is not averaged, or not all of it. */
+function notesOf({ directory, missing, refused }) {
+  const notes = refused.map(([name, reason]) => `${name} is not averaged: ${reason}`);
+  if (missing) notes.push(`${directory} waits for ${missing} more like the newest; if that one does not belong there, move it away.`);
+  return notes;
+}
+
+function showAverages(averages, notes) {
+  byId("averages").hidden = !averages.length && !notes.length;
+  const list = byId("average-notes");
+  if (list.dataset.drawn !== JSON.stringify(notes)) {
+    list.dataset.drawn = JSON.stringify(notes);
+    list.replaceChildren(...notes.map((note) => el("li", {}, note)));
+  }
+  byId("average-table").hidden = !averages.length;
   const rows = [...averages].reverse().map((average) => [
     average.error ? ["\u2717 failed", "bad"] : ["\u2713 published", "good"],
     String(average.output ?? UNKNOWN),
