@@ -4,7 +4,6 @@ TracksidedError
 +-- SettingsError      a setting or option that cannot be used
 +-- DaemonRunning      another daemon already serves this user
 +-- OutputError        an output directory or file cannot be written
-+-- StageError         a worker could not analyse a step
 +-- ObservationError   a line of history.jsonl or alerts.jsonl is not what we write
 +-- ReportError        what a report shall be made of is missing or cannot be read
 +-- RankLost           another rank of an averaging ended or cannot be reached
@@ -28,10 +27,6 @@ class DaemonRunning(TracksidedError):
 
 class OutputError(TracksidedError):
     """An output directory or file cannot be written; the message says why and what to do."""
-
-
-class StageError(TracksidedError):
-    """A worker crashed, hung or failed on a step; the step is reported without its output."""
 
 
 class ObservationError(TracksidedError, ValueError):

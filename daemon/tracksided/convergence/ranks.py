@@ -4,8 +4,6 @@ from collections.abc import Hashable, Iterable, Mapping
 
 from tracksided.convergence.robust import median
 
-STRAGGLER_SCORE = 0.75  # below this a rank holds the others up; NVIDIA Resiliency's default
-
 
 def straggler_scores(step_seconds: Mapping[int, float]) -> dict[int, float]:
     """Return, for each rank, the median step time of the other ranks over its own.

@@ -14,7 +14,6 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tracksided.reports import Histogram, Picture, Scalar, Text
 
 FILE_VERSION = "brain.Event:2"
-SOURCE_WRITER = "trackside"
 COLOUR_SPACE_RGB = 3
 LAYOUT_TAG = "custom_scalars__config__"
 FLOAT32_MAX = 3.4028234663852886e38
