@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from figures import Figure, quartiles, ratios
+from figures import QUARTILES, Figure, quartiles, ratios
 from frame import Benchmark, Findings
 from machine import script_version
 from tables import Column, Limit, Table
@@ -40,7 +40,6 @@ PEERS = ("timm", "fairseq")
 PEER_LIMIT = 8.0  # times our seconds
 SPEED_LIMIT = 0.6  # of reading and writing alone
 MEMORY_LIMIT_MB = 80.0
-INTERVAL = "quartiles of the rounds"
 COLUMNS = (
     Column("kind", "kind"),
     Column("who", "who"),
@@ -167,7 +166,7 @@ def measure(arguments: argparse.Namespace) -> Findings:
         name: script_version(name, scripts[name], peer_environment) if name in scripts else None
         for name in PEERS
     }
-    return Findings({"contestants": Table(COLUMNS, rows, INTERVAL)}, limits(rows), peers)
+    return Findings({"contestants": Table(COLUMNS, rows, QUARTILES)}, limits(rows), peers)
 
 
 def given_scripts(arguments: argparse.Namespace) -> dict[str, Path]:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from figures import quartiles, ratios
+from figures import QUARTILES, quartiles, ratios
 from frame import Benchmark, Findings
 from tables import Column, Table
 
@@ -89,7 +89,7 @@ def measure(arguments: argparse.Namespace) -> Findings:
         Column("ratio", "with / without", 3),
         Column("averages", "averages made"),
     )
-    return Findings({"trainer": Table(columns, rows, "quartiles of the rounds")})
+    return Findings({"trainer": Table(columns, rows, QUARTILES)})
 
 
 def run_rounds(

@@ -7,6 +7,8 @@ import numpy as np
 
 RESAMPLES = 4000
 INTERVAL_PERCENT = 95
+QUARTILES = "quartiles of the rounds"
+BOOTSTRAP = f"{INTERVAL_PERCENT} % interval of the median (bootstrap)"
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,14 +25,14 @@ from pathlib import Path
 
 import averaging
 from daemon import POLL_S, Site, site
-from figures import Figure, Spread, bootstrap, quartiles
+from figures import BOOTSTRAP, QUARTILES, Figure, Spread, bootstrap, quartiles
 from frame import Benchmark, Findings
 from tables import Column, Table
 
 HERE = Path(__file__).parent
 NOTHING_SHED = "[workers]\nshed_pictures_at = 1000000\nshed_statistics_at = 1000000\n"
 DEADLINE_S = 120.0  # for one block to be written
-DRAWN_ROUNDED = 2  # digits of a ratio
+RATIO_DIGITS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Work:
 class Checkpoints:
     """What is averaged; the defaults are the base."""
 
-    megabytes: int = 256
+    megabytes: int = 128
     count: int = 5
 
 
@@ -59,15 +59,24 @@ WORK_SWEEPS = {
     "ranks": (1, 2, 4, 8),
     "runs": (1, 2, 4, 8),
 }
-CHECKPOINT_SWEEPS = {"megabytes": (32, 64, 128, 256, 512, 1024), "count": (2, 5, 10, 20)}
+CHECKPOINT_SWEEPS = {"megabytes": (32, 64, 128, 256, 512), "count": (2, 5, 10, 20)}
 TITLES = {
     "layers": "layers",
     "length": "tokens of a sequence",
     "ranks": "ranks of a run",
     "runs": "runs on a node",
-    "megabytes": "MB of each of 5 checkpoints",
-    "count": "checkpoints of 256 MB",
+    "megabytes": f"MB of each of {Checkpoints().count} checkpoints",
+    "count": f"checkpoints of {Checkpoints().megabytes} MB",
 }
+WORK_COLUMNS = (
+    Column("trainer_ms", "a sample adds to the trainer, ms of CPU", 2),
+    Column("daemon_ms", "daemon for a sampled step, ms of CPU", 1),
+)
+INTERVALS = f"trainer: {BOOTSTRAP}; daemon: quartiles of the blocks"
+AVERAGE_COLUMNS = (
+    Column("seconds", "seconds of an average", 3),
+    Column("peak_mb", "peak resident memory, MB", 1),
+)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -98,23 +107,12 @@ def sweep(name: str, arguments: argparse.Namespace) -> Table:
         value: average_costs(dataclasses.replace(Checkpoints(), **{name: value}), arguments.rounds)
         for value in nearest(values, base, arguments.points)
     }
-    return with_ratios(name, costs, base, AVERAGE_COLUMNS, "quartiles of the rounds")
+    return with_ratios(name, costs, base, AVERAGE_COLUMNS, QUARTILES)
 
 
 def nearest(values: Sequence[int], base: int, count: int) -> list[int]:
     """Choose the points of a sweep that are nearest to the base, by ratio; in their order."""
     return sorted(sorted(values, key=lambda value: max(value / base, base / value))[:count])
-
-
-WORK_COLUMNS = (
-    Column("trainer_ms", "a sample adds to the trainer, ms of CPU", 2),
-    Column("daemon_ms", "daemon for a sampled step, ms of CPU", 1),
-)
-INTERVALS = "trainer: 95 %, bootstrap; daemon: quartiles of the blocks"
-AVERAGE_COLUMNS = (
-    Column("seconds", "seconds of an average", 3),
-    Column("peak_mb", "peak resident memory, MB", 1),
-)
 
 
 def with_ratios(
@@ -127,7 +125,7 @@ def with_ratios(
     """Put the ratio to the base behind each cost."""
     shown = [Column(name, TITLES[name], 0)]
     for column in columns:
-        shown += [column, Column(ratio_key(column.key), "/ base", DRAWN_ROUNDED)]
+        shown += [column, Column(ratio_key(column.key), "/ base", RATIO_DIGITS)]
     rows = []
     for value, row in costs.items():
         cells: dict[str, Figure] = {name: value, **row}

@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import zmq
-from figures import Figure, quartiles, ratios
+from figures import QUARTILES, Figure, quartiles, ratios
 from frame import Benchmark, Findings
 from tables import Column, Limit, Table
 from torch import multiprocessing
@@ -154,7 +154,7 @@ def with_ratios(title: str, measured: Mapping[int, Mapping[str, list[float]]], b
         row |= {name: float(np.median(values)) for name, values in times.items()}
         row |= {f"{name} / {base}": quartiles(ratios(times[name], times[base])) for name in others}
         rows.append(row)
-    return Table(columns, rows, "quartiles of the rounds")
+    return Table(columns, rows, QUARTILES)
 
 
 @contextmanager

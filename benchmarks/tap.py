@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import tap_peers
 import torch
-from figures import Spread, bootstrap
+from figures import BOOTSTRAP, Spread, bootstrap
 from frame import Benchmark, Findings
 from tables import Column, Limit, Table
 from tap_peers import PERIOD
@@ -53,7 +53,6 @@ IN_PROCESS = "in-process histograms and pictures"
 NO_WANDB = "wandb is not installed"
 HOOKS = "a session adds"
 CONTROLS = ("no monitor, first (control)", "no monitor, last (control)")
-INTERVAL = "95 %, bootstrap"
 CLOCKS: Mapping[str, Callable[[], float]] = {"wall": time.perf_counter, "CPU": time.thread_time}
 
 Times = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -243,7 +242,7 @@ def against_ours(monitors: Times, name: str, clock: str) -> float:
 def hooks_table(hooks: Mapping[str, Mapping[str, Spread]]) -> Table:
     columns = [Column("what", "a step that is not sampled, microseconds")]
     columns += [Column(clock, clock, 1) for clock in CLOCKS]
-    return Table(columns, [{"what": what, **clocks} for what, clocks in hooks.items()], INTERVAL)
+    return Table(columns, [{"what": what, **clocks} for what, clocks in hooks.items()], BOOTSTRAP)
 
 
 def monitors_table(monitors: Times) -> Table:
@@ -259,14 +258,14 @@ def monitors_table(monitors: Times) -> Table:
         percent = 100 * added["CPU"].median / clocks["CPU"]["step_ms"]
         step_ms = clocks["wall"]["step_ms"]
         rows.append({"monitor": name, "step_ms": step_ms, **added, "percent": percent})
-    return Table(columns, rows, INTERVAL)
+    return Table(columns, rows, BOOTSTRAP)
 
 
 def training_time_table(hooks: Mapping[str, Mapping[str, Spread]], monitors: Times) -> Table:
     columns = [Column("every", "training time against bare")]
     columns += [Column(clock, clock, 4) for clock in CLOCKS]
     rows = [{"every": f"`every={every}`", **share(hooks, monitors, every)} for every in SHOWN_EVERY]
-    return Table(columns, rows, INTERVAL)
+    return Table(columns, rows, BOOTSTRAP)
 
 
 BENCHMARK = Benchmark(
