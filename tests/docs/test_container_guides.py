@@ -23,6 +23,9 @@ SUPPORT = REPOSITORY / "tests" / "support"
 DOCKER, POD = "docs/how-to/containers.md", "docs/how-to/kubernetes.md"
 OLDEST_KUBERNETES = "1.29"
 
+# What a daemon has to write before it is stopped: a busy machine may need longer than it drains.
+WRITTEN = 'until [ "$(cat {run}/history.jsonl 2>/dev/null | wc -l)" = 5 ]; do sleep 0.1; done'
+
 # Publishes five steps as a training does, and is quick: it needs no torch.
 TRAIN = """
 import os
@@ -100,6 +103,7 @@ def test_two_containers(guide: Guide) -> None:
         line_with("docker run -d"),
         line_with("--ipc=container:trackside"),
         f"until {line_with('docker exec')} | grep serving; do sleep 0.1; done",
+        WRITTEN.format(run="trackside_logs/run"),
         line_with("docker stop"),
     )
 
@@ -146,6 +150,7 @@ mount -t tmpfs -o size={size},mode=2777,gid={group} shm /dev/shm
 side_container & side=$!
 until (probe); do sleep 0.1; done
 (main_container)
+{written}
 kill -TERM $side; wait $side
 """
 
@@ -165,7 +170,9 @@ def test_the_pod_records_its_training(tmp_path: Path) -> None:
     probe = side | {"command": side["startupProbe"]["exec"]["command"]}
     named = {"side_container": side, "probe": probe, "main_container": main}
     functions = [f"{name}() {{\n{as_shell(uid, entry)}\n}}" for name, entry in named.items()]
-    script = "\n".join(functions) + POD_LIFE.format(size="1g", group=group)
+    script = "\n".join(functions) + POD_LIFE.format(
+        size="1g", group=group, written=WRITTEN.format(run="/mnt/outputs/run")
+    )
     with_volumes = with_own_pids("bash", "-ec", script, "pod", tmp_path)
     done = subprocess.run(with_volumes, capture_output=True, text=True, timeout=150, check=False)
 
