@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from torchrun import TORCHRUN
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from tracksided.checkpoints.job import AverageRequest, run_average
@@ -22,7 +23,6 @@ pytestmark = pytest.mark.integration
 
 DEADLINE_S = 120.0
 OLD = b"the previous average"
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nnodes", "1")
 NUM_ELEMENTS = 20_000_000  # the ranks are seen while they write
 CONFIG = GPT2Config(n_layer=2, n_embd=32, n_head=2, vocab_size=101, bos_token_id=0, eos_token_id=1)
 

@@ -3,12 +3,12 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torchrun import TORCHRUN
 
 from trackside.wire import segment
 
@@ -19,11 +19,7 @@ def test_two_ranks_of_a_trainer_are_one_run(
     receive_from: Callable[[Path], Any], shm_dir: Path, tmp_path: Path
 ) -> None:
     script = Path(__file__).with_name("ranks_of_a_trainer.py")
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
-        # By number: the machine's own name may take long to resolve, or lead elsewhere.
-        *("--local-addr", "127.0.0.1", str(script), str(tmp_path)),
-    ]
+    command = [*TORCHRUN, "--nproc-per-node", "2", str(script), str(tmp_path)]
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
 
     done = subprocess.run(
