@@ -19,7 +19,7 @@ FIRST_PORT, NUM_PORTS = 20000, 10000  # as the scripts of the guide choose one
 LIMIT_S = 150.0
 
 _SRUN = f"""#!{sys.executable}
-import os, re, subprocess, sys
+import os, subprocess, sys
 options, command = {{}}, sys.argv[1:]
 while command and command[0].startswith("--"):
     name, _, value = command.pop(0).removeprefix("--").partition("=")
