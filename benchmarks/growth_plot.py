@@ -4,11 +4,11 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-from tables import PARTS
 
 SIZE_INCHES = (12.0, 7.2)
 DPI = 100
@@ -43,22 +43,20 @@ def draw(found: Mapping[str, Any]) -> bytes:
 
 def draw_sweep(axes: Axes, name: str, table: Mapping[str, Any]) -> None:
     rows = table["rows"]
+    shown = [key for key in SERIES if key in rows[0]]
+    base = next(row for row in rows if all(row[f"{key}_ratio"] == 1 for key in shown))
     places = [row[name] for row in rows]
     ratios = []
-    for key in (series for series in SERIES if series in rows[0]):
-        base = next(row[key]["median"] for row in rows if row[f"{key}_ratio"] == 1)
+    for key in shown:
         label, colour, marker = SERIES[key]
-        parts = {part: [max(row[key][part] / base, SMALLEST) for row in rows] for part in PARTS}
-        bars = [
-            [middle - low for middle, low in zip(parts["median"], parts["low"], strict=True)],
-            [high - middle for middle, high in zip(parts["median"], parts["high"], strict=True)],
-        ]
-        axes.errorbar(
-            places, parts["median"], bars, color=colour, marker=marker, capsize=3, label=label
+        low, middle, high = (
+            [max(row[key][part] / base[key]["median"], SMALLEST) for row in rows]
+            for part in ("low", "median", "high")
         )
-        ratios += [*parts["low"], *parts["high"]]
-    base_place = next(row[name] for row in rows if row[f"{key}_ratio"] == 1)
-    proportional = [place / base_place for place in places]
+        bars = [np.subtract(middle, low), np.subtract(high, middle)]
+        axes.errorbar(places, middle, bars, color=colour, marker=marker, capsize=3, label=label)
+        ratios += [*low, *high]
+    proportional = [place / base[name] for place in places]
     axes.plot(places, proportional, color="#888888", linestyle=":", label="in proportion")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")

@@ -8,6 +8,7 @@ import growth_plot
 import numpy as np
 import pytest
 from figures import Spread
+from matplotlib.figure import Figure
 from PIL import Image
 
 
@@ -50,6 +51,16 @@ def test_every_sweep_holds_its_base() -> None:
     for name, values in (growth.WORK_SWEEPS | growth.CHECKPOINT_SWEEPS).items():
         of = growth.Work() if name in growth.WORK_SWEEPS else growth.Checkpoints()
         assert getattr(of, name) in values
+
+
+def test_proportion_goes_through_the_base_also_where_a_cost_is_the_same_everywhere() -> None:
+    axes = Figure().add_subplot()
+
+    growth_plot.draw_sweep(axes, "layers", asdict(table("layers", 4)))
+
+    (line,) = (line for line in axes.lines if line.get_label() == "in proportion")
+    assert list(line.get_xdata()) == [1, 2, 4, 8, 16]
+    assert list(line.get_ydata()) == [0.25, 0.5, 1.0, 2.0, 4.0]
 
 
 def test_the_picture_has_a_line_in_each_sweeps_colours() -> None:
