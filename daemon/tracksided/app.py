@@ -289,9 +289,10 @@ class Daemon:
 
     def _note_average(self, event: AverageEvent) -> None:
         """Count an averaging; write it to the outputs of the run whose checkpoints they are."""
-        self._averages["failed" if event.error else "published"] += 1
-        for run in self._intake.runs:
-            if run.run_id == event.run:
+        runs = [run for run in self._intake.runs if run.run_id == event.run]
+        if not event.is_found:
+            self._averages["failed" if event.error else "published"] += 1
+            for run in runs:
                 self._guard(run, run.note_average, event.error)
         outputs = None if event.run is None else self._intake.outputs_of(event.run)
         if outputs is None:
@@ -303,6 +304,10 @@ class Daemon:
             "seconds": event.seconds,
             "error": event.error,
         }
+        if event.is_found and (
+            outputs.has_average(average) or event.created < min(run.started_at for run in runs)
+        ):
+            return  # noted by the daemon that made it, or older than the run
         step = event.step or 0
         text = event.error or f"{event.output.name}: average of {', '.join(event.sources)}"
         scalars = () if event.error else (Scalar(AVERAGE_TAG, float(len(event.sources)), step),)

@@ -150,6 +150,11 @@ class RunOutputs:
         self._shown.clear()
         self._alerts.add(alerts)
 
+    def has_average(self, average: Mapping[str, object]) -> bool:
+        """Whether `note_average` was called for an averaging."""
+        averages = self._run.get("averages")
+        return isinstance(averages, list) and plain_object(average) in averages
+
     def note_average(
         self, average: Mapping[str, object], scalars: Sequence[Scalar], texts: Sequence[Text]
     ) -> None:

@@ -81,6 +81,11 @@ class Run:
         return self.generation.hello.run
 
     @property
+    def started_at(self) -> int:
+        """When its trainer attached, in whole Unix seconds."""
+        return int(self.generation.hello.started_at)
+
+    @property
     def checkpoint_directories(self) -> tuple[Path, ...]:
         """Directories that any of its ranks announced, to be averaged by this daemon.
 

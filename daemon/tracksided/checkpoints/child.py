@@ -6,11 +6,12 @@ Reads one JSON request from standard input. Writes JSON lines to standard output
 checkpoints with which something is wrong, each with the reason.
 """
 
+import datetime as dt
 import json
 import signal
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -63,16 +64,35 @@ def _average_any(request: AverageRequest, patterns: list[str]) -> dict[str, obje
                 }
             continue
         if isinstance(provenance, Unchanged):
-            return {"status": "unchanged", "skipped": _refusals(provenance.skipped)}
-        return {
-            "status": "averaged",
-            "output": provenance.output,
-            "step": provenance.step,
-            "sources": [source.name for source in provenance.sources],
-            "seconds": provenance.seconds,
-            "skipped": _refusals(provenance.skipped),
-        }
+            status, found = "unchanged", provenance.provenance
+        else:
+            status, found = "averaged", provenance.to_json()
+        return {"status": status, "made": _made(found), "skipped": _refusals(provenance.skipped)}
     return waiting
+
+
+def _made(provenance: Mapping[str, object]) -> dict[str, object] | None:
+    """Return what the daemon tells of an average; None where a JSON file says it no more."""
+    match provenance:
+        case {
+            "output": str(output),
+            "step": int() | None as step,
+            "seconds": int() | float() as seconds,
+            "created": str(created),
+            "sources": list() | tuple() as sources,
+        }:
+            try:
+                moment = dt.datetime.fromisoformat(created)
+            except ValueError:
+                return None  # edited by hand
+            return {
+                "output": output,
+                "step": step,
+                "seconds": seconds,
+                "created": moment.timestamp(),
+                "sources": [str(source["name"]) for source in sources],
+            }
+    return None
 
 
 def _refusals(skipped: Iterable[Skipped]) -> list[list[str]]:

@@ -1,7 +1,7 @@
 """One averaging from a directory to the published file, start to end."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
@@ -114,6 +114,9 @@ class Plan:
 class Unchanged:
     """Nothing was averaged: the output is made of the same sources already."""
 
+    provenance: Mapping[str, object]
+    """What the JSON file says of it."""
+
     skipped: tuple[Skipped, ...]
     """What could not have been used, and why."""
 
@@ -183,8 +186,10 @@ def run_average(
     while True:
         with _select(store, request, refused) as selection:
             output = _output_name(store, request, selection.chosen[-1].checkpoint.format)
-            if request.keep_current and _is_current(store, request, output, selection):
-                return Unchanged(tuple(selection.skipped))
+            if request.keep_current:
+                current = _current(store, request, output, selection)
+                if current is not None:
+                    return Unchanged(current, tuple(selection.skipped))
             try:
                 task = _task(request, selection, (store, output), started)
                 return publish_average(task, workers or Alone(), progress)
@@ -300,12 +305,16 @@ def _directory_output_name(request: AverageRequest) -> str:
     return str(name)
 
 
-def _is_current(store: Store, request: AverageRequest, output: str, selection: Selection) -> bool:
+def _current(
+    store: Store, request: AverageRequest, output: str, selection: Selection
+) -> Mapping[str, object] | None:
+    """Return the provenance of an output that is made of just this selection, else None."""
     known = store.provenance_of(output)
     identities = [
         (entry.checkpoint.name, entry.checkpoint.nbytes, entry.checkpoint.mtime_ns)
         for entry in selection.chosen
     ]
-    return known is not None and describes(
-        known, (output, store.bytes_of(output)), request.method, identities
-    )
+    if known is None:
+        return None
+    is_current = describes(known, (output, store.bytes_of(output)), request.method, identities)
+    return known if is_current else None

@@ -2,8 +2,9 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from tracksided.checkpoints.job import DEFAULT_COUNT
 from tracksided.checkpoints.process import COMMAND, ChildProcess
@@ -34,6 +35,11 @@ class AverageEvent:
 
     seconds: float
     error: str | None
+    created: float = 0.0
+    """When it was published, Unix seconds; 0 where it failed."""
+
+    is_found: bool = False
+    """Not made now: it was there when this service looked for the first time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,31 +227,20 @@ class CheckpointService:
         watched.outcome = _outcome(message)
         self._warn_of_refused(watched)
         match message:
-            case {
-                "status": "averaged",
-                "output": str(output),
-                "step": int() | None as step,
-                "sources": list(sources),
-                "seconds": int() | float() as seconds,
-            }:
-                event = AverageEvent(
-                    watched.directory,
-                    watched.run,
-                    watched.directory / output,
-                    step,
-                    tuple(str(name) for name in sources),
-                    float(seconds),
-                    None,
-                )
+            case {"status": "averaged", "made": dict(made)}:
+                watched.last = event = _made(watched, made)
                 logger.info(
                     "averaged %d checkpoints up to step %s into %s in %.1f s",
                     len(event.sources),
-                    step,
+                    event.step,
                     event.output,
-                    seconds,
+                    event.seconds,
                 )  # fmt: skip - arguments on one line
-                watched.last = event
                 return event
+            case {"status": "unchanged", "made": dict(made)} if watched.last is None:
+                # The service before this one may have been killed before it told anyone.
+                watched.last = replace(_made(watched, made), is_found=True)
+                return watched.last
             case {"status": "failed", "error": str(error)}:
                 return self._failed(running, error, now)
             case _:  # unchanged, or waiting for more checkpoints
@@ -310,6 +305,19 @@ class CheckpointService:
                 "error": last.error,
             },
         }
+
+
+def _made(watched: _Watched, made: Mapping[str, Any]) -> AverageEvent:
+    return AverageEvent(
+        directory=watched.directory,
+        run=watched.run,
+        output=watched.directory / made["output"],
+        step=made["step"],
+        sources=tuple(made["sources"]),
+        seconds=made["seconds"],
+        error=None,
+        created=made["created"],
+    )
 
 
 def _outcome(message: Mapping[str, object]) -> _Outcome:

@@ -107,10 +107,14 @@ def test_a_new_average_replaces_the_old_one_and_is_never_a_source(tmp_path: Path
 def test_the_same_sources_are_not_averaged_again_if_the_output_is_whole(tmp_path: Path) -> None:
     for step in (1, 2):
         save_step(tmp_path, step)
-    run(tmp_path)
+    made = run(tmp_path)
     request = AverageRequest(directory=tmp_path, patterns=("checkpoint-*/",), keep_current=True)
 
-    assert run_average(request) == Unchanged(skipped=())
+    found = run_average(request)
+
+    assert isinstance(found, Unchanged)
+    assert found.provenance["output_digest"] == made.output_digest
+    assert found.skipped == ()
     (tmp_path / "averaged" / next(iter(SHARDS))).unlink()
     assert isinstance(run_average(request), Provenance)
 
