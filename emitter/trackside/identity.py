@@ -16,8 +16,9 @@ import re
 import socket
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -26,6 +27,9 @@ MAX_RUN_CHARS = 100
 MAX_STEM_CHARS = 60  # leaves room for the time and the hash behind it
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _UNFIT = re.compile(r"[^A-Za-z0-9._-]+")
+
+# How often each run id was attached in this process: every session is a run of its own.
+_attached: Counter[str] = Counter()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,20 @@ def identify(environ: Mapping[str, str], *, run: str | None = None) -> Identity:
         birth = process_birth(os.getppid() if is_one_of_many and not is_first else os.getpid())
         run = derive_run_id(environ, place, script=script, birth=birth)
     return Identity(run=run, place=place, hostname=socket.gethostname(), pid=os.getpid())
+
+
+def of_its_own(identity: Identity) -> Identity:
+    """Name a second session of one process ``<run>-2``: the daemon serves it beside the first.
+
+    Args:
+        identity: as `identify` found it, once for each session.
+    """
+    _attached[identity.run] += 1
+    count = _attached[identity.run]
+    if count == 1:
+        return identity
+    suffix = f"-{count}"
+    return replace(identity, run=identity.run[: MAX_RUN_CHARS - len(suffix)] + suffix)
 
 
 def find_place(environ: Mapping[str, str]) -> Place:

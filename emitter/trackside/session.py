@@ -4,9 +4,7 @@ import atexit
 import contextlib
 import logging
 import os
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self, TypeVar, Unpack
@@ -24,7 +22,7 @@ from trackside.config import (
 from trackside.dataset import SUMMARY_TAG, describe
 from trackside.environment import is_switched_off
 from trackside.errors import ConfigError
-from trackside.identity import MAX_RUN_CHARS, Identity, identify
+from trackside.identity import identify, of_its_own
 from trackside.opening import open_publisher, output_directory
 from trackside.optimizer_hooks import innermost
 from trackside.recorder import Recorder
@@ -38,9 +36,6 @@ _S = TypeVar("_S", bound="Session")
 
 # What is attached in this process, so that attaching twice does not send everything twice.
 _open_sessions: list["Session"] = []
-
-# How often each run id was attached in this process: every session is a run of its own.
-_attached: Counter[str] = Counter()
 
 
 @show_keywords
@@ -154,7 +149,7 @@ class _Parts:
         directory = segment.node_directory(os.environ)
         self.config = config
         self.root = unwrap(model)
-        self.identity = _of_its_own(identify(os.environ, run=config.run))
+        self.identity = of_its_own(identify(os.environ, run=config.run))
         self.save_dir = output_directory(config, self.identity, Path.cwd())
         in_use = {session.save_dir for session in _open_sessions}
         if self.save_dir in in_use:
@@ -171,16 +166,6 @@ class _Parts:
             place=self.identity.place,
             publisher=self.publisher,
         )
-
-
-def _of_its_own(identity: Identity) -> Identity:
-    """Name a second session of one process ``<run>-2``: the daemon serves it beside the first."""
-    _attached[identity.run] += 1
-    count = _attached[identity.run]
-    if count == 1:
-        return identity
-    suffix = f"-{count}"
-    return replace(identity, run=identity.run[: MAX_RUN_CHARS - len(suffix)] + suffix)
 
 
 class Session:
