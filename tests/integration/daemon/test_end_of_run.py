@@ -53,7 +53,8 @@ def test_an_average_that_a_killed_daemon_did_not_note_is_noted_once(
     for step in (1, 2):
         daemon.start()
         rank.publish(step)
-        wait_until(lambda: bool(load(out / "run.json")["averages"]) if out.exists() else False)
+        wait_until((out / "run.json").exists)
+        wait_until(lambda: bool(load(out / "run.json")["averages"]))
         wait_until(lambda step=step: steps(out)[-1:] == [step])
         daemon.kill()
     rank.close(steps=2)
