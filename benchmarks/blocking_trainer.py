@@ -30,14 +30,18 @@ class Block(nn.Module):
         return hidden + self.mlp(hidden)
 
 
+def make_model(num_layers: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Embedding(VOCABULARY, WIDTH),
+        *(Block() for _ in range(num_layers)),
+        nn.Linear(WIDTH, VOCABULARY),
+    )
+
+
 def main(every: int, save_dir: str) -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    model = nn.Sequential(
-        nn.Embedding(VOCABULARY, WIDTH),
-        *(Block() for _ in range(LAYERS)),
-        nn.Linear(WIDTH, VOCABULARY),
-    )
+    model = make_model(LAYERS)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     if every:
         import trackside  # noqa: PLC0415 - the bare trainer must not know it

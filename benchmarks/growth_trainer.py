@@ -8,7 +8,7 @@ import sys
 import time
 
 import torch
-from blocking_trainer import VOCABULARY, WIDTH, Block, step
+from blocking_trainer import VOCABULARY, make_model, step
 from torch import nn
 
 import trackside
@@ -19,11 +19,7 @@ PERIOD = 4  # steps: two plain ones, the one that arms, the sampled one
 def main(num_layers: int, length: int, run: str, save_dir: str) -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    model = nn.Sequential(
-        nn.Embedding(VOCABULARY, WIDTH),
-        *(Block() for _ in range(num_layers)),
-        nn.Linear(WIDTH, VOCABULARY),
-    )
+    model = make_model(num_layers)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     tokens = torch.randint(VOCABULARY, (1, length + 1))
     settings = {"layers": None, "every": PERIOD, "autostart": False}
