@@ -22,7 +22,7 @@ while [ "$1" != -- ]; do
 done
 shift
 
-hostname newcomer
+hostname "$(cat "$root/etc/hostname")"
 mkdir -p "$root/mnt/host"
 cd "$root"
 pivot_root . mnt/host

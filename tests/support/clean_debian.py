@@ -18,6 +18,7 @@ import psutil
 
 ENTER = Path(__file__).parents[1] / "newcomer" / "enter.sh"
 GIVEN = "/mnt/given"
+HOSTNAME = "newcomer"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # The child dies with us, also where we are killed; its mounts and processes die with it.
 ALONE = ("setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--uts", "--ipc")
@@ -68,9 +69,17 @@ def debian(
     try:
         root.chmod(0o755)  # the users inside pass through it
         _run([*ALONE, "debootstrap", "--variant=minbase", suite, root], log)
+        _name(root)
         yield CleanDebian(root=root, environ=environ, files=files)
     finally:
         _remove(root)
+
+
+def _name(root: Path) -> None:
+    """Name the machine, and let it find itself by that name, as Debian's installer does."""
+    (root / "etc/hostname").write_text(f"{HOSTNAME}\n")
+    with (root / "etc/hosts").open("a") as hosts:
+        hosts.write(f"127.0.1.1\t{HOSTNAME}\n")
 
 
 def _run(arguments: Sequence[str | Path], log: Path) -> float:
