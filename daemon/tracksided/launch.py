@@ -96,8 +96,8 @@ class Serving:
 def running_daemon(directory: Path, *arguments: str) -> Iterator[Serving]:
     """Serve a node-local directory as long as the context lasts, unless a daemon does already.
 
-    The daemon is a child in a session of its own: Ctrl-C in a terminal does not reach it. It
-    ends with this process, even where that is killed.
+    The daemon is a child in a session of its own: Ctrl-C in a terminal does not reach it, and
+    SIGTERM for a whole job does not end it. It ends with this process, even where that is killed.
 
     Raises:
         DaemonNotStarted: it ended, or did not answer in time.
@@ -156,7 +156,7 @@ def _last_words(log: Path) -> str:
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:
-    child.send_signal(signal.SIGTERM)
+    child.send_signal(signal.SIGINT)
     try:
         child.wait(STOP_LIMIT_S)
     except subprocess.TimeoutExpired:

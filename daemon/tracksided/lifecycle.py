@@ -54,19 +54,39 @@ class DaemonLock:
 
 
 class Signals:
-    """Turns SIGTERM, SIGINT and SIGHUP into flags that the main loop reads."""
+    """Turns SIGTERM, SIGINT and SIGHUP into flags that the main loop reads.
 
-    def __init__(self) -> None:
-        """Install the handlers; only in the main thread."""
-        self.stop = False
+    A scheduler that ends a job sends SIGTERM to all of its processes at once. A daemon that was
+    started for a command takes it as coming from there: the training is not over yet, and whoever
+    started the daemon ends it afterwards, with SIGINT.
+    """
+
+    def __init__(self, parent: int | None = None) -> None:
+        """Install the handlers; only in the main thread.
+
+        Args:
+            parent: process without which SIGTERM counts; None where it always does.
+        """
         self.reload = False
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_stop)
+        self._parent = parent
+        self._is_interrupted = False
+        self._is_terminated = False
+        signal.signal(signal.SIGINT, self._on_interrupt)
+        signal.signal(signal.SIGTERM, self._on_terminate)
         signal.signal(signal.SIGHUP, self._on_reload)
 
-    def _on_stop(self, number: int, frame: FrameType | None) -> None:
+    @property
+    def stop(self) -> bool:
+        """Whether it is time to end."""
+        return self._is_interrupted or (self._is_terminated and os.getppid() != self._parent)
+
+    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
         del number, frame
-        self.stop = True
+        self._is_interrupted = True
+
+    def _on_terminate(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        self._is_terminated = True
 
     def _on_reload(self, number: int, frame: FrameType | None) -> None:
         del number, frame

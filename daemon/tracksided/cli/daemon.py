@@ -40,7 +40,7 @@ EXIT_ALREADY_RUNNING = 75  # EX_TEMPFAIL of sysexits.h: another daemon does the 
     help=f"Serve the page and /metrics there, whatever the settings say. Without value: {DEFAULT}.",
 )
 @click.option("--low-priority", is_flag=True, help="Run only on cycles that nobody else wants.")
-@click.option("--parent", type=int, hidden=True, help="End when this parent process does.")
+@click.option("--parent", type=int, hidden=True, help="End when this process does, or on SIGINT.")
 def command(
     *,
     config_file: Path | None,
@@ -55,7 +55,7 @@ def command(
     """
     if low_priority:
         become_idle()
-    signals = Signals()
+    signals = Signals(parent)
     if parent is not None:
         die_with(parent)
     try:

@@ -192,6 +192,27 @@ def test_daemon_of_a_run_ends_with_it_even_when_that_is_killed(shm_dir: Path) ->
     wait_until(lambda: daemon_pid(shm_dir) is None)
 
 
+def test_daemon_of_a_run_outlives_a_termination_of_the_whole_job(
+    shm_dir: Path, tmp_path: Path
+) -> None:
+    script = (
+        "import os, runpy, signal, sys; from pathlib import Path; "
+        "from trackside.wire.locks import daemon_pid; "
+        f"sys.argv[1:] = [{str(shm_dir)!r}, {str(tmp_path / 'out')!r}, '3']; "
+        "pid = daemon_pid(Path(sys.argv[1])); "
+        "os.kill(pid, signal.SIGTERM); os.kill(pid, signal.SIGTERM); "
+        f"runpy.run_path({str(TRAINER)!r}, run_name='__main__'); "
+        "assert daemon_pid(Path(sys.argv[1])) == pid"
+    )
+
+    done = trackside("run", "--", sys.executable, "-c", script)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert steps(tmp_path / "out") == [1, 2, 3]
+    assert scan(shm_dir) == ()
+    assert daemon_pid(shm_dir) is None
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
