@@ -2,40 +2,24 @@
 
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from averaging_service import Clock, debris, settle
+from daemon_process import wait_until
 from safetensors.torch import load_file, save_file
 from torch.distributed import checkpoint
 
-from tracksided.checkpoints.service import RETRY_S, AverageEvent, CheckpointService
+from tracksided.checkpoints.service import RETRY_S, CheckpointService
 
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.filterwarnings("ignore:.*torch.distributed is disabled.*:UserWarning"),
 ]
 
-DEADLINE_S = 60.0
 NUM_ELEMENTS = 20_000_000  # the child is seen while it writes
-
-
-class Clock:
-    """Monotonic seconds that the test moves: every poll is a look."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def tick(self, seconds: float = 10.0) -> float:
-        self.now += seconds
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
@@ -43,25 +27,6 @@ def service() -> Iterator[CheckpointService]:
     started = CheckpointService(num_threads=1)
     yield started
     started.close()
-
-
-def settle(service: CheckpointService, clock: Clock) -> list[AverageEvent]:
-    events: list[AverageEvent] = []
-    deadline = time.monotonic() + DEADLINE_S
-    for _ in range(3):
-        events += service.poll(clock.tick())
-    while service.is_busy():
-        assert time.monotonic() < deadline, service.status()
-        events += service.poll(clock.tick(0.01))
-        time.sleep(0.005)
-    return events
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.005)
 
 
 def save(out: Path, *steps: int, size: int = 10) -> None:
@@ -75,10 +40,6 @@ def averaged(out: Path) -> torch.Tensor:
     return load_file(out / "averaged" / "model.safetensors")["w"][:3]
 
 
-def hidden(directory: Path) -> list[str]:
-    return [path.name for path in directory.iterdir() if path.name.startswith(".")]
-
-
 def test_a_killed_child_leaves_the_old_directory_and_is_tried_again(
     tmp_path: Path, clock: Clock, service: CheckpointService
 ) -> None:
@@ -88,7 +49,7 @@ def test_a_killed_child_leaves_the_old_directory_and_is_tried_again(
     save(tmp_path, 10, 11, 12, 13, 14, size=NUM_ELEMENTS)
     for _ in range(3):
         service.poll(clock.tick())
-    wait_until(lambda: bool(hidden(tmp_path)), "no temporary directory appeared")
+    wait_until(lambda: bool(debris(tmp_path)))
     assert service._running is not None
 
     os.kill(service._running.child.pid, signal.SIGKILL)
@@ -96,7 +57,7 @@ def test_a_killed_child_leaves_the_old_directory_and_is_tried_again(
 
     assert killed.error is not None
     assert killed.output == tmp_path / "averaged"
-    assert hidden(tmp_path) == []
+    assert debris(tmp_path) == []
     assert torch.equal(averaged(tmp_path), torch.full((3,), 2.0))
     clock.tick(RETRY_S)
     (retried,) = settle(service, clock)
