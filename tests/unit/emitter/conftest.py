@@ -1,4 +1,4 @@
-"""Fixtures of the emitter's tests: what a daemon would read, and a quiet attach."""
+"""Fixtures of the emitter's tests: what a daemon would read, quiet attach and monitors."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -45,5 +45,15 @@ def quiet_attach(shm_dir: Path, tmp_path: Path) -> Iterator[Callable[..., Sessio
     yield open_session
     for session in sessions:
         session.close()
+    for path in segment.scan(shm_dir):
+        segment.remove(path)
+
+
+@pytest.fixture
+def quiet_monitors(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Classic monitors with a small ring and no daemon; what they leave is removed."""
+    monkeypatch.setenv("TRACKSIDE_AUTOSTART", "0")
+    monkeypatch.setenv("TRACKSIDE_RING_BYTES", str(1 << 20))
+    yield
     for path in segment.scan(shm_dir):
         segment.remove(path)

@@ -1,14 +1,22 @@
-"""What a JSON block makes of the classic monitors, and what is refused."""
+"""What keywords or a JSON block make of the classic monitors, and what is refused."""
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from classic_training import VOCABULARY, Model, Training, attention_by_hand, captured
 
 import trackside
 from trackside.classic_settings import FullKeywords, LightKeywords
 from trackside.errors import ConfigError
+
+pytestmark = pytest.mark.usefixtures("quiet_monitors")
+
+Receive = Callable[[], Any]
 
 
 def block(**settings: Any) -> dict[str, Any]:
@@ -40,6 +48,49 @@ def test_signatures_are_those_of_the_contract() -> None:
     # The block knows every keyword, and no other.
     assert set(FullKeywords.__annotations__) == set(full)
     assert set(LightKeywords.__annotations__) == set(light)
+
+
+def test_keywords_reach_the_daemon(receive: Receive, tmp_path: Path) -> None:
+    monitor = trackside.TrainingAttentionMonitor(
+        tmp_path, 7, (), ("multi_head",), 2, 1, None, "all", save_raw_weights=True
+    )
+    enc = torch.randint(VOCABULARY, (2, 6))
+    model = Model()
+    monitor.log_attention(model, enc, None, 7, 0.0)
+    monitor.close()
+
+    received = receive()
+    hello = received.hello
+    assert (hello.save_dir, hello.every, hello.save_raw) == (str(tmp_path), 7, True)
+    assert hello.visualize == ("multi_head",)
+    expected = attention_by_hand(model, enc[1:], enc[1:])  # the second sample
+    np.testing.assert_allclose(captured(received.samples[0]), expected, atol=1e-6)
+
+
+def test_the_lightweight_monitor_asks_for_statistics_only(receive: Receive, tmp_path: Path) -> None:
+    training = Training()
+    with trackside.LightweightAttentionMonitor(tmp_path, save_frequency=2) as monitor:
+        training.run(monitor, range(1, 3))
+
+    received = receive()
+    assert received.hello.visualize == ("statistics",)
+    assert received.samples[0].gradients is None
+    assert len(received.steps[0].attention) == 1
+
+
+def test_what_the_daemon_decides_is_said_in_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trackside.TrainingAttentionMonitor(tmp_path)
+    assert not caplog.records
+
+    trackside.TrainingAttentionMonitor(
+        tmp_path, max_workers=4, use_tensorboard=False, tensorboard_log_dir="elsewhere"
+    )
+
+    (record,) = caplog.records
+    for word in ("max_workers=4", "use_tensorboard=False", "elsewhere", "<save_dir>/tensorboard"):
+        assert word in record.getMessage()
 
 
 def test_a_block_makes_a_full_monitor(tmp_path: Path) -> None:
