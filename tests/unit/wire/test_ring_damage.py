@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from ring_records import publish
 
-from trackside.errors import TracksideError
+from trackside.errors import SegmentRefused, TracksideError
 from trackside.wire.records import RecordKind
 from trackside.wire.ring import PublishResult, RingReader, RingWriter
 
@@ -260,3 +261,32 @@ def test_record_of_an_earlier_lap_is_not_taken_for_a_new_one(
 
     assert first not in sequences
     assert corrupt == 1
+
+
+def test_nonsense_in_the_read_cursor_never_frees_unread_records(make_writer: MakeWriter) -> None:
+    writer = make_writer(1024)
+    while publish(writer, 1) is PublishResult.PUBLISHED:
+        pass
+
+    for nonsense in (1, 1 << 40, (1 << 64) - 64):
+        with writer.path.open("r+b") as file:
+            file.seek(640)
+            file.write(struct.pack("<Q", nonsense))
+
+        assert publish(writer, 2) is PublishResult.RING_FULL
+
+
+@pytest.mark.parametrize("cursor", [63, 1 << 50, 64 + 4096])
+def test_impossible_write_cursor_is_refused_while_reading(
+    make_writer: MakeWriter, cursor: int
+) -> None:
+    writer = make_writer(4096)
+    reader = RingReader.open(writer.path)
+    with writer.path.open("r+b") as file:
+        file.seek(256)
+        file.write(struct.pack("<Q", cursor))
+
+    with pytest.raises(SegmentRefused, match=f"write cursor {cursor}"):
+        reader.poll()
+    with pytest.raises(SegmentRefused, match=f"write cursor {cursor}"):
+        RingReader.open(writer.path)

@@ -1,0 +1,117 @@
+"""What is left of a ring when its writer or its reader ends, or forks."""
+
+import os
+from collections.abc import Callable
+
+import numpy as np
+from ring_records import publish
+
+from trackside.wire import segment
+from trackside.wire.ring import DropCause, PublishResult, RingReader, RingWriter
+
+MakeWriter = Callable[..., RingWriter]
+
+
+def test_closing_a_drained_ring_removes_it(make_writer: MakeWriter) -> None:
+    writer = make_writer()
+    publish(writer, 1)
+    reader = RingReader.open(writer.path)
+    record = reader.poll()
+    assert record is not None
+    reader.commit(record.end)
+
+    writer.close()
+
+    assert not any(writer.path.parent.iterdir())
+    assert reader.is_closed
+    assert reader.is_drained
+    assert not reader.is_writer_alive()
+
+
+def test_closing_a_ring_that_was_never_used_removes_it(make_writer: MakeWriter) -> None:
+    writer = make_writer()
+
+    writer.close()
+
+    assert not any(writer.path.parent.iterdir())
+
+
+def test_closed_ring_with_unread_records_stays_and_shrinks(make_writer: MakeWriter) -> None:
+    writer = make_writer(1 << 20)
+    content = np.random.default_rng(0).bytes(100_000)
+    publish(writer, 1, content)
+    before = writer.path.stat().st_blocks * 512
+
+    writer.close()
+
+    assert before >= 1 << 20
+    assert writer.path.stat().st_blocks * 512 < 120_000
+    reader = RingReader.open(writer.path)
+    record = reader.poll()
+    assert record is not None
+    assert record.payload == content
+    assert reader.is_closed
+    reader.remove()
+    assert not any(writer.path.parent.iterdir())
+
+
+def test_closing_gives_back_only_the_free_part_of_a_wrapped_ring(
+    make_writer: MakeWriter,
+) -> None:
+    writer = make_writer(1 << 18)
+    reader = RingReader.open(writer.path)
+    contents = [np.random.default_rng(i).bytes(60_000) for i in range(7)]
+    for step, content in enumerate(contents):
+        publish(writer, step, content)
+        if step < 5:
+            record = reader.poll()
+            assert record is not None
+            reader.commit(record.end)
+
+    writer.close()
+
+    rest = [bytes(record.payload) for record in iter(RingReader.open(writer.path).poll, None)]
+    assert rest == contents[5:]
+
+
+def test_closed_writer_is_inactive(make_writer: MakeWriter) -> None:
+    writer = make_writer()
+    writer.close()
+    writer.close()
+    writer.count_drop(DropCause.OTHER)
+
+    assert publish(writer, 1) is PublishResult.INACTIVE
+    assert writer.free_bytes == 0
+    assert writer.drops == {}
+
+
+def test_forked_child_changes_nothing(make_writer: MakeWriter) -> None:
+    writer = make_writer()
+    publish(writer, 1)
+    before = writer.path.read_bytes()
+    child = os.fork()
+    if child == 0:
+        is_silent = publish(writer, 2) is PublishResult.INACTIVE
+        writer.count_drop(DropCause.OTHER)
+        writer.close()
+        os._exit(0 if is_silent else 1)
+
+    _, status = os.waitpid(child, 0)
+
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert writer.path.read_bytes() == before
+    assert segment.is_writer_alive(writer.path)
+    assert publish(writer, 3) is PublishResult.PUBLISHED
+
+
+def test_views_outlive_a_closed_reader(make_writer: MakeWriter) -> None:
+    writer = make_writer()
+    publish(writer, 1, b"still here")
+    reader = RingReader.open(writer.path)
+    record = reader.poll()
+    assert record is not None
+
+    reader.close()
+    reader.close()
+
+    assert record.payload == b"still here"
