@@ -1,4 +1,4 @@
-"""A site that is stopped at the end of the test, a real daemon, and a real browser."""
+"""A site that is stopped at the end of the test, a run in it, a real daemon, a real browser."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from daemon_process import DaemonProcess
+from shown_page import add_run
 from web_site import WebSite
 
 
@@ -15,6 +16,12 @@ def site(tmp_path: Path) -> Iterator[WebSite]:
     site = WebSite(tmp_path)
     yield site
     site.stop()
+
+
+@pytest.fixture
+def run(site: WebSite) -> str:
+    """One run with twenty steps and a picture, seen through a running server; its key."""
+    return add_run(site, "a", start=True)
 
 
 @pytest.fixture
