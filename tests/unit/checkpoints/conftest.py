@@ -37,7 +37,3 @@ def small_model(seed: int) -> StateDict:
         "bias": torch.randn(7, generator=generator),
         "counter": torch.tensor(seed),
     }
-
-
-def temporaries(directory: Path) -> list[str]:
-    return [path.name for path in directory.iterdir() if path.name.startswith(".")]
