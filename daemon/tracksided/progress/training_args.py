@@ -6,9 +6,11 @@ from pathlib import Path
 from tracksided.checkpoints.formats.pickle_nodes import (
     CallNode,
     DictNode,
+    Global,
     ListNode,
     Node,
     TupleNode,
+    global_path,
 )
 from tracksided.checkpoints.formats.torch_zip import read_object
 from tracksided.checkpoints.source import SourceFile
@@ -68,9 +70,21 @@ def _plain(node: Node) -> tuple[bool, Json]:
         items = [_plain(item) for item in node.items]
         return all(is_plain for is_plain, _ in items), [value for _, value in items]
     if isinstance(node, CallNode) and not node.has_state and not node.pairs and not node.items:
-        # An enumeration: its class, called with the value of its member.
         arguments = node.arguments
-        if isinstance(arguments, TupleNode) and len(arguments.items) == 1:
-            is_plain, value = _plain(arguments.items[0])
-            return is_plain and isinstance(value, str), value
+        if isinstance(arguments, TupleNode):
+            return _member(global_path(node.function), arguments.items)
+    return False, None
+
+
+def _member(function: str, arguments: tuple[Node, ...]) -> tuple[bool, Json]:
+    """Return whether a call stands for the member of an enumeration, and its value or name.
+
+    Python pickles it as its class, called with the member's value; 3.11.0 to 3.11.3 as `getattr`
+    of its class and the member's name, so that the value is not known.
+    """
+    match function, arguments:
+        case "__builtin__.getattr" | "builtins.getattr", (Global(), str() as name):
+            return True, name
+        case _, (str() as value,):
+            return True, value
     return False, None

@@ -158,7 +158,9 @@ def test_summary_of_a_trainer_is_what_numpy_makes_of_its_logs(tmp_path: Path, tr
     assert summary.training_seconds == final["train_runtime"]
     settings = summary.curve.settings
     assert (settings["learning_rate"], settings["max_grad_norm"]) == (1e-2, 0.5)
-    assert (settings["lr_scheduler_type"], settings["gradient_accumulation_steps"]) == ("linear", 2)
+    assert settings["gradient_accumulation_steps"] == 2
+    # Python 3.11.0 to 3.11.3 pickle the name of a member, LINEAR, all others its value.
+    assert settings["lr_scheduler_type"] in {"linear", "LINEAR"}
 
 
 def test_training_that_was_resumed_counts_once(tmp_path: Path, train: Train) -> None:

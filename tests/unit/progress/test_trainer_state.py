@@ -161,6 +161,32 @@ def test_training_arguments_are_read_without_unpickling(tmp_path: Path) -> None:
     assert not {"hub_token", "evil"} & curve.settings.keys()
 
 
+def test_members_of_enumerations_are_told_as_any_python_pickles_them(tmp_path: Path) -> None:
+    class ByValue:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return Path, ("linear",)
+
+    class ByName:
+        def __reduce__(self) -> tuple[object, tuple[object, str]]:
+            return getattr, (Path, "cwd")
+
+    class ByCall:
+        def __reduce__(self) -> tuple[object, tuple[object, str]]:
+            return isinstance, (Path, "cwd")
+
+    path = write_state(tmp_path, [train_row(5, 1.0)])
+    arguments = {"value": ByValue(), "name": ByName(), "call": ByCall()}
+    torch.save(arguments, tmp_path / "training_args.bin")
+
+    settings = read_trainer_state(path, "run").settings
+
+    assert {key: settings.get(key) for key in arguments} == {
+        "value": "linear",
+        "name": "cwd",
+        "call": None,
+    }
+
+
 def test_damaged_training_arguments_cost_the_settings_only(tmp_path: Path) -> None:
     path = write_state(tmp_path, [train_row(5, 1.0)])
     (tmp_path / "training_args.bin").write_bytes(b"PK\x03\x04 torn")
