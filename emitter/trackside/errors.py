@@ -1,13 +1,15 @@
 """Errors of the emitter and of the wire.
 
-TracksideError
-+-- ConfigError          a setting that cannot be used (also a ValueError)
-+-- WireError
-    +-- SegmentRefused   a file that is not a segment we may read
-    |   +-- LayoutMismatch   a segment of another wire version
-    +-- SegmentNotCreated    shared memory for a new segment cannot be had
-    +-- DoorbellUnavailable  a doorbell socket cannot be made safely
-    +-- RecordCorrupt    a record whose bytes contradict its checksum or schema
+What is derived from what:
+
+    TracksideError
+    +-- ConfigError          a setting that cannot be used (also a ValueError)
+    +-- WireError
+        +-- SegmentRefused   a file that is not a segment we may read
+        |   +-- LayoutMismatch   a segment of another wire version
+        +-- SegmentNotCreated    shared memory for a new segment cannot be had
+        +-- DoorbellUnavailable  a doorbell socket cannot be made safely
+        +-- RecordCorrupt    a record whose bytes contradict its checksum or schema
 """
 
 

@@ -38,14 +38,18 @@ class _Page(HTMLParser):
         self.anchors: set[str] = set()
         self.links: set[str] = set()
         self.text = ""
-        self.prose = ""
-        """The text outside of blocks of code."""
+        self.paragraphs = [""]
+        """The text of each paragraph, without the code in it."""
 
         self._code_depth = 0
+        self._is_in_paragraph = False
         self.feed(content)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._code_depth += tag == "pre"
+        self._code_depth += tag in {"pre", "code"}
+        if tag == "p":
+            self._is_in_paragraph = True
+            self.paragraphs.append("")
         for name, value in attrs:
             if value and name in {"id", "name"}:
                 self.anchors.add(value)
@@ -53,11 +57,13 @@ class _Page(HTMLParser):
                 self.links.add(value)
 
     def handle_endtag(self, tag: str) -> None:
-        self._code_depth -= tag == "pre"
+        self._code_depth -= tag in {"pre", "code"}
+        self._is_in_paragraph &= tag != "p"
 
     def handle_data(self, data: str) -> None:
         self.text += data
-        self.prose += "" if self._code_depth else data
+        if self._is_in_paragraph and self._code_depth == 0:
+            self.paragraphs[-1] += data
 
 
 def build(config: Path, site: Path) -> subprocess.CompletedProcess[str]:
@@ -115,10 +121,18 @@ def test_no_link_is_dead(site: Path, pages: Mapping[Path, _Page]) -> None:
     assert dead == []
 
 
-def test_no_table_is_left_as_text(pages: Mapping[Path, _Page]) -> None:
-    rule = re.compile(r"\|\s*-{3,}\s*\|")
+# Rows of a table and entries of a list that became lines of text.
+LOST = re.compile(r"^ *(?:\|.*\|$|[-*+] |\d+\. ).*", re.MULTILINE)
 
-    assert [path for path, page in pages.items() if rule.search(page.prose)] == []
+
+def lost(page: _Page) -> list[str]:
+    return [line for text in page.paragraphs for line in LOST.findall(text)]
+
+
+def test_no_table_and_no_list_is_left_as_text(pages: Mapping[Path, _Page]) -> None:
+    found = {str(path): lost(page) for path, page in pages.items()}
+
+    assert {path: lines for path, lines in found.items() if lines} == {}
 
 
 def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
@@ -198,6 +212,23 @@ def small_site(directory: Path, pages: Mapping[str, str], more: str = "") -> Pat
     config = directory / "mkdocs.yml"
     config.write_text(f"site_name: small\n{strictness}{more}", encoding="utf-8")
     return config
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "| a | b |\n|---|---|\n| 1 | 2 |\n\n| 3 | 4 |",
+        "any of these:\n- one\n- two",
+        "in this order:\n1. one\n2. two",
+    ],
+)
+def test_a_row_or_a_list_that_became_text_is_noticed(tmp_path: Path, broken: str) -> None:
+    config = small_site(tmp_path, {"index.md": broken}, "markdown_extensions: [tables]\n")
+
+    assert build(config, tmp_path / "site").returncode == 0
+
+    page = _Page((tmp_path / "site" / "index.html").read_text(encoding="utf-8"))
+    assert len(lost(page)) == 1 + ("two" in broken)
 
 
 @pytest.mark.parametrize(
