@@ -13,6 +13,8 @@ from tracksided.convergence.robust import mann_kendall, median, spread, theil_se
 TREND_POINTS = 64  # the newest samples that a trend is made of
 MIN_POINTS = 10  # fewer say nothing about a direction
 CLEAR_Z = 2.5  # 1.2 % of flat windows are beyond it, up or down
+END_SHARE = 4  # a quarter at each end of a full window: as steady as the slope over all of it
+MIN_END_POINTS = 3  # of a short one: a spike does not move their median far
 STAGNANT_CHANGE = 0.01  # of the loss over a full window; less is no progress
 REFERENCE_POINTS = 5  # the first samples, whose median stands for where the run began
 CLEAR_FALL = 3.0 * math.sqrt(math.pi / 2 / REFERENCE_POINTS)  # 3 standard errors of that median
@@ -34,10 +36,11 @@ class LossTrend:
     """Median step."""
 
     relative_change: float
-    """By which share of its level the loss changes over the window; below 0 where it falls."""
+    """From a, the median of the oldest quarter, to b, that of the newest: (b - a) over the larger
+    of abs(a) and the median magnitude. -1 is a loss above 0 that is gone."""
 
     direction: Direction
-    """``flat`` where a Mann-Kendall test sees no trend at `CLEAR_Z`."""
+    """``flat`` where a Mann-Kendall test sees no trend at `CLEAR_Z`, or the ends say otherwise."""
 
     noise: float
     """Standard deviation around the line, by the median absolute deviation."""
@@ -73,18 +76,16 @@ def loss_trend(
     slope = theil_sen(x, y)
     if slope is None:
         return None
-    z = mann_kendall(y)
-    scale = median([abs(loss) for loss in y])
-    change = slope * (x[-1] - x[0])
-    direction: Direction = "flat"
-    if abs(z) > CLEAR_Z:
-        direction = "falling" if z < 0 else "rising"
+    num_ends = max(len(y) // END_SHARE, MIN_END_POINTS)
+    oldest, newest = median(y[:num_ends]), median(y[-num_ends:])
+    # A loss that ends near 0 falls by many times its median, a loss around 0 by many times an end.
+    scale = max(abs(oldest), median([abs(loss) for loss in y])) or abs(newest)
     return LossTrend(
         slope=slope,
         level=median(y),
         middle_step=median(x),
-        relative_change=change / scale if scale else 0.0,
-        direction=direction,
+        relative_change=newest / scale - oldest / scale if scale else 0.0,
+        direction=_direction(mann_kendall(y), newest - oldest),
         noise=spread([loss - slope * step for step, loss in known]),
         num_points=len(known),
         since_step=known[0][0],
@@ -141,6 +142,12 @@ def is_stagnant(trend: LossTrend | None) -> bool | None:
     if trend is None or trend.num_points < TREND_POINTS:
         return None
     return trend.direction != "falling" and abs(trend.relative_change) < STAGNANT_CHANGE
+
+
+def _direction(z: float, change: float) -> Direction:
+    if z < -CLEAR_Z and change < 0:
+        return "falling"
+    return "rising" if z > CLEAR_Z and change > 0 else "flat"
 
 
 def _finite(steps: Sequence[int], losses: Sequence[float | None]) -> list[tuple[int, float]]:

@@ -43,9 +43,9 @@ def test_a_straight_line_has_its_slope_and_has_not_converged() -> None:
 
     assert trend is not None
     assert trend.slope == pytest.approx(-1 / 5000)
-    span = (TREND_POINTS - 1) * EVERY
-    middle = 30000 - span / 2
-    assert trend.relative_change == pytest.approx(-span / 5000 / (10 - middle / 5000))
+    # The oldest 16 of 64 samples lie around 24450, the newest around 29250.
+    oldest, newest = 10 - 24450 / 5000, 10 - 29250 / 5000
+    assert trend.relative_change == pytest.approx(newest / oldest - 1)
     assert (trend.direction, trend.num_points) == ("falling", TREND_POINTS)
     assert trend.noise == pytest.approx(0.0, abs=1e-9)
     assert score_of(values) == pytest.approx(0.0, abs=1e-9)
@@ -123,6 +123,33 @@ def test_one_spike_is_no_trend() -> None:
     assert trend is not None
     assert trend.direction == "flat"
     assert trend.relative_change == pytest.approx(0.0, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("values", "change", "direction"),
+    [
+        # From 2 to 0.02: 99 % of what it was, not 13 times its median of 0.15.
+        ([2.1, 2.0, 1.9, 0.5, 0.2, 0.1, 0.05, 0.03, 0.02, 0.01], -0.99, "falling"),
+        ([2.1, 2.0, 1.9, 0.5, 0.2, 0.1, 0.05, 0.0, 0.0, 0.0], -1.0, "falling"),
+        # The same backwards: of the median 0.15, since 99 times nearly nothing is no figure.
+        ([0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.9, 2.0, 2.1], 1.98 / 0.15, "rising"),
+        # Through 0, from -0.8 to 0.8.
+        ([i / 10 for i in (-9, -8, -7, -5, -2, 2, 5, 7, 8, 9)], 1.6 / 0.8, "rising"),
+        ([-1.0, -2.0, -3.0, -4.0, -5.0, -6.0, -7.0, -8.0, -9.0, -10.0], -7 / 5.5, "falling"),
+        ([0.0] * 10, 0.0, "flat"),
+        ([0.0] * 6 + [1.0, 2.0, 3.0, 4.0], 1.0, "rising"),  # of what it came to
+        # It fell long and has come back in the end: no direction is clear.
+        ([9.0, 9.0, 9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 9.5, 3.0, 2.0, 9.5, 9.5], 0.5 / 9, "flat"),
+    ],
+)
+def test_the_change_is_of_where_the_window_began(
+    values: list[float], change: float, direction: str
+) -> None:
+    trend = loss_trend(range(len(values)), values)
+
+    assert trend is not None
+    assert trend.relative_change == pytest.approx(change)
+    assert trend.direction == direction
 
 
 @pytest.mark.parametrize(
