@@ -1,4 +1,4 @@
-"""Run all benchmarks one after another, and make the page of their results.
+"""Run all benchmarks one after another, and make the pages of their results.
 
     python benchmarks/everything.py [--only NAME ...] [--quick]
         [--timm SCRIPT] [--fairseq SCRIPT] [--peer-path DIR ...]
@@ -47,11 +47,11 @@ def main() -> None:
             else:
                 stored.store(results, entry.name, json.loads(Path(file.name).read_text()))
     try:
-        target = QUICK / page.PAGE.name if arguments.quick else page.PAGE
-        page.write(stored.load(results), target)
-        print(f"\n{results} and {target} are written")
+        docs = QUICK if arguments.quick else page.DOCS
+        page.write(stored.load(results), docs)
+        print(f"\n{results} and {', '.join(page.PAGES)} in {docs} are written")
     except page.MissingResult as error:
-        print(f"\n{results} is written; the page is not: {error}")
+        print(f"\n{results} is written; the pages are not: {error}")
     print(markdown_of_limits(limits(results, wanted)))
     if failed:
         sys.exit("failed: " + "; ".join(failed))

@@ -1,62 +1,69 @@
-"""Make `docs/performance.md` of its template and the stored results; the plot of growth, too.
+"""Make the pages that show stored results of their templates; the plot of growth, too.
 
-    python benchmarks/page.py
+    python benchmarks/page.py [--results FILE] [--docs DIR]
 
-The template holds the words and the limits; every figure comes from `benchmarks/results.json`.
+Templates hold the words and the limits. Every figure, and every verdict that depends on one, comes
+from `benchmarks/results.json`.
 """
 
+import argparse
 import sys
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import growth_plot
+import newcomers
 import stored
 from catalog import CATALOG
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from tables import cell, markdown, markdown_of_limits
+from shown import MissingResult, Shown
 
 HERE = Path(__file__).parent
-ROOT = HERE.parent
-PAGE = ROOT / "docs" / "performance.md"
+DOCS = HERE.parent / "docs"
 RESULTS = HERE / "results.json"
-TEMPLATE = "performance.md.jinja"
-PICTURE = Path("images") / "growth.png"  # beside the page
-
-
-class MissingResult(Exception):
-    """The template shows what is not among the results."""
+PAGES = ("performance.md",)  # each has a template here
+PICTURE = Path("images") / "growth.png"  # beside the pages
+FUNCTIONS = tuple(name for name in vars(Shown) if not name.startswith("_"))
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--results", type=Path, default=RESULTS, help="what is shown")
+    parser.add_argument("--docs", type=Path, default=DOCS, help="where pages are written")
+    arguments = parser.parse_args()
     try:
-        write(stored.load(RESULTS), PAGE)
+        write(stored.load(arguments.results), arguments.docs)
     except (MissingResult, ValueError) as error:
         sys.exit(str(error))
 
 
-def write(results: stored.Results, target: Path) -> None:
-    """Write the page, and the picture beside it."""
-    text = render(results)
-    picture = target.parent / PICTURE
+def write(results: stored.Results, docs: Path) -> None:
+    """Write the pages, and the picture beside them.
+
+    Raises:
+        MissingResult: a benchmark, table or row that a template shows is not there.
+    """
+    texts = {name: render(name, results) for name in PAGES}
+    picture = docs / PICTURE
     picture.parent.mkdir(parents=True, exist_ok=True)
     picture.write_bytes(growth_plot.draw(results["growth"]))
-    target.write_text(text, encoding="utf-8")
+    for name, text in texts.items():
+        (docs / name).write_text(text, encoding="utf-8")
 
 
-def render(results: stored.Results) -> str:
-    """Fill the template in.
+def render(name: str, results: stored.Results) -> str:
+    """Fill a page's template in.
 
     Raises:
         MissingResult: a benchmark, table or row that the template shows is not there.
     """
-    wanted = [entry.name for entry in CATALOG if entry.is_default]
-    missing = [name for name in wanted if name not in results]
+    full_run = [entry.name for entry in CATALOG if entry.is_default]
+    missing = [name for name in full_run if name not in results]
     if missing:
         raise MissingResult(
-            f"there are no results of {', '.join(missing)}, which {TEMPLATE} shows; "
+            f"there are no results of {', '.join(missing)}, which pages show; "
             f"make bench BENCH_ARGS='--only {' '.join(missing)}'"
         )
+    wanted = [name for name in (*full_run, *newcomers.NAMES) if name in results]
     shown = Shown({name: results[name] for name in wanted})
     environment = Environment(
         loader=FileSystemLoader(HERE),
@@ -66,92 +73,8 @@ def render(results: stored.Results) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    names = ("run", "table", "value", "limits", "machines", "versions")
-    return environment.get_template(TEMPLATE).render({name: getattr(shown, name) for name in names})
-
-
-class Shown:
-    """What the template may ask for."""
-
-    def __init__(self, results: stored.Results) -> None:
-        self._results = results
-
-    def run(self, name: str) -> str:
-        """Say when a benchmark ran, with which settings and beside how much load."""
-        found = self._results[name]
-        before, after = (found["load_average"][when][0] for when in ("before", "after"))
-        settings = ", ".join(
-            f"{key.replace('_', ' ')} {listed(value)}" for key, value in found["settings"].items()
-        )
-        short = " **A short form, which shows that it works and measures nothing.**"
-        return (
-            f"`{name}`, {found['date']}: {found['seconds']} s, load average {before} before and "
-            f"{after} after; {settings}.{short if found['is_quick'] else ''}"
-        )
-
-    def table(self, name: str, key: str) -> str:
-        table = self._table(name, key)
-        note = f"\n\nIn brackets: {table['interval']}." if table["interval"] else ""
-        return markdown(table) + note
-
-    def value(self, name: str, key: str, row: str, column: str) -> str:
-        """Show one cell as its table does; ``row`` is what its first column says."""
-        table = self._table(name, key)
-        first = table["columns"][0]["key"]
-        columns = [entry for entry in table["columns"] if entry["key"] == column]
-        rows = [entry for entry in table["rows"] if str(entry[first]) == row]
-        if not rows or not columns:
-            raise MissingResult(
-                f"table {key} of {name} has no row {row!r} with a column {column!r}"
-            )
-        return cell(rows[0][column], columns[0])
-
-    def limits(self, *names: str) -> str:
-        return markdown_of_limits(
-            [limit for name in names for limit in self._results[name]["limits"]]
-        )
-
-    def machines(self) -> str:
-        """List machines, and what ran on each."""
-        names: dict[str, list[str]] = {}
-        for name, found in self._results.items():
-            names.setdefault(described(found["machine"]), []).append(f"`{name}`")
-        if len(names) == 1:
-            return f"{next(iter(names))}."
-        return "\n".join(f"- {machine}: {', '.join(of)}" for machine, of in names.items())
-
-    def versions(self) -> str:
-        """Tabulate the versions of all that took part."""
-        of: dict[str, dict[str, None]] = {}
-        for found in self._results.values():
-            for name, version in found["versions"].items():
-                of.setdefault(name, {})[version or "was not there"] = None
-        rows = [{"name": name, "version": "; ".join(of[name])} for name in sorted(of)]
-        columns = [
-            {"key": key, "title": key, "digits": None, "unit": ""} for key in ("name", "version")
-        ]
-        return markdown({"columns": columns, "rows": rows})
-
-    def _table(self, name: str, key: str) -> Mapping[str, Any]:
-        tables = self._results[name]["tables"]
-        if key not in tables:
-            raise MissingResult(
-                f"the results of {name} have no table {key!r}, but {', '.join(tables)}"
-            )
-        return tables[key]
-
-
-def described(machine: Mapping[str, Any]) -> str:
-    return (
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB of memory, "
-        f"Linux {machine['kernel']}"
-    )
-
-
-def listed(value: object) -> str:
-    if isinstance(value, Iterable) and not isinstance(value, str):
-        return " ".join(map(str, value))
-    return str(value)
+    functions = {name: getattr(shown, name) for name in FUNCTIONS}
+    return environment.get_template(f"{name}.jinja").render(functions)
 
 
 if __name__ == "__main__":

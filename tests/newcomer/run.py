@@ -2,30 +2,40 @@
 
 Needs root, debootstrap and the registries of Debian and Python. Takes the last commit, not what is
 uncommitted. Where pip shall find packages is taken from the variables PIP_* of the caller. Exit
-code 1 if a step failed; those that worked stand in the table.
+code 1 if a step failed; those that worked stand in the table. Where all worked, their times lie in
+a JSON file beside the logs, which ``python benchmarks/keep.py`` takes over into the documentation.
 """
 
 import argparse
+import json
 import os
 import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+import newcomers
 from clean_debian import GIVEN, CleanDebian, CommandFailed, debian
 from documents import ROOT
+from machine import load_average
 from readme_path import ReadmePath, readme_path
 
 USER = "newcomer"
 SOURCE = "/srv/trackside.git"
-TORCH = "torch"
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-MAP = "clone to map, without torch"
+# Inside of the clone.
+ASK_VERSIONS = (
+    "import json, platform, torch; "
+    "print(json.dumps({'python': platform.python_version(), 'torch': torch.__version__}))"
+)
 # The README's two lines, in a training of one's own, where no source tree is.
 TRAINING = """
 import torch
@@ -46,6 +56,7 @@ class Journey:
     user: str
     logs: Path
     seconds: dict[str, float] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
 
     def step(self, name: str, command: str, *, as_root: bool = False) -> None:
         say(f"{name} ...")
@@ -56,12 +67,13 @@ class Journey:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("suite", choices=("bookworm", "trixie"))
+    parser.add_argument("suite", choices=list(newcomers.SUITES))
     parser.add_argument("--as-root", action="store_true", help="follow the README as root")
     parser.add_argument("--no-tests", action="store_true", help="leave out what takes longest")
     parser.add_argument("--pytest", default="", metavar="ARGUMENTS", help="for `make test`")
+    parser.add_argument("--note", default="", help="what else the times depend on; is kept")
     parser.add_argument("--scratch", type=Path, default=Path("/var/tmp"))  # noqa: S108 - has room
-    parser.add_argument("--out", type=Path, default=Path("build/newcomer"), help="logs and map")
+    parser.add_argument("--out", type=Path, default=Path("build/newcomer"), help="logs, map, times")
     arguments = parser.parse_args()
     for number in ENDING:
         signal.signal(number, leave)
@@ -71,6 +83,8 @@ def main() -> int:
     files = {name: Path(value) for name, value in environ.items() if Path(value).is_absolute()}
     environ |= {name: f"{GIVEN}{path}" for name, path in files.items()}
     user = "root" if arguments.as_root else USER
+    settings = settings_of(arguments, user)
+    start, load_before = datetime.now(UTC), load_average()
 
     with debian(
         arguments.suite,
@@ -92,7 +106,27 @@ def main() -> int:
             return 1
         finally:
             sys.stdout.write(table(journey))
+    document = newcomers.document(
+        settings,
+        journey.seconds,
+        journey.versions,
+        start=start,
+        end=datetime.now(UTC),
+        load_before=load_before,
+    )
+    kept = out / f"{document['benchmark']}.json"
+    kept.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    say(f"{kept} has the times")
     return 0
+
+
+def settings_of(arguments: argparse.Namespace, user: str) -> Mapping[str, str]:
+    """Return what the times depend on; the commit is the one that is cloned."""
+    asked = ["git", "-C", ROOT, "rev-parse", "--short=12", "HEAD"]
+    commit = subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()
+    settings = {"suite": arguments.suite, "user": user, "commit": commit}
+    chosen = {"pytest": arguments.pytest, "note": arguments.note}
+    return settings | {name: value for name, value in chosen.items() if value}
 
 
 def prepare(machine: CleanDebian, user: str) -> None:
@@ -112,17 +146,26 @@ def to_the_map(journey: Journey, readme: ReadmePath) -> None:
     journey.step("clone", f"git clone {SOURCE} trackside")
     # `make` finds it installed: so its time, mostly the network's, is apart.
     journey.step(
-        TORCH,
+        newcomers.TORCH,
         "cd trackside && python3 -m venv .venv && "
         ".venv/bin/python -m pip install --constraint constraints.txt torch",
     )
+    journey.versions |= versions(journey)
     journey.step("make demo", f"cd trackside && {readme.demo}")
-    journey.seconds[MAP] = journey.seconds["clone"] + journey.seconds["make demo"]
+    journey.seconds[newcomers.MAP] = journey.seconds["clone"] + journey.seconds["make demo"]
     home = journey.machine.root / ("root" if journey.user == "root" else f"home/{journey.user}")
     maps = sorted(home.glob("trackside/**/decoder_layer*_self_attn.png"), key=os.path.getmtime)
     if not maps:
         raise CommandFailed("the demo left no attention map")
     (journey.logs / "map.png").write_bytes(maps[-1].read_bytes())
+
+
+def versions(journey: Journey) -> dict[str, str]:
+    """Ask the clone's environment."""
+    log = journey.logs / "versions.log"
+    command = f"trackside/.venv/bin/python -c {shlex.quote(ASK_VERSIONS)}"
+    journey.machine.run(command, user=journey.user, log=log)
+    return json.loads(log.read_text(encoding="utf-8").splitlines()[-1])
 
 
 def away_from_the_tree(journey: Journey, readme: ReadmePath) -> None:

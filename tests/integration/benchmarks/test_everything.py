@@ -28,7 +28,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(everything, "HERE", tmp_path)
     monkeypatch.setattr(everything, "RESULTS", tmp_path / "results.json")
     monkeypatch.setattr(everything, "QUICK", tmp_path / "quick")
-    monkeypatch.setattr(everything.page, "PAGE", tmp_path / "page.md")
+    monkeypatch.setattr(everything.page, "DOCS", tmp_path / "docs")
     stored.store(tmp_path / "results.json", "bad", {"limits": [], "from": "before"})
     return tmp_path
 
@@ -72,13 +72,13 @@ def test_short_forms_leave_the_results_alone(place: Path, monkeypatch: pytest.Mo
     assert stored.load(place / "quick" / "results.json")["good"]["words"][2:] == ["--quick"]
 
 
-def test_a_page_that_lacks_results_is_not_written(
+def test_pages_that_lack_results_are_not_written(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(monkeypatch, "--only", "good")
 
-    assert not (place / "page.md").exists()
-    assert "the page is not: there are no results of tap, blocking" in capsys.readouterr().out
+    assert not (place / "docs").exists()
+    assert "the pages are not: there are no results of tap, blocking" in capsys.readouterr().out
 
 
 def test_results_that_cannot_be_kept_are_said_before_anything_runs(
