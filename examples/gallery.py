@@ -62,6 +62,7 @@ DEFAULT_OUT = Path(__file__).parents[1] / "docs" / "gallery"
 # What is kept: the name in the gallery, and where the daemon draws it.
 PICTURES = {
     "heatmap.png": "step_{last}/decoder_layer1_cross_attn.png",
+    "head.png": "step_{last}/decoder_layer1_cross_attn_head0.png",
     "multi_head.png": "step_{last}/decoder_layer1_cross_attn_heads.png",
     "layer_comparison.png": "step_{last}/decoder_cross_layer_comparison.png",
     "gradient_flow.png": "step_{last}/gradient_flow.png",
