@@ -134,6 +134,14 @@ def test_the_contract_tests_take_the_plug_ins_in(house: House) -> None:
     assert "11 passed" in done.stdout
 
 
+def test_the_page_of_files_has_the_new_keys(house: House) -> None:
+    page = "tests/integration/docs/test_files_of_a_run.py"
+
+    done = house.run("-m", "pytest", "-q", "-p", "no:cacheprovider", page, "-k", "on_the_page")
+
+    assert done.returncode == 0, done.stdout
+
+
 def test_the_house_keeps_its_style_and_its_layers(house: House) -> None:
     for command in (["ruff", "check"], ["ruff", "format", "--check"]):
         done = house.run("-m", *command, "daemon", "emitter", "tests/unit")
