@@ -164,7 +164,7 @@ def main() -> None:
         for name, place in PICTURES.items():
             picture = run / place.format(last=arguments.steps // every * every)
             shutil.copyfile(picture, arguments.out / name)
-            print(f"{arguments.out / name}: {picture.stat().st_size // 1024} KiB")  # noqa: T201
+            print(f"{arguments.out / name}: {picture.stat().st_size // 1024} KiB")  # noqa: T201 - it is a script
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ def _default(item: "Field[Any]") -> object:
 
 
 def _toml_type(hint: object) -> str:
-    return "list of texts" if get_origin(hint) is tuple else _TOML_TYPES[hint]  # type: ignore[index]
+    return "list of texts" if get_origin(hint) is tuple else _TOML_TYPES[hint]  # type: ignore[index] # what has no name there fails the build
 
 
 def _toml(value: object) -> str:

@@ -1,6 +1,7 @@
 """The one guard around every hook: no exception leaves one, and three are the end.
 
-This is one of the two places where a broad ``except Exception`` stands.
+The tap has one of its own (`trackside.capture.attention`), which reports to this one. What else
+may catch all that is raised is in docs/architecture.md, invariants 2 and 6.
 """
 
 import logging

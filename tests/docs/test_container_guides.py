@@ -136,7 +136,7 @@ def test_both_containers_of_the_pod_see_the_same_places() -> None:
 
     assert side["restartPolicy"] == "Always"
     assert side["volumeMounts"] == train["volumeMounts"]
-    assert {"name": "shm", "mountPath": "/dev/shm"} in side["volumeMounts"]  # noqa: S108
+    assert {"name": "shm", "mountPath": "/dev/shm"} in side["volumeMounts"]  # noqa: S108 - only compared
     assert side["securityContext"] == train["securityContext"]
     assert "runAsUser" not in side["securityContext"]  # the pod's, for both
 

@@ -42,9 +42,10 @@ ROWS = list(_rows())
 # A folder that the page names as a whole: its files are plug-ins, or parts of one thing.
 FOLDERS = {row.removesuffix("*.py") for row in ROWS if row.endswith(("/", "/*.py"))}
 FILES = sorted(_files())
+PACKAGED = [path for path in FILES if path.startswith(("emitter/", "daemon/"))]
 EMITTER_FILES = [
     path
-    for path in FILES
+    for path in PACKAGED
     if path.startswith("emitter/") and not path.startswith("emitter/trackside/integrations/")
 ]
 
@@ -65,6 +66,17 @@ def test_the_page_names_each_file_once() -> None:
     assert [row for row in ROWS if ROWS.count(row) > 1] == []
 
 
+def test_only_the_places_on_the_page_catch_everything() -> None:
+    named = {
+        root + name
+        for number, root in (("2", "emitter/trackside/"), ("6", "daemon/tracksided/"))
+        for line in re.findall(rf"\n{number}\. .* A broad `except Exception` stands (.*)", PAGE)
+        for name in re.findall(r"`(\S+\.py)`", line)
+    }
+
+    assert {path for path in PACKAGED if _catches_everything(path)} == named
+
+
 @pytest.mark.parametrize("path", EMITTER_FILES)
 def test_emitter_imports_no_more_than_a_trainer_has(path: str) -> None:
     imported: set[str] = set()
@@ -75,3 +87,16 @@ def test_emitter_imports_no_more_than_a_trainer_has(path: str) -> None:
             imported.add(node.module.partition(".")[0])
 
     assert imported <= EMITTER_NEEDS | {"trackside"} | set(sys.stdlib_module_names)
+
+
+def _catches_everything(path: str) -> bool:
+    """Whether a broad handler keeps what it catches. One that raises again only tidies up."""
+    source = (ROOT / path).read_text(encoding="utf-8")
+    if "Exception" not in source:
+        return False
+    handlers = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ExceptHandler))
+    return any(
+        (handler.type is None or ast.unparse(handler.type) in {"Exception", "BaseException"})
+        and not any(isinstance(node, ast.Raise) for node in ast.walk(handler))
+        for handler in handlers
+    )

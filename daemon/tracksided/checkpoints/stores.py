@@ -19,7 +19,6 @@ def open_store(directory: Path | RemoteAddress, count: int) -> Store:
     """
     if isinstance(directory, Path):
         return LocalStore(directory)
-    # Imports fsspec, which is an extra, and 35 MB.
-    from tracksided.checkpoints.remote.store import open_remote_store  # noqa: PLC0415
+    from tracksided.checkpoints.remote.store import open_remote_store  # noqa: PLC0415 - fsspec is an extra, and 35 MB
 
     return open_remote_store(directory, count)

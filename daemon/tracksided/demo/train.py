@@ -69,7 +69,7 @@ def train(steps: int, out: Path, seed: int) -> None:
         if rank == 0 and step % save_every == 0:
             save(model.module, out / "checkpoints" / f"step_{step:06d}.pt")
         if rank == 0 and (step % 10 == 0 or step in {1, steps}):
-            print(f"step {step}/{steps} loss {loss.item():.4f}", flush=True)  # noqa: T201
+            print(f"step {step}/{steps} loss {loss.item():.4f}", flush=True)  # noqa: T201 - its log
     dist.destroy_process_group()
 
 

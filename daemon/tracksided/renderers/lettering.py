@@ -106,18 +106,17 @@ def _letter(character: str, style: Style) -> _Letter:
     font = FontProperties(
         family=FONT, size=style.points, weight="bold" if style.is_bold else "normal"
     )
-    # The ignores can go when matplotlib's canvas has types.
-    agg = RendererAgg(  # type: ignore[no-untyped-call]
+    agg = RendererAgg(  # type: ignore[no-untyped-call] # matplotlib's canvas has no types
         3 * style.height_px, style.height_px, DPI
     )
-    advance, _, _ = agg.get_text_width_height_descent(  # type: ignore[no-untyped-call]
+    advance, _, _ = agg.get_text_width_height_descent(  # type: ignore[no-untyped-call] # matplotlib's canvas has no types
         character, font, ismath=False
     )
     baseline = round(style.height_px * BASELINE)
-    agg.draw_text(  # type: ignore[no-untyped-call]
+    agg.draw_text(  # type: ignore[no-untyped-call] # matplotlib's canvas has no types
         agg.new_gc(), SIDE_BEARING_PX, baseline, character, font, 0
     )
-    pixels = np.asarray(agg.buffer_rgba())  # type: ignore[no-untyped-call]
+    pixels = np.asarray(agg.buffer_rgba())  # type: ignore[no-untyped-call] # matplotlib's canvas has no types
     width = math.ceil(advance) + 2 * SIDE_BEARING_PX
     ink = pixels[:, :width, 3].astype(np.float32) / np.float32(255)
     return _Letter(ink, float(advance))

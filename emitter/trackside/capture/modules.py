@@ -120,13 +120,12 @@ def _frames() -> "Iterator[FrameType]":
 
 def _shares_sequence(arguments: tuple[object, ...]) -> bool | None:
     """Tell self from cross attention by the first arguments: query, key and value."""
-    first = arguments[:3]
-    if len(first) < 3 or not all(isinstance(one, torch.Tensor) for one in first):  # noqa: PLR2004
-        return None
-    query, key, value = first
-    if query is key:
-        return True
-    return False if key is value else None
+    match arguments:
+        case (torch.Tensor() as query, torch.Tensor() as key, torch.Tensor() as value, *_):
+            if query is key:
+                return True
+            return False if key is value else None
+    return None
 
 
 def _is_bare_layer(module: nn.Module) -> bool:

@@ -181,7 +181,7 @@ def test_flood_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
 class Receiver(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         length = int(self.headers["Content-Length"])
-        self.server.got.append(json.loads(self.rfile.read(length)))  # type: ignore[attr-defined]
+        self.server.got.append(json.loads(self.rfile.read(length)))  # type: ignore[attr-defined] # of this test's
         self.send_response(500 if self.path == "/broken" else 200)
         self.end_headers()
 
@@ -192,7 +192,7 @@ class Receiver(BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[Any]:
     with HTTPServer(("127.0.0.1", 0), Receiver) as server:
-        server.got = []  # type: ignore[attr-defined]
+        server.got = []  # type: ignore[attr-defined] # of this test's
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         yield server

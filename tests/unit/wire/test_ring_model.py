@@ -46,7 +46,7 @@ class RingMachine(RuleBasedStateMachine):
 
     @initialize(lines_in_ring=st.integers(16, 40))
     def create(self, lines_in_ring: int) -> None:
-        self.directory = Path("/dev/shm") / f"ts-test-{secrets.token_hex(4)}"  # noqa: S108
+        self.directory = Path("/dev/shm") / f"ts-test-{secrets.token_hex(4)}"  # noqa: S108 - shared memory is the point
         self.directory.mkdir(mode=0o700)
         self.capacity = lines_in_ring * LINE
         name = SegmentName("model", 0, os.getpid(), "a")

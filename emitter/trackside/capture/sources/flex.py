@@ -129,8 +129,8 @@ def _over_indices(function: Modification, *, has_score: bool = False) -> Modific
     vectorized = function
 
     def call(*args: torch.Tensor) -> torch.Tensor:
-        # Who calls flex attention has this loaded; it makes table[row] an index by a tensor.
-        from torch._dynamo._trace_wrapped_higher_order_op import (  # noqa: PLC0415
+        # It makes table[row] an index by a tensor.
+        from torch._dynamo._trace_wrapped_higher_order_op import (  # noqa: PLC0415 - slow to load; who calls flex attention has it
             TransformGetItemToIndex,
         )
 
