@@ -12,7 +12,17 @@ from pathlib import Path
 from documents import ROOT, blocks
 
 PAGE = "docs/extending.md"
-_COPIED = ("daemon", "docs", "emitter", "examples", "systemd", "tests", "pyproject.toml")
+_COPIED = (
+    "benchmarks",
+    "daemon",
+    "docs",
+    "emitter",
+    "examples",
+    "mkdocs.yml",
+    "pyproject.toml",
+    "systemd",
+    "tests",
+)
 
 
 @dataclass(frozen=True)
