@@ -26,7 +26,7 @@ import newcomers
 from clean_debian import GIVEN, CleanDebian, CommandFailed, debian
 from documents import ROOT
 from machine import load_average
-from readme_path import ReadmePath, readme_path
+from readme_path import ADDRESS, ReadmePath, readme_path
 
 USER = "newcomer"
 SOURCE = "/srv/trackside.git"
@@ -143,7 +143,7 @@ def prepare(machine: CleanDebian, user: str) -> None:
 def to_the_map(journey: Journey, readme: ReadmePath) -> None:
     """Follow the README from its first command to an attention map."""
     journey.step("packages", f"apt-get update && {readme.packages}", as_root=True)
-    journey.step("clone", f"git clone {SOURCE} trackside")
+    journey.step("clone", readme.clone.replace(ADDRESS, SOURCE))
     # `make` finds it installed: so its time, mostly the network's, is apart.
     journey.step(
         newcomers.TORCH,

@@ -60,6 +60,11 @@ def file_text(page: str, title: str) -> str:
     return block.text
 
 
+def listings(page: str, title: str) -> list[str]:
+    """Return what a page lists or quotes, by the kind: a tree, an output, a diagram."""
+    return [block.text for block in blocks("text") if (block.page, block.title) == (page, title)]
+
+
 def shell_lines(page: str) -> list[str]:
     """Return all lines of a page's shell blocks, without their comments."""
     found = [block.text for block in blocks("sh") if block.page == page]

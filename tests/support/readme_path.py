@@ -4,7 +4,9 @@ import re
 from dataclasses import dataclass
 
 from documents import ROOT, blocks
+from guide import shell_lines
 
+ADDRESS = "ADDRESS"  # what a reader puts the repository's own in the place of
 _PACKAGES = re.compile(r"\(Debian: `(apt install [^`]+)`\)")
 
 
@@ -13,6 +15,7 @@ class ReadmePath:
     """From nothing to the tests, and the two lines for a training script."""
 
     packages: str
+    clone: str
     demo: str
     test: str
     attach: str
@@ -25,11 +28,10 @@ def readme_path() -> ReadmePath:
         ValueError: the README no longer has them where they are looked for.
     """
     packages = _PACKAGES.search((ROOT / "README.md").read_text(encoding="utf-8"))
-    of_readme = [block for block in blocks() if block.page == "README.md"]
-    lines = [line for block in of_readme if not block.language for line in block.text.splitlines()]
-    commands = [line.split("#")[0].strip() for line in lines if line.startswith("make ")]
-    scripts = [block.text for block in of_readme if block.language == "python"]
-    if packages is None or len(commands) != 2 or not scripts:
+    lines = shell_lines("README.md")
+    commands = [line for line in lines if line.startswith(("git clone ", "make "))]
+    scripts = [block.text for block in blocks("python") if block.page == "README.md"]
+    if packages is None or len(commands) != 3 or not scripts:
         raise ValueError(f"the README names {packages}, {commands}, {len(scripts)} Python blocks")
-    demo, test = commands
-    return ReadmePath(packages[1], demo, test, scripts[0])
+    clone, demo, test = commands
+    return ReadmePath(packages[1], clone, demo, test, scripts[0])
