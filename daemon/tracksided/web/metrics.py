@@ -38,7 +38,7 @@ _OF_STEP = (
     ("step_seconds", "Duration of the newest sampled step.", "step_seconds"),
     (
         "gradient_noise_scale",
-        "Gradient noise scale of the newest sampled step, in samples.",
+        "Gradient noise scale of the newest sampled step, in batches of one rank.",
         "gradient_noise_scale",
     ),
     ("sample_timestamp_seconds", "When the newest sampled step was taken.", "timestamp"),
