@@ -27,11 +27,7 @@ UNIT = "trackside@.service"
 # their own each; what is `text` is listed or quoted, and compared with what is there.
 LANGUAGES = {"sh", "bash", "promql", "python", "toml", "json", "yaml", "ini", "diff", "text"}
 LISTINGS = {"tree", "output", "diagram"}
-TO_BE_LABELLED = {
-    *("docs/quickstart.md", "docs/reference/files.md"),
-    *(f"docs/how-to/{name}.md" for name in ("accelerate", "huggingface", "lightning")),
-    *(f"docs/how-to/{name}.md" for name in ("pytorch", "torchrun")),
-}
+TO_BE_LABELLED = {"docs/reference/files.md"}
 pytestmark = pytest.mark.integration
 needs_systemd = pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="no systemd-analyze here"

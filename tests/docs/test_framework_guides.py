@@ -1,115 +1,131 @@
-"""The scripts of the recipes for trainers, run as they stand on their pages."""
+"""The recipes for trainers: script saved, line typed, and outputs held against the page."""
 
-import sys
-import warnings
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
-from guide import file_text
-from received import Received, read_segment
-from transformers import Trainer
+from daemon_process import wait_until
+from guide import Guide, listings, shell_lines, the_run
+from quoted import mistakes
+from safetensors.torch import load_file
+from transformers import GPT2LMHeadModel
+from written import history, load, steps
 
-from trackside.session import _open_sessions
 from trackside.wire import segment
 
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.filterwarnings(  # what Lightning warns of is not ours
-        "ignore:.*num_workers.*", "ignore:.*LeafSpec.*:FutureWarning", "ignore:.*litlogger.*"
-    ),
-]
+pytestmark = pytest.mark.integration
 
-Run = Callable[[str], Received]
+TRACKSIDE_RUN = "trackside run -- python train.py"
+Follow = Callable[..., Guide]
 
 
 @pytest.fixture
-def run(shm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
-    """Runs the `train.py` of a page, and returns what it published."""
-    for name, value in {"AUTOSTART": "0", "RING_BYTES": str(1 << 22)}.items():
-        monkeypatch.setenv(f"TRACKSIDE_{name}", value)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["train.py"])
-    original = Trainer.train
-    threads = torch.get_num_threads()
+def follow(shm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Follow:
+    """Saves `train.py`, types the line that trains, and looks for all that the page lists."""
+    monkeypatch.setenv("TRACKSIDE_RING_BYTES", str(1 << 22))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
-    def follow(page: str) -> Received:
-        code = compile(file_text(page, "train.py"), page, "exec")
-        torch.set_num_threads(1)
-        with warnings.catch_warnings():
-            if "lightning" in page:
-                warnings.simplefilter("ignore")
-            exec(code, {"__name__": "__main__"})  # noqa: S102 - the point
-        (path,) = segment.scan(shm_dir)
-        return read_segment(path)
+    def by_page(name: str, line: str = TRACKSIDE_RUN) -> Guide:
+        page = Guide(name, tmp_path)
+        page.save("train.py")
+        done = page.type(line)
+        assert done.returncode == 0, done.stderr
+        (tree,) = listings(name, "tree")
+        assert mistakes(tree, tmp_path) == []
+        assert segment.scan(shm_dir) == ()
+        return page
 
-    yield follow
-    Trainer.train = original
-    torch.set_num_threads(threads)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-    for session in tuple(_open_sessions):
-        session.close()
-    for path in segment.scan(shm_dir):
-        segment.remove(path)
+    return by_page
 
 
-def numbers(received: Received) -> list[int]:
-    return [step.step for step in received.steps]
+def modules(run: Path, step: int) -> list[str]:
+    """Return the modules whose attention was drawn at a step."""
+    found = load(run / f"step_{step}" / "statistics.json")
+    return [entry["module"] for entry in (*found["encoder"], *found["decoder"])]
 
 
-def logged(received: Received) -> set[str]:
-    assert received.close is not None
-    scalars = [scalar for step in received.steps for scalar in step.scalars]
-    return {scalar.name for scalar in (*scalars, *received.close.scalars)}
+def sources(average: Path) -> list[str]:
+    return [source["name"] for source in load(average)["sources"]]
 
 
-def modules(received: Received) -> list[str]:
-    return [attention.module for attention in received.steps[0].attention]
+def mean_of(paths: list[Path]) -> dict[str, torch.Tensor]:
+    """Return the mean of checkpoints, key by key, in float64."""
+    whole = [load_file(path) if path.suffix == ".safetensors" else weights(path) for path in paths]
+    return {key: torch.stack([state[key].double() for state in whole]).mean(0) for key in whole[0]}
 
 
-def test_the_loop_by_hand(run: Run, tmp_path: Path) -> None:
-    received = run("docs/how-to/pytorch.md")
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    content = torch.load(path, weights_only=True)
+    found: dict[str, torch.Tensor] = content.get("state_dict", content)
+    return found
 
+
+def test_the_loop_by_hand(follow: Follow, tmp_path: Path) -> None:
+    page = follow("docs/how-to/pytorch.md")
+
+    run, checkpoints = tmp_path / "outputs", tmp_path / "checkpoints"
     # Each 20th of 120 steps, and the first of the epochs 1 and 4 of 30 steps each.
-    assert numbers(received) == [1, 20, 40, 60, 80, 91, 100, 120]
-    assert [step.step for step in received.steps if step.epoch_requested] == [1, 91]
-    assert [step.epoch for step in received.steps] == [1, 1, 2, 2, 3, 4, 4, 4]
-    assert logged(received) == {"accuracy"}
-    assert modules(received) == ["layer.self_attn"]
-    assert received.hello.save_dir == str(tmp_path / "outputs")
-    assert received.hello.checkpoints == (str(tmp_path / "checkpoints"),)
-    saved = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-    assert saved == [f"epoch_{epoch}.pt" for epoch in (1, 2, 3, 4)]
+    assert {path.name for path in run.iterdir() if "step_" in path.name} == {
+        *(f"step_{step}" for step in (20, 40, 60, 80, 100, 120)),
+        *("epoch_1_step_1", "epoch_4_step_91"),
+    }
+    assert steps(run) == [1, 20, 40, 60, 80, 91, 100, 120]
+    assert [line["epoch"] for line in history(run)] == [1, 1, 2, 2, 3, 4, 4, 4]
+    assert {key for line in history(run) for key in line["logged"]} == {"accuracy"}
+    assert modules(run, 20) == ["layer.self_attn"]
+    totals = load(run / "training_statistics.json")
+    assert (totals["state"], totals["dropped"]) == ("finished", {})
+    assert sources(checkpoints / "averaged_model.json") == [f"epoch_{i}.pt" for i in (1, 2, 3, 4)]
+    expected = mean_of(sorted(checkpoints.glob("epoch_*.pt")))
+    torch.testing.assert_close(
+        weights(checkpoints / "averaged_model.pt"), expected, check_dtype=False
+    )
+
+    report = page.type("trackside report -o outputs")
+    with page.tensorboard() as server:
+        wait_until(lambda: "tensorboard" in server.get("runs"))
+        accuracy = server.scalars("tensorboard", "Custom/accuracy")
+
+    assert report.returncode == 0, report.stderr
+    assert re.search(r"^  step +120 of ", report.stdout, re.MULTILINE)
+    assert accuracy[-1][0] == 120
 
 
-def test_hugging_face(run: Run, tmp_path: Path) -> None:
-    received = run("docs/how-to/huggingface.md")
+def test_hugging_face(follow: Follow, tmp_path: Path) -> None:
+    follow("docs/how-to/huggingface.md")
 
-    assert numbers(received) == [10, 20, 30, 40]
-    assert modules(received) == ["transformer.h.0.attn", "transformer.h.1.attn"]
-    assert "Trainer/loss" in logged(received)
-    assert received.hello.checkpoints == (str(tmp_path / "checkpoints"),)
-    saved = sorted(path.name for path in (tmp_path / "checkpoints").glob("checkpoint-*"))
-    assert saved == [f"checkpoint-{step}" for step in (10, 20, 30, 40)]
-
-
-def test_lightning(run: Run, tmp_path: Path) -> None:
-    received = run("docs/how-to/lightning.md")
-
-    assert numbers(received) == [10, 20, 30, 40]
-    assert modules(received) == ["layer.self_attn"]
-    assert "train_loss" in logged(received)
-    assert received.hello.checkpoints == (str(tmp_path / "checkpoints"),)
-    assert len(list((tmp_path / "checkpoints").glob("*.ckpt"))) == 4
+    run, checkpoints = the_run(tmp_path), tmp_path / "checkpoints"
+    assert steps(run) == [10, 20, 30, 40]
+    assert modules(run, 10) == ["transformer.h.0.attn", "transformer.h.1.attn"]
+    names = [f"checkpoint-{step}" for step in (10, 20, 30, 40)]
+    assert sources(checkpoints / "averaged" / "averaging.json") == names
+    mean = mean_of([checkpoints / name / "model.safetensors" for name in names])
+    averaged = checkpoints / "averaged"
+    loaded = GPT2LMHeadModel.from_pretrained(averaged).state_dict()
+    torch.testing.assert_close({key: loaded[key] for key in mean}, mean, check_dtype=False)
 
 
-def test_accelerate(run: Run) -> None:
-    received = run("docs/how-to/accelerate.md")
+def test_lightning(follow: Follow, tmp_path: Path) -> None:
+    follow("docs/how-to/lightning.md")
 
-    assert numbers(received) == [10, 20, 30, 40]
-    assert modules(received) == ["layer.self_attn"]
-    assert "train_loss" in logged(received)
-    assert received.hello.config == {"lr": 1e-3}
+    run, checkpoints = the_run(tmp_path), tmp_path / "checkpoints"
+    assert steps(run) == [10, 20, 30, 40]
+    assert modules(run, 10) == ["layer.self_attn"]
+    assert len(sources(checkpoints / "averaged_model.json")) == 4
+    expected = mean_of(sorted(checkpoints.glob("*.ckpt")))
+    torch.testing.assert_close(
+        weights(checkpoints / "averaged_model.pt"), expected, check_dtype=False
+    )
+
+
+def test_accelerate(follow: Follow, tmp_path: Path) -> None:
+    page = "docs/how-to/accelerate.md"
+    (line,) = (line for line in shell_lines(page) if "train.py" in line)
+    follow(page, line)
+
+    run = the_run(tmp_path)
+    assert steps(run) == [10, 20, 30, 40]
+    assert modules(run, 10) == ["layer.self_attn"]
+    assert load(run / "run.json")["config"] == {"lr": 1e-3}

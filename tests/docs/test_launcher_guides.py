@@ -1,19 +1,23 @@
-"""The quick start and the recipes for launchers, followed with real processes."""
+"""The recipes for launchers, followed with real processes."""
 
 import os
 import re
+import shlex
 from pathlib import Path
 
-import numpy as np
 import pytest
-from guide import BIN, Guide, shell_lines, the_run
+from guide import BIN, Guide, listings, shell_lines, the_run
+from nodes import INTERFACE, can_make_nodes, two_nodes
+from quoted import mistakes
 from slurm import submit
-from torch.distributed.run import get_args_parser
 from written import history, load
 
 from trackside.wire import segment
 
 pytestmark = pytest.mark.integration
+needs_nodes = pytest.mark.skipif(
+    not can_make_nodes(), reason="network namespaces need root and iproute2"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -27,34 +31,6 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 def written_ranks(run: Path) -> set[tuple[int, ...]]:
     """Return which ranks the lines of a history name."""
     return {tuple(entry["rank"] for entry in line["ranks"]) for line in history(run)}
-
-
-@pytest.mark.usefixtures("shm_dir")
-def test_the_quick_start_shows_what_it_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    page = Guide("docs/quickstart.md", tmp_path)
-    page.save("train.py")
-    monkeypatch.setenv("TRACKSIDE_SAVE_RAW", "1")
-
-    done = page.type("trackside run -- python train.py")
-
-    assert done.returncode == 0, done.stderr
-    # A machine that is busy lets the reader wait, and says so.
-    assert re.fullmatch(r"(trackside: waiting .*\n)?", done.stderr)
-    losses = [float(line.split()[-1]) for line in done.stdout.splitlines()]
-    assert re.fullmatch(r"(step \d+ loss \d+\.\d{3}\n){10}", done.stdout)
-    assert losses[-1] < 0.1 < losses[0]
-    run = the_run(tmp_path)
-    for step in range(10, 101, 10):
-        assert (run / f"step_{step}" / "encoder_layer0_self_attn.png").exists()
-    for name in ("history.jsonl", "run.json", "final_report.md", "final_report.png"):
-        assert (run / name).stat().st_size > 0
-    assert (run / "alerts.jsonl").exists()
-    # Position i is written from position 11 - i: the diagonal that the reader is shown.
-    with np.load(run / "step_100" / "raw" / "encoder_layer0_self_attn.npz") as raw:
-        looked_at = raw["weights"].mean(0).argmax(-1)
-    assert looked_at.tolist() == list(range(11, -1, -1))
 
 
 def test_torchrun_on_one_node(tmp_path: Path, shm_dir: Path) -> None:
@@ -71,14 +47,39 @@ def test_torchrun_on_one_node(tmp_path: Path, shm_dir: Path) -> None:
     assert segment.scan(shm_dir) == ()
 
 
-def test_torchrun_understands_the_line_for_several_nodes() -> None:
-    lines = shell_lines("docs/how-to/torchrun.md")
-    (words,) = (line.split() for line in lines if "--nnodes=2" in line)
+@needs_nodes
+def test_torchrun_on_two_nodes(tmp_path: Path, shm_dir: Path) -> None:
+    page = Guide("docs/how-to/torchrun.md", tmp_path)
+    page.save("train.py")
+    (line,) = (line for line in shell_lines(page.page) if "--nnodes=2" in line)
+    with two_nodes() as nodes:
+        typed = line.replace("HOST", nodes[0].address)
+        started = []
+        for index, node in enumerate(nodes):
+            memory = shm_dir / str(index)
+            memory.mkdir(mode=0o700)
+            environ = {
+                "PATH": f"{BIN}:{os.environ['PATH']}",
+                "TRACKSIDE_SHM_DIR": str(memory),
+                "GLOO_SOCKET_IFNAME": INTERFACE,
+                # A node that can look its own name up finds out that it is HOST.
+                "PET_RDZV_CONF": f"is_host={index == 0}",
+                "PET_LOCAL_ADDR": node.address,
+            }
+            command = ["bash", "-c", f"cd {shlex.quote(str(tmp_path))} && {typed}"]
+            started.append(node.start(command, environ, tmp_path / f"node{index}.log"))
 
-    known = get_args_parser().parse_args(words[words.index("torchrun") + 1 :])
+        codes = [process.wait(timeout=150) for process in started]
 
-    assert (known.nnodes, known.nproc_per_node, known.rdzv_backend) == ("2", "2", "c10d")
-    assert known.training_script == "train.py"
+    assert codes == [0, 0], (tmp_path / "node0.log").read_text()
+    (tree,) = listings(page.page, "tree")
+    assert mistakes(tree, tmp_path) == []
+    run = tmp_path / "trackside_logs" / "reverser-1"
+    assert (written_ranks(run), written_ranks(run / "node1")) == ({(0, 1)}, {(2, 3)})
+    # Attention comes from rank 0.
+    assert load(run / "step_10" / "statistics.json")["encoder"]
+    assert not load(run / "node1" / "step_10" / "statistics.json")["encoder"]
+    assert [segment.scan(memory) for memory in shm_dir.iterdir()] == [(), ()]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from documents import blocks
+from tensorboard_server import TensorBoardServer
 
 BIN = Path(sys.executable).parent
 
@@ -33,6 +34,13 @@ class Guide:
         """Type a line that stands on the page."""
         assert line in shell_lines(self.page)
         return self.run("bash", "-c", line, environ=environ, first_in_path=first_in_path)
+
+    def tensorboard(self) -> TensorBoardServer:
+        """Return TensorBoard as the page starts it, but on a port that is free."""
+        (line,) = (line for line in shell_lines(self.page) if line.startswith("tensorboard "))
+        program, option, logs = line.split()
+        assert (program, option) == ("tensorboard", "--logdir")
+        return TensorBoardServer(self.directory / logs, self.directory / "log", "false")
 
     def run(
         self,
