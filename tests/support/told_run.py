@@ -139,7 +139,7 @@ def train(daemon: DaemonProcess, out: Path, checkpoints: Path, told: Told) -> No
         wait_until(lambda last=last: steps(out)[-1:] == [last])
     wait_until(lambda: "alerts" in load(out / "run.json"))  # of the trainer that stalls now
     wait_until(lambda: bool(load(out / "run.json")["averages"]))
-    wait_until(lambda: bool(daemon.status["refused"]) and bool(daemon.status["runs"][0]["alerts"]))
+    wait_until(lambda: says_all(daemon.status))
     told.add("status.json", "status.json", daemon.status)
     told.add("status", "status --json", ask_status(daemon.directory))
     ranks[1].abandon()
@@ -180,6 +180,12 @@ def attention(step: int) -> tuple[tuple[Attention, ...], dict[str, Any]]:
         for name in ("query", "key")
     }
     return calls, arrays
+
+
+def says_all(status: Mapping[str, Any]) -> bool:
+    """Whether it has come to the status, which is written a little later than the files."""
+    (run,), (directory,) = status["runs"], status["checkpoints"]["directories"]
+    return bool(status["refused"] and run["alerts"] and directory["last"] and directory["refused"])
 
 
 def http_of(daemon: DaemonProcess) -> Mapping[str, Any]:
