@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from nodes import Node, two_nodes
+from namespaces import Node, joined_nodes
 
 
 @pytest.fixture
-def nodes() -> Iterator[tuple[Node, Node]]:
-    with two_nodes() as pair:
+def nodes() -> Iterator[tuple[Node, ...]]:
+    with joined_nodes(2) as pair:
         yield pair
 
 

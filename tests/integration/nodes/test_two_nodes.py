@@ -1,11 +1,11 @@
 """torchrun over two nodes, a daemon on each, one output directory that both see."""
 
-import sys
 from pathlib import Path
 
 import pytest
 from daemon_process import wait_until
-from nodes import INTERFACE, Node, can_make_nodes
+from namespaces import Node, can_make_nodes
+from two_node_job import RUN, two_node_job
 from written import history, load, scalars
 
 pytestmark = [
@@ -13,70 +13,21 @@ pytestmark = [
     pytest.mark.skipif(not can_make_nodes(), reason="network namespaces need root and iproute2"),
 ]
 
-TRAINER = """
-import sys
-import torch, trackside
-import torch.distributed as dist
-from torch import nn
-torch.set_num_threads(1)
-dist.init_process_group("gloo")
-torch.manual_seed(0)
-model = nn.parallel.DistributedDataParallel(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 1)))
-optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
-with trackside.attach(model, optimizer, every=2, attention=False, save_dir=sys.argv[1],
-                      checkpoints=sys.argv[2], autostart=False, ring_bytes=1 << 20):
-    torch.manual_seed(1 + dist.get_rank())
-    for step in range(1, 7):
-        model(torch.randn(5, 4)).square().mean().backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 0.5)
-        optimizer.step()
-        optimizer.zero_grad()
-        if step % 2 == 0 and dist.get_rank() == 0:
-            torch.save(model.module.state_dict(), f"{sys.argv[2]}/step_{step}.pt")
-dist.destroy_process_group()
-"""
-
 
 def test_each_node_writes_what_its_ranks_say(
-    nodes: tuple[Node, Node], memories: tuple[Path, Path], tmp_path: Path
+    nodes: tuple[Node, ...], memories: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    script, out = tmp_path / "train.py", tmp_path / "run"
-    script.write_text(TRAINER)
-    checkpoints = tmp_path / "checkpoints"
-    checkpoints.mkdir()
-    daemons, launchers = [], []
-    try:
-        for index, (node, memory) in enumerate(zip(nodes, memories, strict=True)):
-            environ = {
-                "TRACKSIDE_SHM_DIR": str(memory),
-                "GLOO_SOCKET_IFNAME": INTERFACE,
-                "OMP_NUM_THREADS": "1",
-            }
-            daemon = [sys.executable, "-P", "-m", "tracksided", "daemon"]
-            daemons.append(node.start(daemon, environ, tmp_path / f"daemon{index}.log"))
-            launcher = [
-                *(sys.executable, "-m", "torch.distributed.run"),
-                *("--nnodes=2", "--nproc-per-node=2"),
-                *(f"--node-rank={index}", "--rdzv-backend=static", "--rdzv-id=two-nodes"),
-                *(f"--master-addr={nodes[0].address}", "--master-port=29517"),
-                *(str(script), str(out), str(checkpoints)),
-            ]
-            launchers.append(node.start(launcher, environ, tmp_path / f"node{index}.log"))
+    with two_node_job(nodes, memories, tmp_path) as job:
+        out, checkpoints = job.out, job.checkpoints
+        job.finish()
 
-        codes = [launcher.wait(timeout=150) for launcher in launchers]
-
-        assert codes == [0, 0], (tmp_path / "node0.log").read_text()
         for directory in (out, out / "node1"):
             wait_until((directory / "training_statistics.json").exists)
         wait_until(lambda: bool(load(out / "run.json")["averages"]))
-    finally:
-        for process in (*launchers, *daemons):
-            process.terminate()
-            process.wait()
 
     first, second = history(out), history(out / "node1")
     assert [line["step"] for line in first] == [line["step"] for line in second] == [2, 4, 6]
-    assert {line["run"] for line in (*first, *second)} == {"two-nodes"}
+    assert {line["run"] for line in (*first, *second)} == {RUN}
     assert {line["world_size"] for line in (*first, *second)} == {4}
     for here, there in zip(first, second, strict=True):
         ranks = [entry["rank"] for line in (here, there) for entry in line["ranks"]]
