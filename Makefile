@@ -4,7 +4,8 @@
 #   make docs    the documentation as a site, in build/site
 #   make demo    the guided tour; DEMO_ARGS="--steps 60 --out DIR" is passed on
 #   make bench   all benchmarks, then docs/performance.md; BENCH_ARGS="--quick" or "--only ring tap"
-#   make performance  docs/performance.md from the stored results
+#   make peers   what benchmarks compare with: wandb, and others' scripts in build/peers
+#   make performance  the pages of figures from the stored results
 PYTHON ?= python3
 DEMO_ARGS ?=
 BENCH_ARGS ?=
@@ -15,7 +16,7 @@ BIN := .venv/bin
 RUNS := .venv/runs
 STAMP := .venv/installed
 
-.PHONY: venv test lint types docs demo bench performance clean
+.PHONY: venv test lint types docs demo bench peers performance clean
 
 venv: $(STAMP)
 
@@ -52,6 +53,10 @@ demo: $(RUNS)
 
 bench: venv
 	$(BIN)/python benchmarks/everything.py $(BENCH_ARGS)
+
+peers: venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group peers
+	$(BIN)/python benchmarks/peers.py
 
 performance: venv
 	$(BIN)/python benchmarks/page.py

@@ -4,7 +4,8 @@
         [--timm SCRIPT] [--fairseq SCRIPT] [--peer-path DIR ...] [--directory DIR]
 
 SCRIPT is timm's avg_checkpoints.py and fairseq's scripts/average_checkpoints.py, unchanged; DIR is
-where they find what they import. Contestants run interleaved, each in a process of its own, with
+where they find what they import. Without, those that `make peers` fetched take part; `peers.py` has
+their repositories and commits. Contestants run interleaved, each in a process of its own, with
 the inputs in the page cache. The limit reads the bytes that an average needs and writes as many as
 it has, with fsync. The table shows medians; memory is peak resident memory, shared pages included.
 """
@@ -23,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import peers
 from figures import QUARTILES, Figure, quartiles, ratios
 from frame import Benchmark, Findings
 from machine import script_version
@@ -36,7 +38,7 @@ KINDS = {
     "optimizer": "float32 `.pt` with Adam's moments",
 }
 OURS, THE_LIMIT = "trackside", "reading and writing alone"
-PEERS = ("timm", "fairseq")
+PEERS = tuple(peer.name for peer in peers.PEERS)
 PEER_LIMIT = 8.0  # times our seconds
 SPEED_LIMIT = 0.6  # of reading and writing alone
 MEMORY_LIMIT_MB = 80.0
@@ -131,13 +133,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="float32 .pt, bfloat16 .safetensors, float32 .pt with Adam's moments",
     )
     parser.add_argument("--directory", type=Path, help="where to work; a real disk")
-    parser.add_argument("--fairseq", type=Path, help="path of average_checkpoints.py")
-    parser.add_argument("--timm", type=Path, help="path of avg_checkpoints.py")
+    for name in PEERS:
+        script = peers.fetched(name)
+        parser.add_argument(f"--{name}", type=Path, default=script, help=peers.help_of(name))
     parser.add_argument(
         "--peer-path",
         nargs="+",
         type=Path,
-        default=[],
+        default=[path for path in peers.search_path() if path.is_dir()],
         help="PYTHONPATH of the two scripts, for them alone",
     )
 
@@ -162,11 +165,11 @@ def measure(arguments: argparse.Namespace) -> Findings:
             {"kind": KINDS[kind], **row, "differing": differing.get(str(row["who"]))}
             for row in times
         ]
-    peers = {
+    found_versions = {
         name: script_version(name, scripts[name], peer_environment) if name in scripts else None
         for name in PEERS
     }
-    return Findings({"contestants": Table(COLUMNS, rows, QUARTILES)}, limits(rows), peers)
+    return Findings({"contestants": Table(COLUMNS, rows, QUARTILES)}, limits(rows), found_versions)
 
 
 def given_scripts(arguments: argparse.Namespace) -> dict[str, Path]:
@@ -175,7 +178,7 @@ def given_scripts(arguments: argparse.Namespace) -> dict[str, Path]:
     for name in PEERS:
         script = getattr(arguments, name)
         if script is None:
-            print(f"{name}: left out, --{name} SCRIPT was not given")
+            print(f"{name}: left out; `make peers` fetches its script, or give --{name} SCRIPT")
         elif not script.is_file():
             sys.exit(f"--{name} {script}: there is no such file")
         else:
@@ -311,7 +314,7 @@ def limits(rows: Sequence[Mapping[str, Any]]) -> list[Limit]:
         found.append(Limit(f"{kind}: peak resident memory, MB", "<=", MEMORY_LIMIT_MB, memory))
     names = {row["who"] for row in rows}
     found += [
-        Limit(f"seconds of {name}, times ours", ">=", PEER_LIMIT, why_not=f"--{name} was not given")
+        Limit(f"seconds of {name}, times ours", ">=", PEER_LIMIT, why_not="make peers fetches it")
         for name in PEERS
         if name not in names
     ]

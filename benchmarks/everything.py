@@ -6,11 +6,13 @@
 Each runs in a process of its own and replaces its own part of `benchmarks/results.json`, with
 machine, load, date and versions, so that one can be run anew without the others. `--quick` runs the
 short forms and writes to `benchmarks/results/` instead, which git ignores. A benchmark that fails
-is named and the others still run; the exit status is then 1.
+is named and the others still run; the exit status is then 1. One that needs root is left out where
+it is not root that runs all, and fails where it is asked for.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -18,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import page
+import peers
 import stored
 from catalog import CATALOG, Entry
 from tables import markdown_of_limits
@@ -30,7 +33,7 @@ QUICK = HERE / "results"
 def main() -> None:
     arguments = parse()
     results = QUICK / "results.json" if arguments.quick else RESULTS
-    wanted = arguments.only or [entry.name for entry in CATALOG if entry.is_default]
+    wanted = arguments.only or by_default()
     try:
         stored.load(results)  # before half an hour is spent on what cannot be kept
     except ValueError as error:
@@ -57,6 +60,17 @@ def main() -> None:
         sys.exit("failed: " + "; ".join(failed))
 
 
+def by_default() -> list[str]:
+    """Return what belongs to a full run of this user; say what does not."""
+    names = []
+    for entry in CATALOG:
+        if entry.is_default and entry.needs_root and os.geteuid() != 0:
+            print(f"{entry.name}: left out, it needs root; as root: --only {entry.name}")
+        elif entry.is_default:
+            names.append(entry.name)
+    return names
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     names = [entry.name for entry in CATALOG]
@@ -69,8 +83,8 @@ def parse() -> argparse.Namespace:
         help=f"of {', '.join(names)}; by default all but {', '.join(others)}",
     )
     parser.add_argument("--quick", action="store_true", help="short forms: to see them work")
-    parser.add_argument("--fairseq", type=Path, help="its scripts/average_checkpoints.py")
-    parser.add_argument("--timm", type=Path, help="its avg_checkpoints.py")
+    for peer in peers.PEERS:
+        parser.add_argument(f"--{peer.name}", type=Path, help=peers.help_of(peer.name))
     parser.add_argument("--peer-path", nargs="+", type=Path, help="where these two find imports")
     arguments = parser.parse_args()
     for script in (arguments.fairseq, arguments.timm):

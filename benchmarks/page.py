@@ -20,7 +20,7 @@ from shown import MissingResult, Shown
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
 RESULTS = HERE / "results.json"
-PAGES = ("performance.md",)  # each has a template here
+PAGES = ("performance.md", "scaling.md")  # each has a template here
 PICTURE = Path("images") / "growth.png"  # beside the pages
 FUNCTIONS = tuple(name for name in vars(Shown) if not name.startswith("_"))
 
@@ -56,15 +56,16 @@ def render(name: str, results: stored.Results) -> str:
     Raises:
         MissingResult: a benchmark, table or row that the template shows is not there.
     """
-    full_run = [entry.name for entry in CATALOG if entry.is_default]
-    missing = [name for name in full_run if name not in results]
+    full_run = [entry for entry in CATALOG if entry.is_default]
+    missing = [entry.name for entry in full_run if not entry.needs_root]
+    missing = [name for name in missing if name not in results]
     if missing:
         raise MissingResult(
             f"there are no results of {', '.join(missing)}, which pages show; "
             f"make bench BENCH_ARGS='--only {' '.join(missing)}'"
         )
-    wanted = [name for name in (*full_run, *newcomers.NAMES) if name in results]
-    shown = Shown({name: results[name] for name in wanted})
+    names = (*(entry.name for entry in full_run), *newcomers.NAMES)
+    shown = Shown({name: results[name] for name in names if name in results})
     environment = Environment(
         loader=FileSystemLoader(HERE),
         undefined=StrictUndefined,

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import newcomers
+import peers
 import stored
 from tables import cell, markdown, markdown_of_limits
 
@@ -70,6 +71,34 @@ class Shown:
     def seconds_to_a_map(self) -> str:
         return newcomers.seconds_to_a_map(self._results)
 
+    def machine(self, name: str) -> str:
+        return described(self._results[name]["machine"])
+
+    def peers(self) -> str:
+        """Tabulate whose scripts are compared with, and whether these results are of them."""
+        versions = self._results["averaging"]["versions"]
+        rows = [
+            {
+                "name": peer.name,
+                "script": f"`{peer.script}` of {peer.repository}",
+                "commit": f"`{peer.commit}`",
+                "version": peer.version,
+                "sha256": f"`{peer.sha256}`",
+                "took_part": took_part(versions.get(peer.name), peer.sha256),
+            }
+            for peer in peers.PEERS
+        ]
+        titles = {
+            "name": "peer",
+            "script": "script",
+            "commit": "commit",
+            "version": "version that it states",
+            "sha256": "SHA-256 of the script",
+            "took_part": "measured here",
+        }
+        columns = [{"key": key, "title": title, "digits": None} for key, title in titles.items()]
+        return markdown({"columns": columns, "rows": rows})
+
     def machines(self) -> str:
         """List machines, and what ran on each."""
         names: dict[str, list[str]] = {}
@@ -98,6 +127,14 @@ class Shown:
                 f"the results of {name} have no table {key!r}, but {', '.join(tables)}"
             )
         return tables[key]
+
+
+def took_part(version: str | None, sha256: str) -> str:
+    """Compare with the digits of the digest that results hold."""
+    if version is None:
+        return "no, it was not there"
+    shown = version.rpartition("SHA-256 ")[2]
+    return "yes" if sha256.startswith(shown) else f"no, another: {shown}"
 
 
 def load(found: Mapping[str, Any]) -> str:

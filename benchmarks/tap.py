@@ -50,7 +50,7 @@ WARM_UP_STEPS = 2 * PERIOD
 OURS = "trackside"
 WANDB = '`wandb.watch(log="all")`'
 IN_PROCESS = "in-process histograms and pictures"
-NO_WANDB = "wandb is not installed"
+NO_WANDB = "wandb is not installed; make peers does"
 HOOKS = "a session adds"
 CONTROLS = ("no monitor, first (control)", "no monitor, last (control)")
 CLOCKS: Mapping[str, Callable[[], float]] = {"wall": time.perf_counter, "CPU": time.thread_time}

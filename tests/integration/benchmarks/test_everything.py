@@ -91,6 +91,21 @@ def test_results_that_cannot_be_kept_are_said_before_anything_runs(
     assert "# good" not in capsys.readouterr().out
 
 
+def test_one_that_needs_root_is_left_out_for_others_unless_it_is_named(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entries = (Entry("good"), Entry("averager", needs_root=True))
+    monkeypatch.setattr(everything, "CATALOG", entries)
+    monkeypatch.setattr(everything.os, "geteuid", lambda: 1000)
+
+    run(monkeypatch)
+
+    assert "averager" not in stored.load(place / "results.json")
+    assert "averager: left out, it needs root" in capsys.readouterr().out
+    run(monkeypatch, "--only", "averager")
+    assert "averager" in stored.load(place / "results.json")
+
+
 def test_a_script_that_is_not_there_is_named(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

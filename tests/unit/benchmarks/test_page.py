@@ -9,7 +9,7 @@ import stored
 from catalog import CATALOG
 from shown import MissingResult
 
-FULL_RUN = [entry.name for entry in CATALOG if entry.is_default]
+FULL_RUN = [entry.name for entry in CATALOG if entry.is_default and not entry.needs_root]
 FAIRSEQ = "float32 `.pt`: seconds of fairseq, times ours"
 FAIRSEQ_MOMENTS = "float32 `.pt` with Adam's moments: seconds of fairseq, times ours"
 
@@ -101,6 +101,12 @@ def test_a_journey_that_is_not_stored_is_left_out(results: stored.Results) -> No
     assert "Debian 12" not in text
     assert "| make demo | 61 |" in text
     assert "the map is there in 65 seconds on Debian 13." in text
+
+
+def test_a_benchmark_that_needs_root_can_be_missing(results: stored.Results) -> None:
+    results.pop("nodes", None)
+
+    assert "No run of it is among these results." in page.render("scaling.md", results)
 
 
 def test_asking_for_help_writes_nothing(
