@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from guide import BIN, Guide, listings, shell_lines, the_run
-from nodes import INTERFACE, can_make_nodes, two_nodes
+from namespaces import INTERFACE, can_make_nodes, joined_nodes
 from quoted import mistakes
 from slurm import submit
 from written import history, load
@@ -52,7 +52,7 @@ def test_torchrun_on_two_nodes(tmp_path: Path, shm_dir: Path) -> None:
     page = Guide("docs/how-to/torchrun.md", tmp_path)
     page.save("train.py")
     (line,) = (line for line in shell_lines(page.page) if "--nnodes=2" in line)
-    with two_nodes() as nodes:
+    with joined_nodes(2) as nodes:
         typed = line.replace("HOST", nodes[0].address)
         started = []
         for index, node in enumerate(nodes):
