@@ -5,12 +5,12 @@ Pure: no I/O, no clock. A stage that raises costs its own output and is named in
 """
 
 import logging
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
 from trackside.wire.records import Stack, Step
+from tracksided.assemble import gradients_object
 from tracksided.attention import LazyMaps, map_name
 from tracksided.catalog import ATTENTION_STATISTICS, PARAMETER_STATISTICS, RENDERERS
 from tracksided.reports import Histogram, Picture, RawMap, Scalar, StepAnalysis
@@ -164,24 +164,7 @@ def _gradient_statistics(
             )
             for index, parameter in enumerate(parameters):
                 parameter[statistic.name] = None if column is None else column[index]
-    return {
-        "norm_before_clip": step.norm_before_clip,
-        "norm_after_clip": step.norm_after_clip,
-        "clipped": step.clipped,
-        "max_norm": step.max_norm,
-        "clip_rate": step.clip_rate,
-        "nonfinite": _is_nonfinite(step, parameters),
-        "cosine_to_previous": cosine,
-        "parameters": parameters,
-    }
-
-
-def _is_nonfinite(step: Step, parameters: Sequence[Mapping[str, Any]]) -> bool | None:
-    """Tell whether the gradient holds NaN or infinity anywhere; None where nothing tells."""
-    norms = [norm for norm in (step.norm_before_clip, step.norm_after_clip) if norm is not None]
-    flags = [p["nonfinite"] for p in parameters if p["nonfinite"] is not None]
-    flags += [not math.isfinite(norm) for norm in norms]
-    return any(flags) if flags else None
+    return gradients_object(step, cosine, parameters)
 
 
 def _noise_scale(samples: StepSamples) -> float | None:

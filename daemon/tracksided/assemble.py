@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trackside.wire.records import Hello, LoggedScalar, LoggedText, Step
-from tracksided.reports import Scalar, StepAnalysis, StepReport, Text
+from tracksided.reports import Scalar, StepAnalysis, StepReport, Text, known_scalars
 
 SCHEMA = 1
 NO_ANALYSIS = StepAnalysis(
@@ -97,19 +97,39 @@ def folder_name(step: Step) -> str:
 
 def gradient_totals(step: Step) -> dict[str, Any] | None:
     """Return the ``gradients`` object without parameters, None where nothing is known."""
-    totals = {
+    is_known = any(value is not None for value in _clipping(step).values())
+    return gradients_object(step, None, []) if is_known else None
+
+
+def gradients_object(
+    step: Step, cosine: float | None, parameters: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Build the ``gradients`` object of ``statistics.json``.
+
+    Args:
+        step: for the norms of the whole gradient.
+        cosine: to the gradient of the sample before, -1 to 1; None where it is not known.
+        parameters: name and statistics of each; empty where they were not analysed.
+    """
+    norms = [norm for norm in (step.norm_before_clip, step.norm_after_clip) if norm is not None]
+    flags = [p["nonfinite"] for p in parameters if p["nonfinite"] is not None]
+    flags += [not math.isfinite(norm) for norm in norms]
+    return {
+        **_clipping(step),
+        "nonfinite": any(flags) if flags else None,
+        "cosine_to_previous": cosine,
+        "parameters": list(parameters),
+    }
+
+
+def _clipping(step: Step) -> dict[str, Any]:
+    return {
         "norm_before_clip": step.norm_before_clip,
         "norm_after_clip": step.norm_after_clip,
         "clipped": step.clipped,
         "max_norm": step.max_norm,
         "clip_rate": step.clip_rate,
     }
-    if all(value is None for value in totals.values()):
-        return None
-    norms = (step.norm_before_clip, step.norm_after_clip)
-    known = [norm for norm in norms if norm is not None]
-    nonfinite = any(not math.isfinite(norm) for norm in known) if known else None
-    return {**totals, "nonfinite": nonfinite, "cosine_to_previous": None, "parameters": []}
 
 
 def training_scalars(step: Step) -> Iterable[Scalar]:
@@ -123,9 +143,7 @@ def training_scalars(step: Step) -> Iterable[Scalar]:
         "Training/Epoch": step.epoch,
         "Training/Step_Seconds": step.step_seconds,
     }
-    for tag, value in values.items():
-        if value is not None:
-            yield Scalar(tag, float(value), step.step)
+    yield from known_scalars(values, step.step)
     yield from logged_scalars(step.scalars)
 
 
@@ -134,9 +152,7 @@ def _monitoring_scalars(step: Step, statistics: Mapping[str, Any]) -> Iterable[S
         "Monitoring/Gradient_Noise_Scale": statistics["gradient_noise_scale"],
         "Monitoring/Gradient_Cosine": (statistics["gradients"] or {}).get("cosine_to_previous"),
     }
-    for tag, value in values.items():
-        if value is not None:
-            yield Scalar(tag, value, step.step)
+    return known_scalars(values, step.step)
 
 
 def logged_scalars(scalars: Sequence[LoggedScalar]) -> Iterable[Scalar]:
@@ -233,11 +249,7 @@ def _history(
         "folder": folder_name(step),
         "loss": step.loss,
         "lr": step.learning_rate,
-        "norm_before_clip": step.norm_before_clip,
-        "norm_after_clip": step.norm_after_clip,
-        "clipped": step.clipped,
-        "max_norm": step.max_norm,
-        "clip_rate": step.clip_rate,
+        **_clipping(step),
         "norm_peak": step.norm_peak,
         "step_seconds": step.step_seconds,
         "micro_batches": step.micro_batches,

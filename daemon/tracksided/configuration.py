@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from trackside.wire.records import Hello
-from tracksided.reports import Scalar, StepReport, Text
+from tracksided.reports import Scalar, StepReport, Text, known_scalars
 
 # What scripts and libraries call a setting, in the order in which it is looked for. Dotted names
 # are paths; all are compared without case.
@@ -70,9 +70,7 @@ def configuration_scalars(report: StepReport) -> Iterator[Scalar]:
             find_number(settings, ACCUMULATION_STEPS), report.history.get("micro_batches")
         ),
     }
-    for tag, value in values.items():
-        if value is not None:
-            yield Scalar(tag, float(value), report.step)
+    return known_scalars(values, report.step)
 
 
 def configuration_text(hello: Hello, step: int) -> Text:

@@ -12,7 +12,7 @@ from tracksided.convergence.course import Course, Point, ends_epoch, find_evalua
 from tracksided.convergence.verdict import MEMORY_POINTS, Verdict, judge, move_on
 from tracksided.errors import ObservationError
 from tracksided.observations import Observation, observe
-from tracksided.reports import Scalar, StepReport
+from tracksided.reports import Scalar, StepReport, known_scalars
 from tracksided.summaries import epoch_scalars, epoch_text
 
 logger = logging.getLogger(__name__)
@@ -143,6 +143,4 @@ def _scalars(verdict: Verdict, step: int) -> Iterator[Scalar]:
         "Monitoring/Step_Time_Skew": verdict.step_time_skew,
         "Monitoring/Distinct_Weights": verdict.distinct_weights,
     }
-    for tag, value in values.items():
-        if value is not None:
-            yield Scalar(tag, float(value), step)
+    return known_scalars(values, step)

@@ -1,6 +1,6 @@
 """What goes out: the closed set of results that stages make and sinks write."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -223,3 +223,10 @@ class StepReport:
 
     alerts: tuple[Alert, ...] = ()
     """Raised by this step; they are in ``history``, too."""
+
+
+def known_scalars(values: Mapping[str, float | None], step: int) -> Iterator[Scalar]:
+    """Yield the tags whose value is known; `None` yields nothing."""
+    for tag, value in values.items():
+        if value is not None:
+            yield Scalar(tag, float(value), step)

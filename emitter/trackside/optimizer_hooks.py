@@ -12,6 +12,7 @@ from torch.optim.optimizer import (
 )
 
 from trackside.capture.gradients import trainable
+from trackside.capture.module_hooks import unhook
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
@@ -65,9 +66,7 @@ class OptimizerHooks:
 
     def remove(self) -> None:
         """Unhook; twice is fine."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        unhook(self._handles)
 
     def _before(
         self, optimizer: torch.optim.Optimizer, args: Args, kwargs: Kwargs

@@ -93,9 +93,7 @@ class NumpyZip:
 
 
 def _sizes(checkpoint: Checkpoint) -> tuple[tuple[str, int], ...]:
-    if not isinstance(checkpoint.template, _Template):
-        raise TypeError("the template of another format")
-    return checkpoint.template.sizes
+    return checkpoint.template_as(_Template).sizes
 
 
 def _entry(source: SourceFile, record: ZipRecord) -> TensorEntry:

@@ -1,7 +1,7 @@
 """Choose the checkpoints that are to be averaged, and hold them open."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -121,11 +121,8 @@ def _with_content_steps(
             known.append(candidate)
             continue
         try:
-            source = _open(store, candidate)
-            try:
+            with closing(_open(store, candidate)) as source:
                 step = describe(source).step
-            finally:
-                source.close()
         except CheckpointRefused as error:
             skipped.append(Skipped(candidate.path.name, _reason(error, candidate.path)))
         else:
@@ -145,11 +142,8 @@ def _ranked(
     scored: list[tuple[Candidate, float]] = []
     for candidate in candidates:
         try:
-            source = _open(store, candidate)
-            try:
+            with closing(_open(store, candidate)) as source:
                 value = metric_of(store, candidate, describe(source), best.metric)
-            finally:
-                source.close()
         except CheckpointRefused as error:
             skipped.append(Skipped(candidate.path.name, _reason(error, candidate.path)))
         else:

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from tracksided.monitors.reading import GpuReading, HostReading, own_gpus
-from tracksided.reports import Scalar
+from tracksided.reports import Scalar, known_scalars
 
 MIB = 1 << 20  # what the tags call MB, as PyTorch's memory summaries and nvidia-smi do
 
@@ -42,9 +42,7 @@ def host_scalars(reading: HostReading, step: int) -> Iterator[Scalar]:
         values[f"{group}/Memory_Usage_Percent"] = _memory_percent((gpu,))
         values[f"{group}/Temperature_C"] = gpu.temperature_c
         values[f"{group}/Power_W"] = gpu.power_w
-    for tag, value in values.items():
-        if value is not None:
-            yield Scalar(tag, float(value), step)
+    return known_scalars(values, step)
 
 
 def _memory_percent(gpus: Iterable[GpuReading]) -> float | None:

@@ -147,18 +147,6 @@ def _layer(first: AttentionObservation | None, last: AttentionObservation) -> Ce
     return (last.title, last.module or UNKNOWN, *columns)
 
 
-_RANK_HEAD = (
-    "rank",
-    "steps",
-    "sampled",
-    "last step written",
-    "last loss",
-    "end",
-    "dropped",
-    "damaged",
-)
-
-
 def _ranks(totals: Mapping[str, Json]) -> Iterable[Cells]:
     for rank in _objects(totals.get("ranks")):
         damaged = [fields.step(rank.get(key)) for key in ("corrupt", "torn")]

@@ -11,7 +11,7 @@ from torch import nn
 from trackside.capture.captured import CapturedAttention
 from trackside.capture.frozen import frozen_parts
 from trackside.capture.mode import CallMode
-from trackside.capture.module_hooks import hook_forward
+from trackside.capture.module_hooks import hook_forward, unhook
 from trackside.capture.modules import num_calls
 from trackside.capture.recording import Group, Heads, Recording, TapSettings
 from trackside.capture.sources.catalog import source_of
@@ -254,9 +254,7 @@ class AttentionTap:
         """Take the mode off torch's stack, wherever the recording has got to."""
         if self._mode is not None:
             self._mode.take_off()
-        for handle in self._part_handles:
-            handle.remove()
-        self._part_handles = []
+        unhook(self._part_handles)
         self._mode = self._exception_before = None
         self._depth = self._part_depth = 0
         if self._is_removed_late:
@@ -288,6 +286,4 @@ class AttentionTap:
         self._notes[reason] = None
 
     def _unhook(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        unhook(self._handles)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from trackside.capture.gradients import total_norm
+from trackside.capture.module_hooks import unhook
 from trackside.guard import Guard
 
 if TYPE_CHECKING:
@@ -35,9 +36,8 @@ class LocalNorm:
 
     def disarm(self) -> None:
         """Stop listening and forget."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles, self._norms = [], {}
+        unhook(self._handles)
+        self._norms = {}
 
     def take(self) -> torch.Tensor | None:
         """Stop listening; return the norm, 0-d, or None where no gradient came by."""

@@ -22,6 +22,13 @@ def hook_forward(module: nn.Module, before: _Call, after: _Call) -> "list[Remova
     ]
 
 
+def unhook(handles: "list[RemovableHandle]") -> None:
+    """Remove all hooks, and empty the list."""
+    for handle in handles:
+        handle.remove()
+    handles.clear()
+
+
 class ModuleHook:
     """A hook of either kind that returns nothing, and does nothing in a copied or saved module."""
 

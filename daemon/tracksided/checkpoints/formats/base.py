@@ -3,9 +3,11 @@
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from tracksided.checkpoints.source import SourceDirectory, SourceFile
+
+_Template = TypeVar("_Template")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,19 @@ class Checkpoint:
     def mtime_ns(self) -> int:
         """When the last of them was written."""
         return max(source.identity.mtime_ns for source in self.sources)
+
+    def template_as(self, kind: type[_Template]) -> _Template:
+        """Return the template to the format that made it.
+
+        Args:
+            kind: of the format's own templates.
+
+        Raises:
+            TypeError: another format has read this checkpoint.
+        """
+        if not isinstance(self.template, kind):
+            raise TypeError(f"{self.name} was read as {self.format}, by another format than this")
+        return self.template
 
 
 @dataclass(frozen=True, slots=True)

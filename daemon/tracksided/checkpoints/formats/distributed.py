@@ -102,7 +102,7 @@ class DistributedCheckpoint:
 
     def layout(self, template: Checkpoint) -> OutputLayout:
         """Lay the kept items out in their files, one after the other, and write the metadata."""
-        kept = _template(template)
+        kept = template.template_as(_Template)
         files: list[OutputFile] = []
         places: dict[str, Place] = {}
         laid: list[_Laid] = []
@@ -123,7 +123,7 @@ class DistributedCheckpoint:
 
     def seal(self, template: Checkpoint, crcs: Mapping[str, int]) -> tuple[Patch, ...]:
         """Seal every item with the CRC-32 of its tensor."""
-        kept = _template(template)
+        kept = template.template_as(_Template)
         patches: list[Patch] = []
         for number, items in enumerate(_by_file(kept.items).values()):
             position = 0
@@ -145,12 +145,6 @@ class DistributedCheckpoint:
         """Nothing: the objects beside the tensors belong to the application."""
         del checkpoint
         return {}
-
-
-def _template(checkpoint: Checkpoint) -> _Template:
-    if not isinstance(checkpoint.template, _Template):
-        raise TypeError("the template of another format")
-    return checkpoint.template
 
 
 def _read(directory: SourceDirectory) -> DistributedMetadata:

@@ -116,7 +116,7 @@ class HuggingFace:
 
     def layout(self, template: Checkpoint) -> OutputLayout:
         """Lay out every file of weights as its own format does, and take the rest along."""
-        kept = _kept(template)
+        kept = template.template_as(_Template)
         files: list[OutputFile] = []
         places: dict[str, Place] = {}
         dropped: list[str] = []
@@ -144,7 +144,7 @@ class HuggingFace:
         """Seal every file of weights as its own format does."""
         return tuple(
             replace(patch, file=number)
-            for number, part in enumerate(_kept(template).parts)
+            for number, part in enumerate(template.template_as(_Template).parts)
             for patch in part.format.seal(
                 part.content, {key: crcs[_record_key(part, key)] for key in part.content.records}
             )
@@ -152,14 +152,8 @@ class HuggingFace:
 
     def metrics(self, checkpoint: Checkpoint) -> Mapping[str, float]:
         """Read what the Trainer logged at the checkpoint's own step."""
-        state = _kept(checkpoint).trainer_state
+        state = checkpoint.template_as(_Template).trainer_state
         return {} if state is None else logged_metrics(state, checkpoint.step)
-
-
-def _kept(template: Checkpoint) -> _Template:
-    if not isinstance(template.template, _Template):
-        raise TypeError("the template of another format")
-    return template.template
 
 
 def _record_key(part: _Part, key: str) -> str:

@@ -93,7 +93,7 @@ class Safetensors:
 
     def layout(self, template: Checkpoint) -> OutputLayout:
         """Keep the header; every tensor stays where it is."""
-        kept = _kept(template)
+        kept = template.template_as(_Template)
         (source,) = template.sources
         file = OutputFile("", source.nbytes, source.status, ((0, kept.head),))
         return OutputLayout(
@@ -109,17 +109,11 @@ class Safetensors:
 
     def metrics(self, checkpoint: Checkpoint) -> Mapping[str, float]:
         """Read the texts of the metadata that are numbers."""
-        head = _kept(checkpoint).head
+        head = checkpoint.template_as(_Template).head
         (source,) = checkpoint.sources
         metadata = _parse_header(source, head[_LENGTH.size :]).get(_METADATA)
         texts = metadata.items() if isinstance(metadata, dict) else ()
         return {name: float(text) for name, text in texts if _is_number(text)}
-
-
-def _kept(checkpoint: Checkpoint) -> _Template:
-    if not isinstance(checkpoint.template, _Template):
-        raise TypeError("the template of another format")
-    return checkpoint.template
 
 
 def _read_head(source: SourceFile) -> bytes:

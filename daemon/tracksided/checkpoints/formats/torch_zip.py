@@ -120,7 +120,7 @@ class TorchZip:
 
     def metrics(self, checkpoint: Checkpoint) -> Mapping[str, float]:
         """Read the numbers beside the model; see `CheckpointFormat.metrics`."""
-        kept = _template(checkpoint)
+        kept = checkpoint.template_as(_Template)
         has_crcs = any(record.crc32 for record in kept.storages.values())
 
         def read(storage: Storage) -> bytes:
@@ -253,12 +253,6 @@ def _entry(view: TensorView) -> TensorEntry:
     )
 
 
-def _template(checkpoint: Checkpoint) -> _Template:
-    if not isinstance(checkpoint.template, _Template):
-        raise TypeError("the template of another format")
-    return checkpoint.template
-
-
 @dataclass(frozen=True, slots=True)
 class _Plan:
     """The archive to be written; names carry the prefix."""
@@ -273,7 +267,7 @@ class _Plan:
 
 
 def _plan(checkpoint: Checkpoint) -> _Plan:
-    template = _template(checkpoint)
+    template = checkpoint.template_as(_Template)
     root, dropped = _without_training_state(template)
     kept = storages_below(root)
     bodies: dict[str, bytes] = {_ROOT_PICKLE: write_pickle(root, template.pickle.protocol)}

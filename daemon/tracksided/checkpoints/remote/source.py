@@ -41,12 +41,6 @@ class RemoteFile(SourceFile):
         self.identity = _identity(reading.files.scheme, entry)
         self._place = (entry.path, entry.nbytes)
 
-    def read(self, offset: int, nbytes: int) -> bytes:
-        """Read exactly ``nbytes`` at ``offset``; see `SourceFile.read`."""
-        buffer = bytearray(nbytes)
-        self.read_into(memoryview(buffer), offset)
-        return bytes(buffer)
-
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill ``buffer`` from ``offset``; see `SourceFile.read_into`."""
         windows = self._reading.streams
