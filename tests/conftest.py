@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from daemon_process import DaemonProcess
 
 # Before anything imports torch: on few cores its threads cost tiny tests four times their work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -27,3 +28,11 @@ def shm_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     )
     shutil.rmtree(path)
     assert not left, f"left behind in shared memory: {left}"
+
+
+@pytest.fixture
+def daemon(shm_dir: Path, tmp_path: Path) -> Iterator[DaemonProcess]:
+    """A real daemon, not started; killed at the end of the test if it still runs."""
+    process = DaemonProcess(shm_dir, tmp_path / "daemon.log")
+    yield process
+    process.kill()

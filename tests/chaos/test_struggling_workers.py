@@ -2,7 +2,6 @@
 
 import os
 import signal
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,15 +34,7 @@ def test_maps_beyond_the_memory_of_a_worker_cost_their_pictures_only(
     rank = FakeRank(shm_dir, make_hello(out), ring_bytes=4 << 20)
     rank.publish(1)
     shape = (HEADS, SIDE, HEAD_DIM)
-    enormous = replace(  # 604 MB of weights
-        make_attention(),
-        heads=tuple(range(HEADS)),
-        key_heads=tuple(range(HEADS)),
-        num_heads=HEADS,
-        num_queries=SIDE,
-        num_keys=SIDE,
-        query_rows=tuple(range(SIDE)),
-    )
+    enormous = make_attention(HEADS, SIDE, SIDE)  # 604 MB of weights
     arrays = {f"attention/0/{name}": np.ones(shape, dtype=np.float32) for name in ("query", "key")}
     rank.publish(2, attention=(enormous,), arrays=arrays)
     rank.publish(3)

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -43,13 +42,6 @@ def bare() -> list[str]:
 def keywords(out: Path, **more: object) -> list[str]:
     values = {"save_dir": str(out), "autostart": False, "every": 2, "layers": None, **more}
     return [f"{name}={value!r}" for name, value in values.items()]
-
-
-@pytest.fixture
-def daemon(shm_dir: Path, tmp_path: Path) -> Iterator[DaemonProcess]:
-    process = DaemonProcess(shm_dir, tmp_path / "daemon.log")
-    yield process
-    process.kill()
 
 
 def losses_of(run: list[str]) -> list[float]:

@@ -42,7 +42,3 @@ def save(directory: Path, *steps: int, size: int = 10) -> None:
 def averaged(directory: Path) -> torch.Tensor:
     tensor: torch.Tensor = torch.load(directory / "averaged_model.pt", weights_only=True)["w"]
     return tensor
-
-
-def debris(directory: Path) -> list[str]:
-    return [path.name for path in directory.iterdir() if path.name.startswith(".")]

@@ -61,7 +61,9 @@ def make_hello(save_dir: Path, **changes: Any) -> Hello:
     return replace(hello, **changes)
 
 
-def make_attention() -> Attention:
+def make_attention(
+    num_heads: int = HEADS, num_queries: int = QUERIES, num_keys: int = KEYS
+) -> Attention:
     return Attention(
         stack="decoder",
         type="self_attention",
@@ -69,12 +71,12 @@ def make_attention() -> Attention:
         module="blocks.0.attn",
         scale=0.5,
         is_causal=True,
-        heads=tuple(range(HEADS)),
-        key_heads=tuple(range(HEADS)),
-        num_heads=HEADS,
-        num_queries=QUERIES,
-        num_keys=KEYS,
-        query_rows=tuple(range(QUERIES)),
+        heads=tuple(range(num_heads)),
+        key_heads=tuple(range(num_heads)),
+        num_heads=num_heads,
+        num_queries=num_queries,
+        num_keys=num_keys,
+        query_rows=tuple(range(num_queries)),
     )
 
 

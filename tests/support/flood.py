@@ -32,15 +32,7 @@ def main(arguments: list[str]) -> None:
         )
         for rank in range(num_ranks)
     ]
-    call = replace(
-        make_attention(),
-        heads=tuple(range(HEADS)),
-        key_heads=tuple(range(HEADS)),
-        num_heads=HEADS,
-        num_queries=SIDE,
-        num_keys=SIDE,
-        query_rows=tuple(range(SIDE)),
-    )
+    call = make_attention(HEADS, SIDE, SIDE)
     calls = tuple(replace(call, layer=layer) for layer in range(LAYERS))
     noise = np.random.default_rng(0).standard_normal((HEADS, SIDE, HEAD_DIM), dtype=np.float32)
     arrays = {

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from averaging_service import Clock, averaged, debris, save, settle
+from averaging_service import Clock, averaged, save, settle
 from daemon_process import wait_until
+from debris import debris
 
 from tracksided.checkpoints.process import COMMAND
 from tracksided.checkpoints.service import RETRY_S, CheckpointService

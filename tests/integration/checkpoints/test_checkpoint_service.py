@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from averaging_service import Clock, averaged, debris, save, settle
+from averaging_service import Clock, averaged, save, settle
+from debris import debris
 
 from tracksided.checkpoints.service import AverageEvent, CheckpointService
 

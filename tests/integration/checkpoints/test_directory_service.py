@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from averaging_service import Clock, debris, settle
+from averaging_service import Clock, settle
 from daemon_process import wait_until
+from debris import debris
 from safetensors.torch import load_file, save_file
 from torch.distributed import checkpoint
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from averaging_service import Clock, settle
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
@@ -47,16 +48,6 @@ def save(out: Path, step: int, max_shard_size: str) -> GPT2LMHeadModel:
     return model
 
 
-def settle(service: CheckpointService) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    for now in (10.0, 20.0, 30.0):
-        service.poll(now)
-    while service.is_busy():
-        assert time.monotonic() < deadline, service.status()
-        service.poll(30.0)
-        os.sched_yield()
-
-
 def assert_mean(found: PreTrainedModel, models: list[GPT2LMHeadModel]) -> None:
     for name, tensor in found.state_dict().items():
         wide = [model.state_dict()[name].double().numpy() for model in models]
@@ -70,7 +61,7 @@ def test_the_service_averages_directories_that_from_pretrained_loads(
     models = [save(tmp_path, step, max_shard_size) for step in (100, 200)]
     service.watch(tmp_path, run="r")
 
-    settle(service)
+    settle(service, Clock())
 
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "averaged")
     assert_mean(loaded, models)

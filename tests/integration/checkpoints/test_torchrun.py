@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from debris import debris
 from safetensors.torch import save_file
 from torchrun import TORCHRUN
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -122,10 +123,6 @@ def provenance(out: Path) -> dict[str, object]:
     return found
 
 
-def hidden(directory: Path) -> list[Path]:
-    return [path for path in directory.iterdir() if path.name.startswith(".")]
-
-
 @pytest.mark.parametrize(
     ("num_ranks", "save", "num_files"),
     [(2, save_files, 1), (3, save_safetensors, 1), (3, save_shards, 7), (3, save_fsdp, 3)],
@@ -151,7 +148,7 @@ def test_ranks_publish_the_bytes_of_one_process(
     assert printed["ranks"] == num_ranks
     assert printed["output_digest"] == alone.output_digest
     assert [source["step"] for source in printed["sources"]] == [1, 2, 3]
-    assert hidden(many) == []
+    assert debris(many) == []
 
 
 @pytest.fixture
@@ -174,7 +171,7 @@ def test_nan_in_the_share_of_another_rank_ends_all_with_one_message(checkpoints:
     assert len(errors) == 1
     assert "1 usable checkpoints match" in errors[0]
     assert "NaN or infinity in tensor 'z'" in errors[0]
-    assert hidden(checkpoints) == []
+    assert debris(checkpoints) == []
 
 
 def test_wrong_options_and_dry_runs_end_all_ranks(checkpoints: Path) -> None:
@@ -215,7 +212,7 @@ def test_a_full_disk_ends_all_with_one_message(tmp_path: Path) -> None:
         assert len(errors) == 1
         assert "No space left on device; the previous file stays" in errors[0]
         assert (disk / "averaged_model.pt").read_bytes() == OLD
-        assert hidden(disk) == []
+        assert debris(disk) == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
@@ -232,7 +229,7 @@ def test_a_directory_that_a_rank_does_not_share_is_named(checkpoints: Path) -> N
     assert code == 1
     assert len(ours) == 1
     assert "step_1.pt: cannot be opened: No such file or directory" in ours[0]
-    assert hidden(checkpoints) == []
+    assert debris(checkpoints) == []
 
 
 def ranks_of(job: subprocess.Popen[str]) -> dict[int, int]:
@@ -253,7 +250,7 @@ def test_a_killed_rank_leaves_the_previous_average(checkpoints: Path, killed: in
         torch.save({"w": torch.full((NUM_ELEMENTS,), float(step))}, checkpoints / f"step_{step}.pt")
     job = start(3, ["-m", "tracksided.average", checkpoints])
     deadline = time.monotonic() + DEADLINE_S
-    while not hidden(checkpoints):
+    while not debris(checkpoints):
         assert time.monotonic() < deadline, "no temporary file appeared"
         assert job.poll() is None, job.communicate()
         time.sleep(0.001)
@@ -266,11 +263,11 @@ def test_a_killed_rank_leaves_the_previous_average(checkpoints: Path, killed: in
     assert len(ours) == 1
     assert "another rank ended or cannot be reached" in ours[0]
     assert "the previous average stays" in ours[0]
-    left = hidden(checkpoints)
+    left = debris(checkpoints)
     assert len(left) == (1 if killed == 0 else 0)
     (checkpoints / "averaged_model.pt").rename(checkpoints / "old")
     assert run_average(AverageRequest(directory=checkpoints)) is not None
-    assert hidden(checkpoints) == []  # what a killed rank 0 left is swept
+    assert debris(checkpoints) == []  # what a killed rank 0 left is swept
     (checkpoints / "averaged_model.json").unlink()
     (checkpoints / "old").rename(checkpoints / "averaged_model.pt")
 

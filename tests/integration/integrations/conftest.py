@@ -4,14 +4,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from received import read_segment
 
 from trackside.wire import segment
-from trackside.wire.records import Close, Hello, LoggedScalar, RecordKind, Step, decode
-from trackside.wire.ring import RingReader
-from tracksided.samples import Sample, build_sample
+from trackside.wire.records import Close, Hello, LoggedScalar, Step
+from tracksided.samples import Sample
 
 
 @dataclass(frozen=True)
@@ -65,21 +64,8 @@ def receive(shm_dir: Path, receive_from: Callable[[Path], Received]) -> Callable
 
 
 def _receive(path: Path) -> Received:
-    reader = RingReader.open(path, read_only=True)
-    try:
-        hello = decode(Hello, reader.hello())
-        samples: list[Sample] = []
-        close: Close | None = None
-        while (record := reader.poll()) is not None:
-            if record.kind == RecordKind.STEP:
-                step = decode(Step, record.metadata)
-                payload = memoryview(np.frombuffer(record.payload, np.uint8).copy())
-                samples.append(build_sample(hello, step, payload))
-            else:
-                close = decode(Close, record.metadata)
-        return Received(hello, tuple(samples), close)
-    finally:
-        reader.close()
+    found = read_segment(path)
+    return Received(found.hello, found.samples, found.close)
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +15,11 @@ EXAMPLE = Path(__file__).parents[3] / "examples" / "training_with_attention_exam
 
 
 @pytest.fixture
-def daemon(shm_dir: Path, tmp_path: Path) -> Iterator[DaemonProcess]:
-    process = DaemonProcess(shm_dir, tmp_path / "daemon.log")
-    process.start()
-    yield process
-    process.kill()
+def served(daemon: DaemonProcess) -> None:
+    daemon.start()
 
 
-@pytest.mark.usefixtures("daemon")
+@pytest.mark.usefixtures("served")
 def test_the_example_says_where_its_outputs_are(tmp_path: Path, shm_dir: Path) -> None:
     arguments = ("--mode", "custom", "--steps", "60", "--out", str(tmp_path))
 

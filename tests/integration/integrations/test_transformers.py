@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from sentences import LENGTH, VOCABULARY, Sentences
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -24,19 +25,6 @@ from trackside.wire import segment
 pytestmark = pytest.mark.integration
 
 Receive = Callable[[], Any]
-VOCABULARY, LENGTH, SAMPLES = 40, 12, 16
-
-
-class Sentences(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
-    def __init__(self) -> None:
-        generator = torch.Generator().manual_seed(5)
-        self._tokens = torch.randint(VOCABULARY, (SAMPLES, LENGTH), generator=generator)
-
-    def __len__(self) -> int:
-        return SAMPLES
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        return {"input_ids": self._tokens[index], "labels": self._tokens[index]}
 
 
 class Failing(TrainerCallback):
@@ -73,8 +61,8 @@ def make_trainer(out: Path, *callbacks: TrainerCallback, **arguments: Any) -> Tr
     trainer = Trainer(
         GPT2LMHeadModel(config),
         TrainingArguments(**settings),
-        train_dataset=Sentences(),
-        eval_dataset=Sentences(),
+        train_dataset=Sentences(5),
+        eval_dataset=Sentences(5),
         callbacks=list(callbacks),
     )
     trainer.remove_callback(PrinterCallback)

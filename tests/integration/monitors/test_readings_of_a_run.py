@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,13 @@ SetGpus = Callable[[str], None]
 
 
 @pytest.fixture
-def daemon(shm_dir: Path, tmp_path: Path, set_gpus: SetGpus) -> Iterator[DaemonProcess]:
+def daemon(daemon: DaemonProcess, set_gpus: SetGpus) -> DaemonProcess:
+    """See a GPU that this process uses."""
     set_gpus(
         "count 1\n0.utilization 37\n0.memory_total 1000\n0.memory_used 250\n0.temperature 71\n"
         f"0.milliwatts 99000\n0.process.{os.getpid()} {5 << 20}\n"
     )
-    process = DaemonProcess(shm_dir, tmp_path / "daemon.log")
-    yield process
-    process.kill()
+    return daemon
 
 
 def publish_until(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from sentences import LENGTH, SAMPLES, VOCABULARY, Sentences
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -25,20 +25,7 @@ from tracksided.progress.summary import summarise
 
 pytestmark = pytest.mark.integration
 
-VOCABULARY, LENGTH, SAMPLES = 40, 12, 16
 Train = Callable[..., "Logs"]
-
-
-class Sentences(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
-    def __init__(self, seed: int) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        self._tokens = torch.randint(VOCABULARY, (SAMPLES, LENGTH), generator=generator)
-
-    def __len__(self) -> int:
-        return SAMPLES
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        return {"input_ids": self._tokens[index], "labels": self._tokens[index]}
 
 
 class Logs(TrainerCallback):

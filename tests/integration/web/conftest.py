@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from daemon_process import DaemonProcess
 from shown_page import add_run
 from web_site import WebSite
 
@@ -22,13 +21,6 @@ def site(tmp_path: Path) -> Iterator[WebSite]:
 def run(site: WebSite) -> str:
     """One run with twenty steps and a picture, seen through a running server; its key."""
     return add_run(site, "a", start=True)
-
-
-@pytest.fixture
-def daemon(shm_dir: Path, tmp_path: Path) -> Iterator[DaemonProcess]:
-    process = DaemonProcess(shm_dir, tmp_path / "daemon.log")
-    yield process
-    process.kill()
 
 
 CHROMIUM = shutil.which("chromium")

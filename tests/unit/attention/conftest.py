@@ -5,24 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from attention_values import CALL
 
-from trackside.wire.records import Attention
 from tracksided.samples import AttentionSample
-
-CALL = Attention(
-    stack="decoder",
-    type="self_attention",
-    layer=0,
-    module="h.0.attn",
-    scale=1.0,
-    is_causal=False,
-    heads=(0,),
-    key_heads=(0,),
-    num_heads=1,
-    num_queries=1,
-    num_keys=1,
-    query_rows=(0,),
-)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from debris import debris
 
 from tracksided.checkpoints import publish
 from tracksided.checkpoints.averaging import Averaging
@@ -30,7 +31,7 @@ def previous(tmp_path: Path) -> Iterator[bytes]:
     (tmp_path / "averaged_model.pt").write_bytes(content)
     yield content
     assert (tmp_path / "averaged_model.pt").read_bytes() == content
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    assert debris(tmp_path) == []
 
 
 def skipped(directory: Path) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from evil import Evil
 from random_tensors import mean
 from torch import nn
 
@@ -211,15 +212,14 @@ def test_the_output_takes_the_mode_of_the_newest(tmp_path: Path, save_steps: Sav
 def test_an_evil_checkpoint_runs_nothing_and_is_refused(tmp_path: Path, save_steps: Save) -> None:
     marker = tmp_path / "executed"
 
-    class Evil:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return os.system, (f"touch {marker}",)
-
     states = save_steps(1, 2)
     other = {name: tensor + 1 for name, tensor in states[0].items()}
-    torch.save(Evil(), tmp_path / "step_9.pt")
-    torch.save({"weight": Evil(), "bias": Evil(), "counter": Evil()}, tmp_path / "step_8.pt")
-    torch.save({"model": other, "extra": Evil()}, tmp_path / "step_0.pt")
+    torch.save(Evil(marker), tmp_path / "step_9.pt")
+    torch.save(
+        {"weight": Evil(marker), "bias": Evil(marker), "counter": Evil(marker)},
+        tmp_path / "step_8.pt",
+    )
+    torch.save({"model": other, "extra": Evil(marker)}, tmp_path / "step_0.pt")
 
     provenance = run_average(AverageRequest(directory=tmp_path))
 

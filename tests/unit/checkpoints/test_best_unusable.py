@@ -5,11 +5,11 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from best_checkpoints import LOSSES, model, reasons_of, score, steps_of
+from evil import Evil
 
 Save = Callable[..., list[dict[str, torch.Tensor]]]
 
@@ -84,13 +84,9 @@ def test_a_metric_whose_checksum_does_not_match_is_refused(tmp_path: Path) -> No
 def test_reading_metrics_executes_nothing(tmp_path: Path) -> None:
     marker = tmp_path / "executed"
 
-    class Evil:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return os.system, (f"touch {marker}",)
-
     for step, loss in LOSSES.items():
-        content = {"model": model(step), "metrics": {"val_loss": loss, "f1": Evil()}}
-        content |= {"val_loss": Evil(), "callbacks": {"a": Evil()}}
+        content = {"model": model(step), "metrics": {"val_loss": loss, "f1": Evil(marker)}}
+        content |= {"val_loss": Evil(marker), "callbacks": {"a": Evil(marker)}}
         torch.save(content, tmp_path / f"step_{step}.pt")
 
     assert steps_of(tmp_path, count=2) == [200, 300]

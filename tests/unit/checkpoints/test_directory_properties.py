@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from debris import debris
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from random_tensors import AVERAGED, KEPT, mean, random_tensor
@@ -149,7 +150,7 @@ def pair(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     yield tmp_path
     after = {path.name: path.read_bytes() for path in (tmp_path / "averaged").iterdir()}
     assert after == before
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    assert debris(tmp_path) == []
 
 
 def test_a_file_cut_at_every_percent_is_refused_by_name(pair: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from debris import debris
 from huggingface_directories import (
     SHARDS,
     TRAINING_FILES,
@@ -66,7 +67,7 @@ def test_the_average_is_the_mean_in_the_same_files(
     assert [source.step for source in provenance.sources] == [900, 1000, 1100]
     described = json.loads((averaged / DIRECTORY_PROVENANCE).read_text())
     assert described == json.loads(json.dumps(provenance.to_json()))
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    assert debris(tmp_path) == []
 
 
 def test_index_header_owner_and_mode_are_those_of_the_newest(tmp_path: Path) -> None:
@@ -101,7 +102,7 @@ def test_a_new_average_replaces_the_old_one_and_is_never_a_source(tmp_path: Path
     assert len(provenance.sources) == 3
     assert_mean(load(tmp_path / "averaged"), states)
     assert not (tmp_path / "averaged" / "stale.txt").exists()
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    assert debris(tmp_path) == []
 
 
 def test_the_same_sources_are_not_averaged_again_if_the_output_is_whole(tmp_path: Path) -> None:

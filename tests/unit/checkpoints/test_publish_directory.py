@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from debris import debris
 
 from tracksided.checkpoints import publish_directory
 from tracksided.checkpoints.formats.base import OutputFile
@@ -24,10 +25,6 @@ def publish(path: Path, content: bytes, before_commit: Callable[[], None] = lamb
         publication.commit()
 
 
-def hidden(directory: Path) -> list[str]:
-    return [path.name for path in directory.iterdir() if path.name.startswith(".")]
-
-
 @pytest.fixture
 def no_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file system that cannot exchange two names."""
@@ -43,7 +40,7 @@ def test_a_directory_appears_whole_and_is_replaced_whole(tmp_path: Path) -> None
 
     assert (path / "weights").read_bytes() == b"new"
     assert path.stat().st_ino != old
-    assert hidden(tmp_path) == []
+    assert debris(tmp_path) == []
 
 
 def path_is_missing(path: Path) -> None:
@@ -62,7 +59,7 @@ def test_without_exchange_the_old_directory_steps_aside(tmp_path: Path) -> None:
     publish(path, b"new")
 
     assert (path / "weights").read_bytes() == b"new"
-    assert hidden(tmp_path) == []
+    assert debris(tmp_path) == []
 
 
 @pytest.mark.usefixtures("no_exchange")
@@ -83,7 +80,7 @@ def test_an_old_directory_that_stepped_aside_in_vain_comes_back(
         publish(path, b"new")
 
     assert (path / "weights").read_bytes() == b"old"
-    assert hidden(tmp_path) == []
+    assert debris(tmp_path) == []
 
 
 def test_a_failure_before_the_commit_leaves_the_old_directory(tmp_path: Path) -> None:
@@ -97,7 +94,7 @@ def test_a_failure_before_the_commit_leaves_the_old_directory(tmp_path: Path) ->
         publish(path, b"new", fail)
 
     assert (path / "weights").read_bytes() == b"old"
-    assert hidden(tmp_path) == []
+    assert debris(tmp_path) == []
 
 
 def test_sweep_removes_abandoned_directories_and_no_others(tmp_path: Path) -> None:

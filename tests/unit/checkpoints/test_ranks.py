@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from debris import debris
 from safetensors.torch import save_file
 from torch.distributed import checkpoint
 
@@ -27,10 +28,6 @@ StateDict = dict[str, torch.Tensor]
 Save = Callable[..., list[StateDict]]
 DEADLINE_S = 30.0
 OLD = b"the previous average"
-
-
-def temporaries(directory: Path) -> list[str]:
-    return [path.name for path in directory.iterdir() if path.name.startswith(".")]
 
 
 class Meeting:
@@ -144,7 +141,7 @@ def test_ranks_write_the_bytes_of_one_process(tmp_path: Path, save_steps: Save, 
     loaded = torch.load(tmp_path / "averaged_model.pt", weights_only=True)
     mean = np.mean([state["tied"].double().numpy() for state in states], axis=0)
     assert torch.equal(loaded["tied"], torch.from_numpy(mean).float())
-    assert temporaries(tmp_path) == []
+    assert debris(tmp_path) == []
 
 
 @pytest.mark.parametrize("kind", ["dcp", "huggingface"])
@@ -165,7 +162,7 @@ def test_ranks_write_directories_as_one_process(tmp_path: Path, kind: str) -> No
 
     assert content(tmp_path) == expected
     assert len(expected) == (2 if kind == "dcp" else 1)
-    assert temporaries(tmp_path) == []
+    assert debris(tmp_path) == []
 
 
 def test_every_byte_is_written_by_one_rank(tmp_path: Path, save_steps: Save) -> None:
@@ -207,7 +204,7 @@ def previous(tmp_path: Path) -> Iterator[None]:
     (tmp_path / "averaged_model.pt").write_bytes(OLD)
     yield
     assert (tmp_path / "averaged_model.pt").read_bytes() == OLD
-    assert temporaries(tmp_path) == []
+    assert debris(tmp_path) == []
 
 
 @pytest.mark.usefixtures("previous")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 import torch
+from attention_values import CALL
 
 from trackside.capture.captured import CapturedAttention
 from trackside.capture.clipping import ClipTally
@@ -14,7 +15,7 @@ from trackside.outbox import Outbox
 from trackside.publisher import Publisher
 from trackside.staging import HostArray, Staged, Staging
 from trackside.wire.layout import DropCause
-from trackside.wire.records import Attention, Close, RecordKind, Step, decode
+from trackside.wire.records import Close, RecordKind, Step, decode
 from trackside.wire.ring import PublishResult
 
 
@@ -90,22 +91,8 @@ def _draft(step: int, **fields: object) -> StepDraft:
 
 
 def _attention(num_bytes: int) -> CapturedAttention:
-    call = Attention(
-        stack="decoder",
-        type="self_attention",
-        layer=0,
-        module="m",
-        scale=1.0,
-        is_causal=False,
-        heads=(0,),
-        key_heads=(0,),
-        num_heads=1,
-        num_queries=1,
-        num_keys=1,
-        query_rows=(0,),
-    )
     shared = torch.zeros(num_bytes, dtype=torch.uint8)
-    return CapturedAttention(call, {"query": shared, "key": shared})
+    return CapturedAttention(CALL, {"query": shared, "key": shared})
 
 
 def test_steps_leave_in_order_and_only_when_they_have_arrived() -> None:

@@ -4,34 +4,16 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
+from attention_values import make_map
 
 from trackside.wire.records import REPLICA
 from tracksided.samples import GradientSample
 from tracksided.stages import AttentionMap
 
 
-@pytest.fixture(scope="session")
-def make_map() -> Callable[..., AttentionMap]:
-    """Build a map from its weights; all keys are visible unless said otherwise."""
-
-    def make(weights: np.ndarray, **fields: object) -> AttentionMap:
-        heads, rows, keys = weights.shape
-        values: dict[str, object] = {
-            "stack": "decoder",
-            "type": "self_attention",
-            "layer": 0,
-            "module": "h.0.attn",
-            "heads": tuple(range(heads)),
-            "num_heads": heads,
-            "num_queries": rows,
-            "query_rows": np.arange(rows),
-            "weights": weights.astype(np.float32),
-            "max_logit": np.zeros(heads, dtype=np.float32),
-            "visible": np.ones((1, rows, keys), dtype=np.bool_),
-        }
-        return AttentionMap(**{**values, **fields})
-
-    return make
+@pytest.fixture(scope="session", name="make_map")
+def _make_map() -> Callable[..., AttentionMap]:
+    return make_map
 
 
 @pytest.fixture(scope="session")

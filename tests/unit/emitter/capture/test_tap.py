@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import torch
+from tapped import is_hooked, layers_of
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -11,14 +12,6 @@ from trackside.capture.attention import AttentionTap
 MakeTap = Callable[..., AttentionTap]
 WIDTH = 8
 Hidden = torch.Tensor  # [batch, rows, width]
-
-
-def layers_of(tap: AttentionTap) -> list[int]:
-    return [captured.call.layer for captured in tap.take()]
-
-
-def is_hooked() -> bool:
-    return torch._C._len_torch_function_stack() > 0
 
 
 def test_one_forward_is_captured_after_arming_and_only_one(

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from tapped import is_hooked, layers_of
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -14,14 +15,6 @@ from trackside.capture.attention import AttentionTap
 MakeTap = Callable[..., AttentionTap]
 WIDTH = 8
 Hidden = torch.Tensor  # [batch, rows, width]
-
-
-def layers_of(tap: AttentionTap) -> list[int]:
-    return [captured.call.layer for captured in tap.take()]
-
-
-def is_hooked() -> bool:
-    return torch._C._len_torch_function_stack() > 0
 
 
 def test_two_models_are_tapped_apart(
