@@ -76,10 +76,11 @@ def debian(
 
 
 def _name(root: Path) -> None:
-    """Name the machine, and let it find itself by that name, as Debian's installer does."""
+    """Name the machine, and let it find itself by its names, as Debian's installer does."""
     (root / "etc/hostname").write_text(f"{HOSTNAME}\n")
-    with (root / "etc/hosts").open("a") as hosts:
-        hosts.write(f"127.0.1.1\t{HOSTNAME}\n")
+    (root / "etc/hosts").write_text(
+        f"127.0.0.1\tlocalhost\n127.0.1.1\t{HOSTNAME}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+    )
 
 
 def _run(arguments: Sequence[str | Path], log: Path) -> float:
