@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from torch.compiler import is_dynamo_compiling
 from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
     register_optimizer_step_pre_hook,
@@ -71,7 +70,9 @@ class OptimizerHooks:
     def _before(
         self, optimizer: torch.optim.Optimizer, args: Args, kwargs: Kwargs
     ) -> tuple[Args, Kwargs] | None:
-        if is_dynamo_compiling():  # a step inside of compiled code is not seen
+        # A step inside of compiled code is not seen. The name is written out: a function that
+        # names neither `torch` nor a tensor is run as it is, and what it calls is compiled.
+        if torch.compiler.is_dynamo_compiling():
             return None
         if optimizer is not self._optimizer and not self._adopt(optimizer):
             return None
@@ -81,7 +82,7 @@ class OptimizerHooks:
         self, optimizer: torch.optim.Optimizer, args: Args, kwargs: Mapping[str, object]
     ) -> None:
         del args, kwargs
-        if optimizer is self._optimizer and not is_dynamo_compiling():
+        if optimizer is self._optimizer and not torch.compiler.is_dynamo_compiling():
             self._end()
 
     def _adopt(self, optimizer: torch.optim.Optimizer) -> bool:
