@@ -105,10 +105,7 @@ def trainings(nodes: Sequence[Node], arguments: argparse.Namespace) -> dict[str,
                     used = zip(before, jobs[key].cpu_ms(), strict=True)
                     cpu_ms[key[0]].append([(after - was) / num_samples for was, after in used])
         watched = {key[0]: job for key, job in jobs.items() if key[1]}
-        scrapes = {
-            count: [list(job.scrapes()) for _ in range(NUM_SCRAPES)]
-            for count, job in watched.items()
-        }
+        scrapes = {count: list(job.scrapes(NUM_SCRAPES)) for count, job in watched.items()}
         for job in jobs.values():  # all at once; each is waited for when the stack is left
             job.end()
     bare = {count: taken[count, 0] for count in arguments.nodes}
@@ -147,21 +144,21 @@ def cpu(times: Sequence[StepTime]) -> list[float]:
 
 def daemons_table(
     cpu_ms: Mapping[int, Sequence[Sequence[float]]],
-    scrapes: Mapping[int, Sequence[Sequence[Scrape]]],
+    scrapes: Mapping[int, Sequence[Scrape]],
 ) -> Table:
     """Show each node's daemon; ``cpu_ms`` is by number of nodes, round and node."""
     rows: list[dict[str, Figure]] = []
     for count, blocks in cpu_ms.items():
         for index, times in enumerate(zip(*blocks, strict=True)):
-            answers = [answer[index] for answer in scrapes[count]]
+            answer = scrapes[count][index]
             cost = quartiles(times)
             rows.append(
                 {
                     "where": f"node {index + 1} of {count}",
                     "cpu_ms": cost,
-                    "num_bytes": answers[-1].num_bytes,
-                    "num_series": answers[-1].num_series,
-                    "scrape_ms": quartiles([1e3 * answer.seconds for answer in answers]),
+                    "num_bytes": answer.num_bytes,
+                    "num_series": answer.num_series,
+                    "scrape_ms": quartiles([1e3 * seconds for seconds in answer.seconds]),
                 }
             )
             rows[-1]["to_one"] = cost.median / rows[0]["cpu_ms"].median

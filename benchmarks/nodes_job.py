@@ -22,10 +22,12 @@ POLL_S = 0.02
 DEADLINE_S = 120.0
 SCRAPE = """
 import sys, time, urllib.request
-start = time.perf_counter()
-content = urllib.request.urlopen(sys.argv[1]).read()
-seconds = time.perf_counter() - start
-print(seconds, len(content), sum(not line.startswith(b"#") for line in content.splitlines()))
+seconds = []
+for _ in range(int(sys.argv[2])):
+    start = time.perf_counter()
+    content = urllib.request.urlopen(sys.argv[1]).read()
+    seconds.append(time.perf_counter() - start)
+print(len(content), sum(not line.startswith(b"#") for line in content.splitlines()), *seconds)
 """
 
 
@@ -40,11 +42,12 @@ class StepTime:
 
 @dataclass(frozen=True, slots=True)
 class Scrape:
-    """One answer to Prometheus, asked for from the first node."""
+    """What a daemon answers to Prometheus, which asks some times from the first node."""
 
-    seconds: float
     num_bytes: int
     num_series: int
+    seconds: Sequence[float]
+    """Of each time."""
 
 
 class Job:
@@ -110,11 +113,11 @@ class Job:
         """Return what the daemon of each node has used, its children included."""
         return [1e3 * sum(cpu_seconds(daemon.pid)) for daemon in self._daemons]
 
-    def scrapes(self) -> Iterator[Scrape]:
-        """Ask each node's daemon for its metrics once."""
+    def scrapes(self, times: int) -> Iterator[Scrape]:
+        """Ask each node's daemon for its metrics."""
         for index, node in enumerate(self._nodes[: len(self._daemons)]):
             url = f"http://{node.address}:{FIRST_HTTP_PORT + self._number}/metrics"
-            command = self._nodes[0].inside(sys.executable, "-c", SCRAPE, url)
+            command = self._nodes[0].inside(sys.executable, "-c", SCRAPE, url, str(times))
             deadline = time.monotonic() + DEADLINE_S
             while True:  # the server is a process of its own, which starts after the daemon
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -122,8 +125,8 @@ class Job:
                     break
                 if time.monotonic() > deadline:
                     sys.exit(f"node {index} does not answer: {done.stderr}")
-            seconds, num_bytes, num_series = done.stdout.split()
-            yield Scrape(float(seconds), int(num_bytes), int(num_series))
+            num_bytes, num_series, *seconds = done.stdout.split()
+            yield Scrape(int(num_bytes), int(num_series), [float(word) for word in seconds])
 
     def _start_daemon(self, index: int, node: Node) -> subprocess.Popen[bytes]:
         settings = self._directory / f"daemon{index}.toml"

@@ -32,9 +32,9 @@ def test_step_times_are_compared_within_rounds() -> None:
 
 def test_each_daemon_is_compared_with_that_of_one_node_alone() -> None:
     cpu_ms = {1: [[40.0], [50.0], [60.0]], 2: [[80.0, 20.0], [100.0, 25.0], [120.0, 30.0]]}
-    scrape = Scrape(seconds=0.02, num_bytes=900, num_series=40)
-    second = Scrape(seconds=0.01, num_bytes=700, num_series=30)
-    scrapes = {1: [[scrape]] * 2, 2: [[scrape, second]] * 2}
+    scrape = Scrape(num_bytes=900, num_series=40, seconds=[0.02])
+    second = Scrape(num_bytes=700, num_series=30, seconds=[0.01, 0.03, 0.05])
+    scrapes = {1: [scrape], 2: [scrape, second]}
 
     rows = nodes.daemons_table(cpu_ms, scrapes).rows
 
@@ -42,7 +42,7 @@ def test_each_daemon_is_compared_with_that_of_one_node_alone() -> None:
     assert [row["to_one"] for row in rows] == [1.0, 2.0, 0.5]
     assert [row["num_bytes"] for row in rows] == [900, 900, 700]
     assert rows[2]["cpu_ms"] == Spread(25.0, 22.5, 27.5)
-    assert rows[2]["scrape_ms"] == Spread(10.0, 10.0, 10.0)
+    assert rows[2]["scrape_ms"] == Spread(30.0, 20.0, 40.0)
 
 
 def test_averages_are_compared_with_one_process_without_their_start() -> None:
