@@ -8,23 +8,9 @@ import click
 import everything
 import pytest
 from documents import ROOT, blocks, command_lines
-
-from tracksided.cli.group import group
+from understood import parse
 
 _LINES = command_lines("trackside")
-
-
-def parse(arguments: list[str]) -> None:
-    """Parse a command line down to its command, which is not run."""
-    command: click.Command = group
-    context = click.Context(group, info_name="trackside")
-    rest = [word.strip("[]") for word in arguments]
-    while isinstance(command, click.Group) and rest and not rest[0].startswith("-"):
-        name, found, rest = command.resolve_command(context, rest)
-        assert found is not None, name
-        command, context = found, click.Context(found, parent=context, info_name=name)
-    if rest:  # a command that is only named, as in `trackside run`, has to exist
-        command.make_context(command.name, rest, parent=context.parent)
 
 
 def test_the_pages_name_commands() -> None:

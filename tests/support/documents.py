@@ -51,33 +51,39 @@ def blocks(language: str | None = None) -> list[Block]:
     return [block for block in found if language is None or block.language == language]
 
 
+def inline_code() -> Iterator[tuple[str, int, str]]:
+    """Yield page, number of the line, and text of all inline code."""
+    for page in pages():
+        is_in_block = False
+        for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
+            if line.strip().startswith("```"):
+                is_in_block = not is_in_block
+            elif not is_in_block:
+                for text in _INLINE.findall(line):
+                    yield str(page.relative_to(ROOT)), number, text
+
+
 def command_lines(program: str) -> dict[str, list[str]]:
     """Return every way in which the pages call a program: place to its arguments.
 
     Lines of shell blocks, with or without a prompt, and inline code that begins with the program.
     """
     found: dict[str, list[str]] = {}
-    for page in pages():
-        name = str(page.relative_to(ROOT))
-        is_in_block, language = False, ""
-        for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
-            if line.strip().startswith("```"):
-                is_in_block = not is_in_block
-                language = line.strip().removeprefix("```").partition(" ")[0]
-                continue
-            if is_in_block:
-                candidates = [line] if language in {"", "sh", "bash", "console"} else []
-            else:
-                candidates = _INLINE.findall(line)
-            for index, candidate in enumerate(candidates):
-                arguments = _arguments(candidate, program)
-                if arguments is not None:
-                    found[f"{name}:{number}:{index}"] = arguments
+    in_blocks = (
+        (block.page, number, line)
+        for block in blocks()
+        if block.language in {"sh", "bash"} or block.title == "output"
+        for number, line in enumerate(block.text.splitlines(), start=block.line + 1)
+    )
+    for index, (page, number, line) in enumerate((*in_blocks, *inline_code())):
+        arguments = _arguments(line, program)
+        if arguments is not None:
+            found[f"{page}:{number}:{index}"] = arguments
     return found
 
 
 def _arguments(line: str, program: str) -> list[str] | None:
-    line = re.sub(r"^\s*(\$ )?(sudo )?([A-Z_]+=\S+ )*", "", line)
+    line = re.sub(r"^\s*(\$ )?(sudo )?([A-Z_]+=\S+ )*(\S+/bin/)?", "", line)
     if not line.startswith(program + " "):
         return None
     try:

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,8 +75,14 @@ def listings(page: str, title: str) -> list[str]:
 
 def shell_lines(page: str) -> list[str]:
     """Return all lines of a page's shell blocks, without their comments."""
-    found = [block.text for block in blocks("sh") if block.page == page]
-    return [line.partition("  #")[0].strip() for text in found for line in text.splitlines()]
+    return [line for name, _, line in numbered_shell_lines() if name == page]
+
+
+def numbered_shell_lines() -> Iterator[tuple[str, int, str]]:
+    """Yield page, number and text of each line in the shell blocks of all pages."""
+    for block in blocks("sh"):
+        for number, line in enumerate(block.text.splitlines(), start=block.line + 1):
+            yield block.page, number, line.partition("  #")[0].strip()
 
 
 def the_run(directory: Path) -> Path:

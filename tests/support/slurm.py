@@ -24,7 +24,7 @@ options, command = {{}}, sys.argv[1:]
 while command and command[0].startswith("--"):
     name, _, value = command.pop(0).removeprefix("--").partition("=")
     options[name] = value
-assert set(options) <= {{"overlap", "ntasks", "ntasks-per-node"}}, options
+assert set(options) <= {{"overlap", "ntasks", "ntasks-per-node", "jobid"}}, options
 count = int(options.get("ntasks", os.environ["SLURM_NTASKS"]))
 counter = os.environ["STAND_IN_STEPS"]
 descriptor = os.open(counter, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)

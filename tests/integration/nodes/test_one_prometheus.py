@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from daemon_process import wait_until
+from documents import blocks
 from fake_trainer import FakeRank, make_hello
 from namespaces import Node, can_make_nodes
 from two_node_job import HTTP_PORT, RANKS, RUN, STEPS, start_daemon, two_node_job
@@ -25,6 +27,16 @@ pytestmark = [
 
 PROMETHEUS_PORT = 9090  # of a namespace that is ours alone
 UNEQUAL_STEPS = (3, 5)  # that the rank of each node publishes
+UNEQUAL_DROPS = (1, 2)  # samples of each that are too large
+UNEQUAL_SECONDS = (0.25, 0.5)  # that a step of each takes
+RING_BYTES = 1 << 20
+PAGE = "docs/scaling.md"
+
+
+def queries() -> list[str]:
+    """Return what the page asks Prometheus, line by line."""
+    (block,) = (block for block in blocks("promql") if block.page == PAGE)
+    return [line.partition("  #")[0].strip() for line in block.text.splitlines()]
 
 
 @contextmanager
@@ -86,7 +98,7 @@ def test_ranks_of_a_job_by_torchrun_are_read_together(
         job.finish()
 
 
-def test_the_slowest_rank_is_found_over_all_nodes(
+def test_what_the_page_asks_is_answered_over_all_nodes(
     nodes: tuple[Node, ...], memories: tuple[Path, Path], tmp_path: Path
 ) -> None:
     daemons, ranks = [], []
@@ -95,17 +107,21 @@ def test_the_slowest_rank_is_found_over_all_nodes(
             daemons.append(start_daemon(node, memory, tmp_path / f"daemon{index}.toml"))
             place = {"rank": index, "node_rank": index, "world_size": 2, "local_world_size": 1}
             hello = make_hello(tmp_path / "run", run=RUN, visualize=(), **place)
-            rank = FakeRank(memory, hello, nonce=f"n{index}")
+            rank = FakeRank(memory, hello, nonce=f"n{index}", ring_bytes=RING_BYTES)
             ranks.append(rank)
+            for step in range(1, UNEQUAL_DROPS[index] + 1):
+                rank.publish(step, arrays={"large": np.zeros(RING_BYTES)})
             for step in range(1, UNEQUAL_STEPS[index] + 1):
-                rank.publish(step)
+                rank.publish(step, step_seconds=UNEQUAL_SECONDS[index])
         with prometheus(nodes, tmp_path):
             expected = {"0": float(UNEQUAL_STEPS[0]), "1": float(UNEQUAL_STEPS[1])}
             wait_until(lambda: by_rank(nodes[0], "trackside_rank_last_step") == expected)
 
-            slowest = [({"run": RUN}, float(min(UNEQUAL_STEPS)))]
-            minimum = "min by (run) (trackside_rank_last_step)"
-            wait_until(lambda: ask(nodes[0], minimum) == slowest)
+            # The slowest rank, the slowest node, all that was dropped.
+            values = [min(UNEQUAL_STEPS), max(UNEQUAL_SECONDS), sum(UNEQUAL_DROPS)]
+            for expression, value in zip(queries(), values, strict=True):
+                answer = [({"run": RUN}, float(value))]
+                wait_until(lambda expr=expression, answer=answer: ask(nodes[0], expr) == answer)
     finally:
         for rank in ranks:
             rank.close()

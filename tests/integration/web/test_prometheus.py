@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from daemon_process import wait_until
+from documents import blocks
 from web_site import WebSite, answers, append, free_port, get, make_line, make_rank, make_run
 
 pytestmark = [
@@ -30,10 +31,10 @@ HOST = {
     "memory_percent": 25.0,
     "gpus": [{"index": 0, "utilization_percent": 80.0, "memory_used_bytes": 30}],
 }
-CONFIG = """
-global: {{scrape_interval: 200ms, scrape_timeout: 200ms}}
-scrape_configs: [{{job_name: trackside, static_configs: [{{targets: ["localhost:{port}"]}}]}}]
-"""
+# The page's, with the port of the test, and without patience.
+(PAGE_CONFIG,) = (block.text for block in blocks("yaml") if block.page == "docs/page.md")
+PAGE_TARGET = "localhost:9470"
+IMPATIENT = "global: {scrape_interval: 200ms, scrape_timeout: 200ms}\n"
 
 
 def expressions() -> list[str]:
@@ -65,7 +66,9 @@ def prometheus(site: WebSite, tmp_path: Path) -> Iterator[Prometheus]:
     site.write_status(make_run("a", directory, ranks=[rank]), averages={"published": 2})
     site.start()
     config, port = tmp_path / "prometheus.yml", free_port()
-    config.write_text(CONFIG.format(port=site.port), encoding="utf-8")
+    assert PAGE_TARGET in PAGE_CONFIG
+    own = PAGE_CONFIG.replace(PAGE_TARGET, f"localhost:{site.port}")
+    config.write_text(IMPATIENT + own, encoding="utf-8")
     process = subprocess.Popen(
         [
             *("prometheus", f"--config.file={config}", f"--storage.tsdb.path={tmp_path / 'tsdb'}"),
@@ -78,6 +81,16 @@ def prometheus(site: WebSite, tmp_path: Path) -> Iterator[Prometheus]:
     finally:
         process.terminate()
         process.wait()
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not here")
+def test_the_configuration_of_the_page_is_one_of_prometheus(tmp_path: Path):
+    config = tmp_path / "prometheus.yml"
+    config.write_text(PAGE_CONFIG, encoding="utf-8")
+
+    done = subprocess.run(["promtool", "check", "config", config], check=False)
+
+    assert done.returncode == 0
 
 
 def test_a_scrape_is_taken_in_whole_and_followed(site: WebSite, prometheus: Prometheus):
