@@ -19,10 +19,13 @@ from real_trainer import WIDTH, Block
 model = Block()
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 {attach}
-for _ in range(100):
+for step in range(1, 101):
     model(torch.randn(2, 8, WIDTH)).square().mean().backward()
     optimizer.step()
+    if step % 25 == 0:
+        torch.save(model.state_dict(), f"checkpoints/model_{{step}}.pt")
 """
+WATCHFUL = "[checkpoints]\npoll_seconds = 0.2\n"
 _WHEN = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC, .* ago")
 SOURCES = (ROOT / "emitter/trackside", ROOT / "daemon/tracksided")
 
@@ -39,20 +42,49 @@ def written(directory: Path, named: set[str]) -> set[str]:
     return {f"{path}{end}" for path, end in inside.items() if path.parent in opened}
 
 
-def test_the_readme_lists_all_that_a_run_writes(
-    tmp_path: Path, shm_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tree,) = listings("README.md", "tree")
+@pytest.fixture
+def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Guide:
+    """Somebody who follows the README in a directory with a training."""
     (tmp_path / "train.py").write_text(TRAINING.format(attach=readme_path().attach))
+    (tmp_path / "checkpoints").mkdir()
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests/support"))
     monkeypatch.setenv("TRACKSIDE_RING_BYTES", str(1 << 22))
     monkeypatch.setenv("TRACKSIDE_VISUALIZE", "heatmap,statistics,gradient_flow,entropy")
+    return Guide("README.md", tmp_path)
 
-    done = Guide("README.md", tmp_path).run("trackside", "run", "--", "python", "train.py")
+
+def test_the_readme_lists_all_that_a_run_writes(reader: Guide, shm_dir: Path) -> None:
+    (tree,) = listings("README.md", "tree")
+
+    done = reader.run("trackside", "run", "--", "python", "train.py")
 
     assert done.returncode == 0, done.stderr
-    assert written(the_run(tmp_path), entries(tree)) == entries(tree)
+    assert written(the_run(reader.directory), entries(tree)) == entries(tree)
     assert list(shm_dir.glob("*.ring")) == []
+
+
+def test_all_files_that_are_described_are_written(
+    reader: Guide, tmp_path: Path, shm_dir: Path
+) -> None:
+    (tree,) = listings("docs/reference/files.md", "tree")
+    daemon = DaemonProcess(shm_dir, tmp_path / "daemon.log")
+    (tmp_path / "daemon.toml").write_text(WATCHFUL)
+    daemon.start("--config", str(tmp_path / "daemon.toml"))
+    more = {"TRACKSIDE_SAVE_RAW": "1", "TRACKSIDE_CHECKPOINTS": "checkpoints"}
+
+    done = reader.run("python", "train.py", environ=more)
+
+    assert done.returncode == 0, done.stderr
+    run = str(the_run(tmp_path).relative_to(tmp_path))
+    own = tree.replace("trackside_logs/<run>", run)
+    own = own.replace("/dev/shm/trackside-<uid>", str(shm_dir))  # noqa: S108 - the page's words
+    assert len(entries(own)) > 10
+    for name in entries(own):
+        path = tmp_path / name
+        wait_until(path.is_dir if name.endswith("/") else path.is_file)
+    wait_until(lambda: not list(shm_dir.glob("*.ring")))
+    assert daemon.stop() == 0
+    assert not (shm_dir / "status.json").exists()
 
 
 def test_each_node_has_the_directory_that_is_listed(tmp_path: Path, shm_dir: Path) -> None:

@@ -33,6 +33,7 @@ CHECKED = "docs/test_checked_lines.py"
 COMMANDS = "docs/test_commands.py"
 FRAMEWORKS = "docs/test_framework_guides.py"
 LAUNCHERS = "docs/test_launcher_guides.py"
+QUICKSTART = "docs/test_quickstart_guides.py"
 CONTAINERS = "docs/test_container_guides.py"
 
 
@@ -108,7 +109,7 @@ BLOCKS = (
     Claim("docs/how-to/slurm.md", "srun ", f"{TYPED}::test_a_job_is_asked_for_its_daemon"),
     Claim("docs/how-to/torchrun.md", "trackside run ", LAUNCHERS),
     Claim("docs/how-to/.*", "trackside run |trackside report ", FRAMEWORKS),
-    Claim("docs/quickstart.md", r"python3 -m venv |\. |trackside |ls ", LAUNCHERS),
+    Claim("docs/quickstart.md", r"python3 -m venv |\. |trackside |ls ", QUICKSTART),
     Claim(ANY, "trackside daemon", f"{TYPED}::test_a_daemon_serves_until_it_is_asked_to_end"),
     Claim(ANY, "trackside (status|doctor)", f"{TYPED}::test_the_machine_is_looked_at"),
     Claim(ANY, f"{_SERVICE}show", f"{TYPED}::test_units_are_shown"),
@@ -118,7 +119,7 @@ BLOCKS = (
 # Lines in blocks and inline code alike.
 EVERYWHERE = (
     Claim(ANY, r"(\.venv/bin/)?pip ", f"{CHECKED}::test_pip_is_asked_for_what_there_is"),
-    Claim(ANY, "make ", f"{COMMANDS}::test_a_documented_target_of_make_is_there"),
+    Claim(ANY, "(sudo )?make ", f"{COMMANDS}::test_a_documented_target_of_make_is_there"),
     Claim(
         ANY,
         r"(\.venv/bin/)?python \S+\.py",
