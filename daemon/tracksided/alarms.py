@@ -31,6 +31,14 @@ class RunAlarms:
         tell: Callable[[Alert], None],
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
+        """Raise nothing yet.
+
+        Args:
+            watch: what is remembered of the run, and its rules.
+            outputs: where alerts are committed.
+            tell: sends a committed alert to the channels; does not wait.
+            wall_clock: Unix time in seconds.
+        """
         self.watch = watch
         self._outputs = outputs
         self._tell = tell

@@ -50,6 +50,12 @@ class Daemon:
     ) -> None:
         """Take the directory over.
 
+        Args:
+            directory: the node-local one.
+            load: reads the settings, now and at every SIGHUP.
+            idle_exit_s: after so long without a run it ends; None: never.
+            clock: monotonic seconds.
+
         Raises:
             SegmentRefused: the directory is not ours alone.
             DaemonRunning: another daemon serves it.

@@ -29,6 +29,13 @@ class Intake:
         open_outputs: Callable[[Path], RunOutputs] = RunOutputs,
         tell: Callable[[Alert], None] = lambda alert: None,  # noqa: ARG005 - nobody is told
     ) -> None:
+        """Find nothing yet.
+
+        Args:
+            directory: the node-local one.
+            open_outputs: opens the output directory of a run.
+            tell: sends a committed alert to the channels; does not wait.
+        """
         self._scanner = SegmentScanner(directory)
         self._open_outputs = open_outputs
         self._tell = tell

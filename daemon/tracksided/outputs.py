@@ -158,7 +158,13 @@ class RunOutputs:
     def note_average(
         self, average: Mapping[str, object], scalars: Sequence[Scalar], texts: Sequence[Text]
     ) -> None:
-        """Note an averaging in ``run.json``, TensorBoard and, after the end, in the totals."""
+        """Note an averaging in ``run.json``, TensorBoard and, after the end, in the totals.
+
+        Args:
+            average: its entry in ``averages``.
+            scalars: of the averaging.
+            texts: of the averaging.
+        """
         self._write_events(scalars, texts)
         averages = self._run.get("averages")
         known = averages if isinstance(averages, list) else []
@@ -174,7 +180,14 @@ class RunOutputs:
         texts: Sequence[Text],
         nonces: Sequence[str],
     ) -> None:
-        """Write what is written once, at the end of a run; ``totals`` has ``state``."""
+        """Write what is written once, at the end of a run.
+
+        Args:
+            totals: the content of ``training_statistics.json``, with ``state``.
+            scalars: of the run as a whole.
+            texts: of the run as a whole.
+            nonces: of the segments that are finished with it.
+        """
         self._write_events(scalars, texts)
         averages = self._run.get("averages", [])
         write_json(self.directory / TOTALS_FILE, {**totals, "averages": averages})

@@ -152,7 +152,13 @@ class Pipeline:
             previous = flight.records
 
     def receive(self, ticket: int, outcome: JobDone | JobFailed, now: float) -> bool:
-        """Take a worker's answer; False if it is not for this run."""
+        """Take a worker's answer; False if it is not for this run.
+
+        Args:
+            ticket: what the pool called the job.
+            outcome: of the job.
+            now: monotonic seconds.
+        """
         flight = next((entry for entry in self._flights if entry.ticket == ticket), None)
         if flight is None:
             return False

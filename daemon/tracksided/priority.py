@@ -33,7 +33,11 @@ def become_idle() -> None:
 
 
 def die_with(parent: int) -> None:
-    """Ask the kernel for SIGTERM when the parent ends; end at once if it already has."""
+    """Ask the kernel for SIGTERM when the parent ends.
+
+    Raises:
+        SystemExit: it already has.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:

@@ -57,6 +57,14 @@ class Run:
         open_outputs: Callable[[Path], RunOutputs],
         tell: Callable[[Alert], None],
     ) -> None:
+        """Begin; outputs are opened by the first `advance`.
+
+        Args:
+            generation: the ranks of one start of the job.
+            settings: of the daemon.
+            open_outputs: opens an output directory.
+            tell: sends a committed alert to the channels; does not wait.
+        """
         self.generation = generation
         self.state = State.OPENING
         self.directory = output_directory(generation.hello)
@@ -137,7 +145,13 @@ class Run:
             self._move(pool, now)
 
     def receive(self, ticket: int, outcome: Any, now: float) -> bool:
-        """Take a worker's answer; False if it is not for this run."""
+        """Take a worker's answer; False if it is not for this run.
+
+        Args:
+            ticket: what the pool called the job.
+            outcome: of the job.
+            now: monotonic seconds.
+        """
         if self._overviews.receive(ticket, outcome) or self._report.receive(ticket, outcome):
             return True
         return self._pipeline is not None and self._pipeline.receive(ticket, outcome, now)

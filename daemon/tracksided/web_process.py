@@ -34,6 +34,13 @@ class WebProcess:
     def __init__(
         self, settings: HttpSettings, directory: Path, command: Sequence[str] = COMMAND
     ) -> None:
+        """Start nothing yet.
+
+        Args:
+            settings: where it listens, and for whom.
+            directory: the node-local one, which it reads.
+            command: the process; it is told the rest on its command line.
+        """
         self._settings = settings
         self._directory = directory
         self._command = tuple(command)

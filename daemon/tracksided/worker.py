@@ -157,7 +157,14 @@ def _rank_step(held: Sample, step: Step) -> RankStep:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Serve jobs until the parent closes the socket."""
+    """Serve jobs until the parent closes the socket.
+
+    Args:
+        arguments: descriptor of the socket, pid of the parent, limit of private memory in bytes.
+
+    Raises:
+        RecordCorrupt: the parent sent something else than a job.
+    """
     descriptor, parent, memory_bytes = (int(argument) for argument in arguments)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the daemon, which ends us
     become_idle()

@@ -28,6 +28,17 @@ class Collector:
         guard: Guard,
         can_copy: Callable[[], bool],
     ) -> None:
+        """Take over the parts.
+
+        Args:
+            tap: of attention.
+            gradients: of what the optimizer is about to use.
+            local_norm: of the rank's own gradient, before ranks are averaged.
+            loss: of ``backward``.
+            clip: of torch's clipping.
+            guard: around every hook.
+            can_copy: whether there is room for what a sampled step would copy.
+        """
         self._tap = tap
         self._gradients = gradients
         self._local_norm = local_norm

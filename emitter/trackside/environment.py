@@ -22,7 +22,13 @@ def parse(name: str, text: str) -> object:
 
 
 def refusal(name: str, value: object, expected: str) -> ConfigError:
-    """Make the error for a value that cannot be used."""
+    """Make the error for a value that cannot be used.
+
+    Args:
+        name: of the keyword.
+        value: what was given.
+        expected: ends the sentence "give ...".
+    """
     return ConfigError(
         f"{name}={value!r:.120} cannot be used: give {expected} "
         f"(keyword {name}=, environment {PREFIX}{name.upper()})"

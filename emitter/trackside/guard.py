@@ -40,7 +40,14 @@ class Guard:
     def run(
         self, place: str, hook: Callable[_P, None], *args: _P.args, **kwargs: _P.kwargs
     ) -> None:
-        """Run a hook; whatever it raises ends here."""
+        """Run a hook; whatever it raises ends here.
+
+        Args:
+            place: what the log calls it; the traceback of each place is logged once.
+            hook: what is run.
+            *args: for the hook.
+            **kwargs: for the hook.
+        """
         if not self.is_owner or self.errors >= MAX_ERRORS:
             return
         try:
@@ -51,7 +58,14 @@ class Guard:
     def run_last(
         self, place: str, hook: Callable[_P, None], *args: _P.args, **kwargs: _P.kwargs
     ) -> None:
-        """Run a part of the session's end, however many errors there were."""
+        """Run a part of the session's end, however many errors there were.
+
+        Args:
+            place: what the log calls it.
+            hook: what is run.
+            *args: for the hook.
+            **kwargs: for the hook.
+        """
         if not self.is_owner:
             return
         try:

@@ -51,7 +51,13 @@ def open_publisher(
 def make_tap(
     root: nn.Module, config: EmitterConfig, on_error: Callable[[str, BaseException], None]
 ) -> AttentionTap:
-    """Make the attention tap that the settings ask for; it is not installed yet."""
+    """Make the attention tap that the settings ask for; it is not installed yet.
+
+    Args:
+        root: whose forward it will hook.
+        config: the settings.
+        on_error: told of what went wrong in a hook, and where.
+    """
     return AttentionTap(
         root,
         layers=config.layers,

@@ -86,7 +86,11 @@ def open_session(
     optimizer: torch.optim.Optimizer | None,
     keywords: Mapping[str, object],
 ) -> _S:
-    """Attach with a session of some kind; see `attach`."""
+    """Attach with a session of some kind; see `attach`.
+
+    Raises:
+        ConfigError: an argument or a variable of the environment cannot be used.
+    """
     if is_switched_off(os.environ):
         return kind(None)
     if not isinstance(model, nn.Module):

@@ -66,7 +66,13 @@ class Staged:
         is_done: Callable[[], bool],
         sources: Sequence[torch.Tensor],
     ) -> None:
-        """Keep ``sources`` alive until ``is_done`` says that they were read."""
+        """Keep ``sources`` alive until ``is_done`` says that they were read.
+
+        Args:
+            arrays: by name; their bytes are valid once ``is_done``.
+            is_done: asked often; does not wait.
+            sources: what is copied from.
+        """
         self._arrays = arrays
         self._is_done = is_done
         self._sources = sources

@@ -13,5 +13,11 @@ def series(
     place: Place,
     number: Callable[[AttentionObservation], float | None],
 ) -> list[float]:
-    """Return what is known and finite of one call, oldest first."""
+    """Return what is known and finite of one call, oldest first.
+
+    Args:
+        steps: oldest first.
+        place: which call.
+        number: what is wanted of it; None where it is not known.
+    """
     return finite(number(call) for step in steps for call in step.attention if call.place == place)

@@ -36,7 +36,13 @@ class BlockSum:
         self._saw_half_infinity = False
 
     def add(self, nbytes: int, element: str, weight: float) -> None:
-        """Add the first ``nbytes`` of `block`, times ``weight``."""
+        """Add the first ``nbytes`` of `block`, times ``weight``.
+
+        Args:
+            nbytes: whole elements.
+            element: their type, as in `tracksided.checkpoints.dtypes.DType.element`.
+            weight: of this source; need not sum to 1.
+        """
         values = self._decode(nbytes, element)
         total = self._sum[: values.size]
         with np.errstate(all="ignore"):
@@ -59,7 +65,13 @@ class BlockSum:
         return bool(finite.all()) and not self._saw_half_infinity
 
     def result(self, nbytes: int, element: str, divisor: float) -> memoryview:
-        """Divide, round to the element's type, and return the raw bytes until the next call."""
+        """Divide, round to the element's type, and return the raw bytes until the next call.
+
+        Args:
+            nbytes: as in `add`.
+            element: as in `add`.
+            divisor: the sum of all weights, or 1 where they sum to that.
+        """
         count = _count(nbytes, element)
         total = self._sum[:count]
         if divisor != 1:

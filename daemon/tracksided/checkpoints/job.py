@@ -127,6 +127,14 @@ class TooFewCheckpoints(CheckpointError):
     def __init__(
         self, message: str, skipped: tuple[Skipped, ...], *, found: int, needed: int
     ) -> None:
+        """Say how many there are.
+
+        Args:
+            message: for the user.
+            skipped: what could not be used, and why.
+            found: usable checkpoints.
+            needed: at least.
+        """
         super().__init__(message)
         self.skipped = skipped
         self.found = found

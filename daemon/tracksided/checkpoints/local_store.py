@@ -27,7 +27,7 @@ class LocalStore:
         return str(self.path)
 
     def entries(self) -> tuple[Entry, ...]:
-        """Stat everything in it, following links."""
+        """Stat everything in it, following links; see `Store.entries`."""
         try:
             with os.scandir(self.path) as entries:
                 names = [entry.name for entry in entries if not entry.name.startswith(".")]
@@ -90,7 +90,7 @@ class LocalStore:
 
     @contextmanager
     def prepare(self, output: str, layout: OutputLayout) -> Iterator[Unpublished]:
-        """Allocate it under a temporary name."""
+        """Allocate it under a temporary name; see `Store.prepare`."""
         path = self.path / output
         if layout.directory_like is None:
             with Publication(path, layout.nbytes, layout.files[0].like) as file:

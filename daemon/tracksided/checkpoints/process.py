@@ -29,6 +29,13 @@ class ChildProcess:
         *,
         what: str = "averaging",
     ) -> None:
+        """Start it.
+
+        Args:
+            request: what it reads from standard input, as JSON.
+            command: the process.
+            what: it does, for messages.
+        """
         self._what = what
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `collect` and `end`
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `collect` and `end`

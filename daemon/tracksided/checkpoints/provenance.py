@@ -147,7 +147,14 @@ def describes(
     method: str,
     sources: Sequence[tuple[str, int, int]],
 ) -> bool:
-    """Whether an output (name, bytes) is already made of exactly these (name, bytes, mtime_ns)."""
+    """Whether an output is already made of exactly these sources.
+
+    Args:
+        provenance: the JSON file of the output.
+        output: (name, bytes); None where it is not there.
+        method: its weights, as the file calls them.
+        sources: (name, bytes, mtime_ns) of each, in order.
+    """
     listed = provenance.get("sources")
     if not isinstance(listed, list) or provenance.get("method") != method:
         return False

@@ -150,7 +150,11 @@ class Ranks:
 
 
 def follow(group: Group) -> int:
-    """Serve rank 0 as another rank, and return its exit code."""
+    """Serve rank 0 as another rank, and return its exit code.
+
+    Raises:
+        RankLost: another rank ended, cannot be reached, or is of another version.
+    """
     with contextlib.ExitStack() as opened:
         work: Work | None = None
         while True:

@@ -96,6 +96,16 @@ class CheckpointService:
         hang_seconds: float = HANG_S,
         command: Sequence[str] = COMMAND,
     ) -> None:
+        """Watch nothing yet.
+
+        Args:
+            last: checkpoints that are averaged, the newest ones.
+            min_checkpoints: before there are as many, nothing is averaged.
+            poll_seconds: between two looks at a directory.
+            num_threads: of the averaging.
+            hang_seconds: a child that says nothing for so long is ended.
+            command: the child; it reads its request as JSON from standard input.
+        """
         self._request = {
             "last": last,
             "min_checkpoints": min_checkpoints,

@@ -85,7 +85,7 @@ def all_chunks(jobs: Sequence[RecordJob]) -> tuple[Chunk, ...]:
 def shares(
     checkpoints: Sequence[Checkpoint], jobs: Sequence[RecordJob], count: int
 ) -> tuple[Share, ...]:
-    """Cut the work into shares of about equal bytes, each of neighbouring chunks."""
+    """Cut the work into ``count`` shares of about equal bytes, each of neighbouring chunks."""
     chunks = [(chunk, chunk.stop - chunk.start) for chunk in all_chunks(jobs)]
     rest = [
         ((index, key), record.nbytes)

@@ -94,6 +94,13 @@ def compare(
 ) -> None:
     """Read chunks of an output's files, and compare them with the CRC-32 of what was written.
 
+    Args:
+        paths: of the output's files, in the order of the layout.
+        jobs: its records.
+        places: key of a record to where it lies.
+        written: chunk to CRC-32.
+        num_threads: that read.
+
     Raises:
         OutputError: they differ, or cannot be read.
     """

@@ -43,14 +43,18 @@ class FileTarget:
 
 
 def write_all(descriptor: int, content: bytes | memoryview, offset: int) -> None:
-    """Write all of ``content``; the system may take less at a time."""
+    """Write all of ``content`` at ``offset`` of a ``descriptor``; the system may take less at once.
+
+    Raises:
+        OSError: as the system says.
+    """
     written = 0
     while written < len(content):
         written += os.pwrite(descriptor, content[written:], offset + written)
 
 
 def begin_writeback(descriptor: int, offset: int, nbytes: int) -> None:
-    """Start writing a range of dirty pages to disk, without waiting for it.
+    """Start writing ``nbytes`` of dirty pages at ``offset`` of a ``descriptor`` to disk; no wait.
 
     Only a hint: what the file system refuses, the fsync at the end does.
     """

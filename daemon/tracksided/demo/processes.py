@@ -51,7 +51,7 @@ def bound_command(module: str, *arguments: str) -> list[str]:
 
 
 def train_environment(environ: Mapping[str, str], shm: Path, run: str) -> dict[str, str]:
-    """Return the trainers' environment: the user's, without settings of trackside's.
+    """Return the trainers' environment: the user's ``environ`` without settings of trackside's.
 
     A setting that the user made for other runs (TRACKSIDE=0) would change the tour.
     """

@@ -29,7 +29,13 @@ PICTURES = ("heatmap", "statistics", "multi_head", "layer_comparison", "gradient
 
 
 def train(steps: int, out: Path, seed: int) -> None:
-    """Train this rank's copy of the model; rank 0 prints progress and saves checkpoints."""
+    """Train this rank's copy of the model; rank 0 prints progress and saves checkpoints.
+
+    Args:
+        steps: of the optimizer.
+        out: gets ``run/`` and ``checkpoints/``.
+        seed: of weights and batches.
+    """
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     dist.init_process_group("gloo")

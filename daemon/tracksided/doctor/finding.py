@@ -20,8 +20,12 @@ class Finding:
     """One line of the doctor's report."""
 
     check: str
+    """What was looked at, in a word or two."""
+
     level: Level
     found: str
+    """What is so, with its numbers; begins in lower case."""
+
     mend: str | None = None
     """What to do; None where nothing is to be done."""
 
@@ -32,12 +36,12 @@ def ok(check: str, found: str) -> Finding:
 
 
 def warn(check: str, found: str, mend: str) -> Finding:
-    """Say what will go wrong some day."""
+    """Say what will go wrong some day; see `Finding` for the texts."""
     return Finding(check, Level.WARN, found, mend)
 
 
 def fail(check: str, found: str, mend: str) -> Finding:
-    """Say what does not work."""
+    """Say what does not work; see `Finding` for the texts."""
     return Finding(check, Level.FAIL, found, mend)
 
 

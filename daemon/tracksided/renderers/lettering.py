@@ -65,12 +65,12 @@ def width_px(text: str, style: Style) -> int:
 
 
 def fit(text: str, style: Style, limit_px: int) -> Indices:
-    """Draw one line, shortened as by `shorten`."""
+    """Draw one line of ``text``, shortened as by `shorten`."""
     return line(shorten(text, style, limit_px), style)
 
 
 def shorten(text: str, style: Style, limit_px: int) -> str:
-    """Leave the middle of a line out where it is wider than ``limit_px``."""
+    """Leave the middle of ``text`` out where a line of it is wider than ``limit_px``."""
     shown, kept = text, len(text)
     while (width := width_px(shown, style)) > limit_px and kept > 1:
         kept = min(kept - 1, kept * limit_px // width)
@@ -85,7 +85,14 @@ def drawable(text: str) -> str:
 
 
 def paste(canvas: Indices, drawn: Indices, *, top: int, left: int) -> None:
-    """Put text on a canvas; what lies outside is cut, and white does not cover."""
+    """Put text on a canvas; what lies outside is cut, and white does not cover.
+
+    Args:
+        canvas: [height, width], indices in the palette.
+        drawn: [height, width], as `line` makes it.
+        top: row of the canvas where it begins; may be negative.
+        left: column of the canvas where it begins; may be negative.
+    """
     row, column = max(-top, 0), max(-left, 0)
     target = canvas[top + row : top + drawn.shape[0], left + column : left + drawn.shape[1]]
     source = drawn[row : row + target.shape[0], column : column + target.shape[1]]

@@ -82,16 +82,34 @@ class LogChart:
         self._cells[self._rows >= self.scale.rows(values)] = colour
 
     def band(self, low: DoubleArray, high: DoubleArray, colour: int) -> None:
-        """Fill each column between two values."""
+        """Fill each column between two values.
+
+        Args:
+            low: [columns], not positive or NaN where nothing is filled.
+            high: [columns].
+            colour: index in the palette.
+        """
         inside = (self._rows >= self.scale.rows(high)) & (self._rows <= self.scale.rows(low))
         self._cells[inside] = colour
 
     def mark(self, values: DoubleArray, colour: int, *, half_px: int = 2) -> None:
-        """Put a dash at the value of each column."""
+        """Put a dash at the value of each column.
+
+        Args:
+            values: [columns], not positive or NaN where there is none.
+            colour: index in the palette.
+            half_px: rows above and below the value.
+        """
         self._cells[np.abs(self._rows - self.scale.rows(values)) <= half_px] = colour
 
     def foot(self, is_marked: NDArray[np.bool_], colour: int, *, height_px: int) -> None:
-        """Fill the lowest pixels of columns."""
+        """Fill the lowest pixels of columns.
+
+        Args:
+            is_marked: [columns].
+            colour: index in the palette.
+            height_px: how many.
+        """
         self._cells[(self._rows >= self.scale.height_px - height_px) & is_marked] = colour
 
     def stripe(self, is_marked: NDArray[np.bool_], colour: int) -> None:
@@ -99,7 +117,13 @@ class LogChart:
         self._cells[(self._rows // 4 % 2 == 0) & is_marked] = colour
 
     def draw(self, image: Indices, top: int, left: int) -> None:
-        """Put the chart, its frame and its scale on an image; numbers stand left of it."""
+        """Put the chart, its frame and its scale on an image; numbers stand left of it.
+
+        Args:
+            image: [height, width], indices in the palette.
+            top: first row of the chart, below its frame.
+            left: first column of the chart, right of its frame.
+        """
         wide = np.repeat(self._cells, self._column_px, axis=1)
         if self._column_px >= MIN_GAPPED_PX:
             wide[:, :: self._column_px] = self._background

@@ -114,7 +114,7 @@ def draw(
 def mean_panel(
     caption: str, attention: AttentionMap, tokens: Sequence[str], max_side_px: int
 ) -> ReducedPanel:
-    """Reduce the mean over the kept heads of a map."""
+    """Reduce the mean over the kept heads of a map; see `map_panel` and `reduce_panel`."""
     heads = attention.weights
     weights = heads[0] if len(heads) == 1 else heads.mean(axis=0)  # [queries, keys]
     return reduce_panel(map_panel(caption, attention, tokens, weights), max_side_px)
@@ -126,7 +126,7 @@ def map_panel(
     """Take weights of a map; axes that are as long as the tokens are named by them.
 
     Where queries and keys of cross attention are both as many, nothing tells which of the two
-    sequences the tokens are, and neither is named.
+    sequences the tokens are, and neither is named. ``caption`` stands above the panel.
     """
     known = tuple(tokens)
     names_queries = len(known) == attention.num_queries

@@ -37,7 +37,14 @@ _MASK_SHIFT = 15
 
 
 def file_name(born_at: int, host: str, pid: int, number: int) -> str:
-    """Return a name; names sort by time of birth, which is the order in which they are read."""
+    """Return a name; names sort by time of birth, which is the order in which they are read.
+
+    Args:
+        born_at: Unix time in seconds.
+        host: where; what no file name holds is replaced.
+        pid: of the writer.
+        number: tells the files of one writer and second apart.
+    """
     return f"events.out.tfevents.{born_at:010d}.{_UNSAFE.sub('-', host)}.{pid}.{number}.trackside"
 
 

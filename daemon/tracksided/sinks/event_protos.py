@@ -139,7 +139,13 @@ def histogram_events(histograms: Iterable[Histogram], wall_time: float) -> Itera
 
 
 def picture_events(pictures: Iterable[Picture], step: int, wall_time: float) -> Iterator[bytes]:
-    """Yield one event per picture that has a tag; its PNG goes in as it is."""
+    """Yield one event per picture that has a tag; its PNG goes in as it is.
+
+    Args:
+        pictures: those without a tag are passed over.
+        step: under which they stand.
+        wall_time: Unix time in seconds.
+    """
     for picture in pictures:
         if picture.tag is not None:
             image = Summary.Image(

@@ -63,6 +63,11 @@ class HistoryFile:
     ) -> None:
         """Add one line; when this returns, the step is committed.
 
+        Args:
+            line: the object of the step.
+            records: rank to (nonce of its segment, sequence number).
+            commit: how far its event file was written; None where there is none.
+
         Raises:
             OutputError: it cannot be written; nothing was added.
         """

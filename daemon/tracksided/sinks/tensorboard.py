@@ -66,6 +66,11 @@ class TensorBoardSink:
     ) -> Commit:
         """Write scalars and texts that belong to no sampled step.
 
+        Args:
+            scalars: each with its own step.
+            texts: each with its own step.
+            wall_time: Unix time in seconds.
+
         Raises:
             OutputError: nothing of them was written.
         """

@@ -10,7 +10,13 @@ EQUAL_VALUES_ROOM = 1e-6  # of the value
 
 
 def histogram(tag: str, values: FloatArray, step: int) -> Histogram | None:
-    """Count the finite ones among ``values``; None where there is none."""
+    """Count the finite ones among ``values``; None where there is none.
+
+    Args:
+        tag: of the histogram, ``Group/Name``.
+        values: [n], of any magnitude.
+        step: under which it stands.
+    """
     finite = values[np.isfinite(values)].astype(np.float64)
     if not finite.size:
         return None

@@ -18,7 +18,7 @@ class Patient(Generic[_Reading]):
     """One thing that is read again and again. Belongs to one event loop.
 
     ``read`` runs in a thread, never twice at a time; ``apply`` runs in the event loop and says
-    whether there is more to read.
+    whether there is more to read. ``clock`` gives monotonic seconds.
     """
 
     def __init__(

@@ -83,6 +83,11 @@ def picture_names(directory: Path, folder: str) -> list[str]:
 def read_picture(directory: Path, folder: str, name: str) -> Picture | None:
     """Read one picture of a step or of the whole run; None where there is none of ours.
 
+    Args:
+        directory: the outputs of the run.
+        folder: of a step, or `OVERVIEW_FOLDER`; anything else is none of ours.
+        name: as a browser sent it.
+
     Raises:
         OSError: it cannot be read.
     """

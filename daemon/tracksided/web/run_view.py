@@ -34,6 +34,13 @@ class RunView:
     """Follows the files of one run."""
 
     def __init__(self, key: str, run: str, directory: Path) -> None:
+        """Read nothing yet.
+
+        Args:
+            key: what addresses of the page call the run: unlike its name, each has one.
+            run: its name.
+            directory: its outputs.
+        """
         self.key = key
         self.run = run
         self.directory = directory

@@ -172,7 +172,11 @@ def align(num_bytes: int) -> int:
 
 
 def pack_segment_header(header: SegmentHeader) -> bytes:
-    """Build the whole header page of an empty, open segment."""
+    """Build the whole header page of an empty, open segment.
+
+    Raises:
+        ValueError: its name has more than `MAX_NAME_BYTES`.
+    """
     name = header.file_name.encode()
     if len(name) > MAX_NAME_BYTES:
         raise ValueError(f"segment name {header.file_name!r} has more than {MAX_NAME_BYTES} bytes")

@@ -283,7 +283,11 @@ _Record = TypeVar("_Record", Hello, Step, Close)
 
 
 def encode(metadata: Metadata) -> bytes:
-    """Pack metadata to msgpack; raises `RecordCorrupt` for a value msgpack cannot hold."""
+    """Pack metadata to msgpack.
+
+    Raises:
+        RecordCorrupt: a value that msgpack cannot hold.
+    """
     try:
         packed: bytes = msgpack.packb(to_plain(metadata), use_bin_type=True)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:

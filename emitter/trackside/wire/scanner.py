@@ -116,7 +116,16 @@ class RecordScanner:
 
 
 def read_record(ring: memoryview, start: int, limit: int) -> Record:
-    """Return the record at the cursor ``start``; raises `RecordCorrupt`."""
+    """Return the record at a cursor.
+
+    Args:
+        ring: all bytes of the ring, without the header of the segment.
+        start: cursor of the record, in bytes since the first one.
+        limit: cursor behind the newest record.
+
+    Raises:
+        RecordCorrupt: no intact record begins there.
+    """
     header = parse_record_header(ring, start, limit)
     record = None if header is None else _intact(ring, header)
     if record is None:

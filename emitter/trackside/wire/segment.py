@@ -143,6 +143,11 @@ def create(
 
     The segment appears under its name only when it is complete. Nothing is left on failure.
 
+    Args:
+        directory: the node-local one.
+        header: its name and size.
+        hello: who writes, packed; at most `MAX_HELLO_BYTES`.
+
     Raises:
         SegmentNotCreated: there is not enough memory, or the directory cannot be written.
     """

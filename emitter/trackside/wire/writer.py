@@ -60,6 +60,7 @@ class RingWriter:
         lock: segment.AliveLock,
         clock: Callable[[], int],
     ) -> None:
+        """Take a segment over that was just made; see `create`."""
         self.path = path
         self.capacity_bytes = header.capacity_bytes
         self._ring_start = header.ring_start
@@ -88,6 +89,7 @@ class RingWriter:
 
         ``hello`` says who writes, packed by `trackside.wire.records.encode`. It lies outside
         the ring, so that a daemon that starts late or anew finds it whatever was consumed.
+        ``clock`` gives the time of a record, in nanoseconds since the epoch.
 
         Raises:
             SegmentNotCreated: not enough shared memory, the directory cannot be written, or the

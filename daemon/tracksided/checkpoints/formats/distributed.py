@@ -71,7 +71,7 @@ class DistributedCheckpoint:
         return METADATA in names
 
     def describe(self, directory: SourceDirectory) -> Checkpoint:
-        """Read the metadata and the head of every item of the model."""
+        """Read the metadata and the head of each item; see `DirectoryFormat.describe`."""
         metadata = _read(directory)
         tensors: dict[str, TensorEntry] = {}
         records: dict[str, Record] = {}

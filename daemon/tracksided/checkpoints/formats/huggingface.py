@@ -78,7 +78,7 @@ class HuggingFace:
         return any(name.removesuffix(INDEX_SUFFIX) in _SINGLE for name in names)
 
     def describe(self, directory: SourceDirectory) -> Checkpoint:
-        """Read all weights and check them against their index."""
+        """Read all weights, check them against their index; see `DirectoryFormat.describe`."""
         parts: list[_Part] = []
         indexes: list[SourceFile] = []
         for group in _GROUPS:

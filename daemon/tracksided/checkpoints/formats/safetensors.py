@@ -63,7 +63,7 @@ class Safetensors:
     suffixes = (".safetensors",)
 
     def describe(self, source: SourceFile) -> Checkpoint:
-        """Read the header and check that the tensors fill the file exactly."""
+        """Read the header; the tensors fill the file exactly. See `FileFormat.describe`."""
         head = _read_head(source)
         entries = _parse_header(source, head[_LENGTH.size :])
         metadata = entries.pop(_METADATA, {})

@@ -210,7 +210,13 @@ def local_header(record: PlacedRecord, crc: int) -> bytes:
 
 
 def directory(records: tuple[PlacedRecord, ...], crcs: tuple[int, ...], start: int) -> bytes:
-    """Write the central directory and the end of the file."""
+    """Write the central directory and the end of the file.
+
+    Args:
+        records: in the order in which they lie.
+        crcs: CRC-32 of each.
+        start: bytes from the start of the file to the directory.
+    """
     entries = b"".join(
         _central_entry(record, crc) for record, crc in zip(records, crcs, strict=True)
     )

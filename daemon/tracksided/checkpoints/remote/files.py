@@ -70,6 +70,7 @@ class RemoteFiles:
 
         Raises:
             SettingsError: the package is not installed.
+            TypeError: a version of it without an asynchronous interface.
         """
         self._scheme = SCHEMES[scheme]
         self.scheme = scheme
@@ -104,7 +105,7 @@ class RemoteFiles:
             return _entry(self._store.info(path))
 
     def fetch(self, path: str, start: int, stop: int) -> Future[bytes]:
-        """Begin to read a range; use the result inside `reached`."""
+        """Begin to read bytes ``start`` to ``stop`` - 1; use the result inside `reached`."""
         read = self._store._cat_file(path, start=start, end=stop)  # noqa: SLF001 - its async form
         return asyncio.run_coroutine_threadsafe(read, self._store.loop)
 

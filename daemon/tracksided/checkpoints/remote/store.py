@@ -42,6 +42,7 @@ class RemoteStore:
     """`Store` of a prefix. What it lists it remembers: it serves one averaging."""
 
     def __init__(self, files: RemoteFiles, address: RemoteAddress, count: int) -> None:
+        """List nothing yet; ``count`` checkpoints will be read at the same time."""
         self.path = Path(address.path)
         self._address = address
         self._files = files
@@ -54,7 +55,7 @@ class RemoteStore:
         return str(self._address)
 
     def entries(self) -> tuple[Entry, ...]:
-        """List the prefix."""
+        """List the prefix; see `Store.entries`."""
         try:
             found = self._list("")
         except RemoteFailure as failure:
@@ -81,7 +82,7 @@ class RemoteStore:
         return self._entry(name) is not None
 
     def open_file(self, name: str) -> SourceFile:
-        """Open an object of it."""
+        """Open an object of it; see `Store.open_file`."""
         entry = self._entry(name)
         if entry is None:
             raise SourceRefused(self.path / name, "does not exist")
@@ -118,7 +119,7 @@ class RemoteStore:
         sweep(Path(tempfile.gettempdir()))
 
     def prepare(self, output: str, layout: OutputLayout) -> AbstractContextManager[Unpublished]:
-        """Begin uploads, or local files where the format is sealed at the end."""
+        """Begin uploads, or local files for formats sealed at the end; see `Store.prepare`."""
         if layout.directory_like is not None and self._inside(output):
             provenance = self.provenance_of(output)
             if provenance is None:

@@ -47,7 +47,12 @@ class UploadTarget:
             self._close()
 
     def write(self, content: bytes | memoryview, offset: int) -> None:
-        """Append; raises OutputError."""
+        """Append.
+
+        Raises:
+            OutputError: the store does not take it.
+            ValueError: something else comes next than what was written last.
+        """
         if offset != self._position:
             raise ValueError(f"written at {offset} while {self._position} is next")
         with self._uploading():
