@@ -75,29 +75,14 @@ class Shown:
         return described(self._results[name]["machine"])
 
     def peers(self) -> str:
-        """Tabulate whose scripts are compared with, and whether these results are of them."""
+        """List whose scripts are compared with, and whether these results are of them."""
         versions = self._results["averaging"]["versions"]
-        rows = [
-            {
-                "name": peer.name,
-                "script": f"`{peer.script}` of {peer.repository}",
-                "commit": f"`{peer.commit}`",
-                "version": peer.version,
-                "sha256": f"`{peer.sha256}`",
-                "took_part": took_part(versions.get(peer.name), peer.sha256),
-            }
+        return "\n".join(
+            f"- **{peer.name}**: `{peer.script}` of {peer.repository}, commit `{peer.commit}` "
+            f"(version {peer.version}), SHA-256 `{peer.sha256}`; "
+            f"{took_part(versions.get(peer.name), peer.sha256)}."
             for peer in peers.PEERS
-        ]
-        titles = {
-            "name": "peer",
-            "script": "script",
-            "commit": "commit",
-            "version": "version that it states",
-            "sha256": "SHA-256 of the script",
-            "took_part": "measured here",
-        }
-        columns = [{"key": key, "title": title, "digits": None} for key, title in titles.items()]
-        return markdown({"columns": columns, "rows": rows})
+        )
 
     def machines(self) -> str:
         """List machines, and what ran on each."""
@@ -132,9 +117,9 @@ class Shown:
 def took_part(version: str | None, sha256: str) -> str:
     """Compare with the digits of the digest that results hold."""
     if version is None:
-        return "no, it was not there"
+        return "it was not there"
     shown = version.rpartition("SHA-256 ")[2]
-    return "yes" if sha256.startswith(shown) else f"no, another: {shown}"
+    return "measured here" if sha256.startswith(shown) else f"measured here is another, {shown}"
 
 
 def load(found: Mapping[str, Any]) -> str:

@@ -40,3 +40,24 @@ def test_a_load_that_nobody_noted_is_said_to_be_unknown() -> None:
 
     assert shown.run("old") == "`old`, today: 3 s, load average not noted; kinds a b."
     assert "load average 0.5 before and 2.0 after;" in shown.run("new")
+
+
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [
+        ("average_checkpoints.py, SHA-256 e245d5a553ca", "; measured here."),
+        (
+            "average_checkpoints.py, SHA-256 0123456789ab",
+            "; measured here is another, 0123456789ab.",
+        ),
+        (None, "; it was not there."),
+    ],
+)
+def test_a_peer_is_named_with_its_commit_and_whether_it_is_what_was_measured(
+    version: str | None, words: str
+) -> None:
+    text = Shown({"averaging": {"versions": {"fairseq": version}}}).peers()
+
+    (line,) = (line for line in text.splitlines() if line.startswith("- **fairseq**"))
+    assert "commit `3d262bb25690e4eb2e7d3c1309b1e9c406ca4b99`" in line
+    assert line.endswith(words)
