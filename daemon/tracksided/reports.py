@@ -226,7 +226,12 @@ class StepReport:
 
 
 def known_scalars(values: Mapping[str, float | None], step: int) -> Iterator[Scalar]:
-    """Yield the tags whose value is known; `None` yields nothing."""
+    """Yield the numbers that are known.
+
+    Args:
+        values: tag to number; None yields nothing.
+        step: under which they stand.
+    """
     for tag, value in values.items():
         if value is not None:
             yield Scalar(tag, float(value), step)
