@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import tomllib
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from documents import Block, blocks
+from documents import ROOT, Block, blocks, pages
 from torch import nn
 
 import trackside
@@ -98,6 +99,18 @@ def names(
 
 def test_every_block_is_of_a_kind_that_is_checked() -> None:
     assert [block.place for block in blocks() if block.language not in LANGUAGES] == []
+
+
+def test_no_block_is_overlooked() -> None:
+    """Every fence is of a form that is found here, and no code is marked by its indent alone."""
+    texts = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in pages()}
+    found = blocks()
+
+    for name, text in texts.items():
+        fences = re.findall(r"^ *```", text, re.MULTILINE)
+        assert len(fences) == 2 * sum(block.page == name for block in found), name
+        between = re.sub(r"^ *```.*?^ *```", "", text, flags=re.DOTALL | re.MULTILINE)
+        assert re.findall(r"\n\n {4}.*", between) == [], name
 
 
 def test_every_listing_says_what_it_lists() -> None:
