@@ -38,8 +38,8 @@ ANCHORS: Mapping[str, str] = {
     "host": "the-machine",
 }
 EXAMPLES = [kind for kind in ANCHORS if kind != "host"]
-# What only trouble fills, or a moment that no test can catch: there, but always null in this run.
-NEVER_SEEN = {
+# What only trouble fills, or a moment that no test can catch: it may be null all along.
+MAY_STAY_NULL = {
     ("historyjsonl", "shed"),
     ("a-run-in-the-status", "problem"),
     ("a-rank-in-the-status", "problem"),
@@ -127,7 +127,7 @@ def test_what_is_on_the_page_is_written(told: Told, objects: Objects) -> None:
 
     on_the_page = {(anchor, key) for anchor, keys in objects.items() for key in keys}
 
-    assert on_the_page - reader.seen == NEVER_SEEN
+    assert on_the_page - reader.seen <= MAY_STAY_NULL
 
 
 def test_every_key_says_what_it_is(objects: Objects) -> None:
