@@ -6,6 +6,7 @@
 #   make bench   all benchmarks, then docs/performance.md; BENCH_ARGS="--quick" or "--only ring tap"
 #   make peers   what benchmarks compare with: wandb, and others' scripts in build/peers
 #   make performance  the pages of figures from the stored results
+#   make pictures     the pictures of README, docs and gallery, from runs of their own
 PYTHON ?= python3
 DEMO_ARGS ?=
 BENCH_ARGS ?=
@@ -16,7 +17,7 @@ BIN := .venv/bin
 RUNS := .venv/runs
 STAMP := .venv/installed
 
-.PHONY: venv test lint types docs demo bench peers performance clean
+.PHONY: venv test lint types docs demo bench peers performance pictures clean
 
 venv: $(STAMP)
 
@@ -60,6 +61,10 @@ peers: venv
 
 performance: venv
 	$(BIN)/python benchmarks/page.py
+
+pictures: venv
+	$(BIN)/python examples/gallery.py
+	$(BIN)/python examples/pictures.py
 
 clean:
 	rm -rf .venv .nox dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

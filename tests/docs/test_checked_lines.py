@@ -20,13 +20,11 @@ from mkdocs.__main__ import cli as mkdocs
 from packaging.requirements import Requirement
 from understood import parse
 
-from tracksided.cli.demo import DEFAULT_STEPS
 from tracksided.listen_address import DEFAULT, parse_listen_address
 
 PORT = str(parse_listen_address(DEFAULT).port)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 GROUPS = PROJECT["dependency-groups"]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 POD = "docs/how-to/kubernetes.md"
 # Its own reading of a command line; a process of its own, for what it imports warns.
 TENSORBOARD = """
@@ -157,16 +155,6 @@ def test_srun_starts_commands_of_ours(line: ShellLine) -> None:
 
     understand(words)
     assert set(words[1 : words.index("trackside")]) <= {"--nodelist=NODE"}
-
-
-@claimed(f"{CHECKED}::test_the_picture_of_the_readme_is_the_demo_s")
-def test_the_picture_of_the_readme_is_the_demo_s(line: ShellLine) -> None:
-    _, source, target = words_of(line)
-
-    assert f"`{source}`" in README
-    assert f"/step_{DEFAULT_STEPS}/" in source
-    assert f"after {DEFAULT_STEPS} steps]({target})" in README
-    assert (ROOT / target).is_file()
 
 
 @claimed(f"{CHECKED}::test_a_line_for_the_system_names_what_is_ours")

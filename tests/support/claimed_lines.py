@@ -132,7 +132,6 @@ EVERYWHERE = (
 NAMED = (
     Claim(ANY, "trackside ", f"{COMMANDS}::test_a_documented_command_line_is_understood"),
     Claim("README.md", "apt install ", "docs/test_readme_path.py"),
-    Claim("CONTRIBUTING.md", "cp ", f"{CHECKED}::test_the_picture_of_the_readme_is_the_demo_s"),
     Claim("CONTRIBUTING.md", r"\.venv/bin/mkdocs ", f"{CHECKED}::test_mkdocs_has_the_command"),
     Claim(ANY, "torchrun ", f"{TYPED}::test_checkpoints_are_averaged"),
     Claim("docs/how-to/containers.md", "docker stop", CONTAINERS),
