@@ -12,7 +12,6 @@ from typing import ClassVar, Self, TypeVar, Unpack
 import torch
 from torch import nn
 
-from trackside import autostart
 from trackside.config import (
     AttachKeywords,
     EmitterConfig,
@@ -22,13 +21,11 @@ from trackside.config import (
 from trackside.dataset import SUMMARY_TAG, describe
 from trackside.environment import is_switched_off
 from trackside.errors import ConfigError
-from trackside.identity import identify, of_its_own
-from trackside.opening import open_publisher, output_directory
 from trackside.optimizer_hooks import innermost
+from trackside.parts import Parts
 from trackside.recorder import Recorder
 from trackside.root_hook import unwrap
 from trackside.texts import MAX_TEXTS
-from trackside.wire import segment
 
 logger = logging.getLogger("trackside")
 
@@ -111,7 +108,8 @@ def open_session(
                 return session
             session.close("attached anew")
     try:
-        return kind(_Parts(model, optimizer, config, kind.recorder_type))
+        in_use = {session.save_dir for session in _open_sessions}
+        return kind(Parts(model, optimizer, config, kind.recorder_type, in_use))
     except ConfigError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever fails in here, the training goes on
@@ -140,44 +138,12 @@ def log_dataset(
         session.dataset(texts=texts, terms=terms, max_texts=max_texts, **facts)
 
 
-class _Parts:
-    """What an open session is made of."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer | None,
-        config: EmitterConfig,
-        recorder_type: type[Recorder],
-    ) -> None:
-        directory = segment.node_directory(os.environ)
-        self.config = config
-        self.root = unwrap(model)
-        self.identity = of_its_own(identify(os.environ, run=config.run))
-        self.save_dir = output_directory(config, self.identity, Path.cwd())
-        in_use = {session.save_dir for session in _open_sessions}
-        if self.save_dir in in_use:
-            # Two models that train side by side would write into each other's step folders.
-            self.save_dir = self.save_dir / self.identity.run
-        self.publisher = open_publisher(directory, config, self.identity, self.save_dir)
-        is_asked = config.autostart and self.identity.place.local_rank == 0
-        if is_asked and self.publisher.has_ring:
-            autostart.ensure_daemon(directory, os.environ)
-        self.recorder = recorder_type(
-            model,
-            optimizer,
-            config=config,
-            place=self.identity.place,
-            publisher=self.publisher,
-        )
-
-
 class Session:
     """One attached model. For the thread that trains; in a forked child it is silent."""
 
     recorder_type: ClassVar[type[Recorder]] = Recorder
 
-    def __init__(self, parts: _Parts | None) -> None:
+    def __init__(self, parts: Parts | None) -> None:
         """Open; None makes a session that does nothing. Users call `attach`."""
         self._parts = parts
         if parts is None:

@@ -46,6 +46,18 @@ def child_of(directory: Path) -> int:
     pytest.fail("the writer ended before it was found")
 
 
+def averaging(
+    directory: Path, clock: Clock, make_service: Callable[..., CheckpointService]
+) -> tuple[CheckpointService, int]:
+    """Start a service; return it and the pid of its child, which is at work."""
+    slow_checkpoints(directory)
+    service = make_service(num_threads=1)
+    service.watch(directory, run=None)
+    for _ in range(3):
+        service.poll(clock.tick())
+    return service, child_of(directory)
+
+
 def test_a_killed_child_costs_one_event_and_is_tried_again(
     tmp_path: Path, clock: Clock, make_service: Callable[..., CheckpointService]
 ) -> None:
@@ -72,12 +84,7 @@ def test_a_killed_child_costs_one_event_and_is_tried_again(
 def test_closing_ends_the_child_without_debris(
     tmp_path: Path, clock: Clock, make_service: Callable[..., CheckpointService]
 ) -> None:
-    slow_checkpoints(tmp_path)
-    service = make_service(num_threads=1)
-    service.watch(tmp_path, run=None)
-    for _ in range(3):
-        service.poll(clock.tick())
-    pid = child_of(tmp_path)
+    service, pid = averaging(tmp_path, clock, make_service)
 
     service.close()
 
@@ -164,12 +171,7 @@ def test_a_failure_to_write_is_an_event_and_the_previous_average_stays(
 def test_the_child_is_idle_and_first_to_be_killed(
     tmp_path: Path, clock: Clock, make_service: Callable[..., CheckpointService]
 ) -> None:
-    slow_checkpoints(tmp_path)
-    service = make_service(num_threads=1)
-    service.watch(tmp_path, run=None)
-    for _ in range(3):
-        service.poll(clock.tick())
-    pid = child_of(tmp_path)
+    _, pid = averaging(tmp_path, clock, make_service)
     os.kill(pid, signal.SIGSTOP)
 
     assert os.getpriority(os.PRIO_PROCESS, pid) == 19

@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -161,7 +163,9 @@ def test_run_of_a_command_that_is_not_there_is_a_clear_error(shm_dir: Path) -> N
     assert daemon_pid(shm_dir) is None
 
 
-def test_run_hands_a_termination_on_to_the_command(shm_dir: Path) -> None:
+@contextmanager
+def running_command() -> Iterator[subprocess.Popen[str]]:
+    """`trackside run` of a command that is up, and waits."""
     with subprocess.Popen(
         [*TRACKSIDE, "run", "--", sys.executable, "-c", "print('up', flush=True); input()"],
         stdin=subprocess.PIPE,
@@ -170,6 +174,11 @@ def test_run_hands_a_termination_on_to_the_command(shm_dir: Path) -> None:
     ) as outer:
         assert outer.stdout is not None
         assert outer.stdout.readline() == "up\n"
+        yield outer
+
+
+def test_run_hands_a_termination_on_to_the_command(shm_dir: Path) -> None:
+    with running_command() as outer:
         os.kill(outer.pid, signal.SIGTERM)
         code = outer.wait(60)
 
@@ -178,14 +187,7 @@ def test_run_hands_a_termination_on_to_the_command(shm_dir: Path) -> None:
 
 
 def test_daemon_of_a_run_ends_with_it_even_when_that_is_killed(shm_dir: Path) -> None:
-    with subprocess.Popen(
-        [*TRACKSIDE, "run", "--", sys.executable, "-c", "print('up', flush=True); input()"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as outer:
-        assert outer.stdout is not None
-        assert outer.stdout.readline() == "up\n"
+    with running_command() as outer:
         assert daemon_pid(shm_dir) is not None
         outer.kill()
 

@@ -220,7 +220,7 @@ def test_a_directory_open_to_others_is_refused(
 def test_whatever_fails_in_attach_costs_only_the_session(
     quiet_attach: Attach, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("trackside.session.identify", _raise)
+    monkeypatch.setattr("trackside.parts.identify", _raise)
     model, optimizer = _build()
 
     with quiet_attach(model, optimizer, every=1) as session:
