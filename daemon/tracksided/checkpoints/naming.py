@@ -14,6 +14,7 @@ _STEP = re.compile(
 _EPOCH = re.compile(r"(?<![a-z])epochs?[-_=]?(\d+)", re.IGNORECASE)
 _NUMBER = re.compile(r"(?<![\d.])\d+(?!\.?\d)")  # whole: 0.25 in val_loss=0.25 is no step
 _DIRECTORY = re.compile(r"checkpoint-(\d+)")
+_OWN = re.compile(r"\.(?P<output>.+)\.[0-9a-f]{12}(?P<suffix>\.trackside-(?:tmp|old))", re.DOTALL)
 _MAX_DIGITS = 18
 
 
@@ -54,7 +55,7 @@ def temporary_name(output_name: str) -> str:
 
 def is_temporary(name: str) -> bool:
     """Whether a name is one that `temporary_name` makes."""
-    return name.startswith(".") and name.endswith(TEMPORARY_SUFFIX)
+    return _output_in(name, TEMPORARY_SUFFIX) is not None
 
 
 def aside_name(output_name: str) -> str:
@@ -64,9 +65,15 @@ def aside_name(output_name: str) -> str:
 
 def name_before_aside(name: str) -> str | None:
     """Return the output's name in a name that `aside_name` made, or None."""
-    if not name.startswith(".") or not name.endswith(ASIDE_SUFFIX):
+    return _output_in(name, ASIDE_SUFFIX)
+
+
+def _output_in(name: str, suffix: str) -> str | None:
+    """Return the output's name in one of our names; None in those that others gave."""
+    found = _OWN.fullmatch(name)
+    if found is None or found["suffix"] != suffix or found["output"] in {".", ".."}:
         return None
-    return name.removesuffix(ASIDE_SUFFIX)[1:].rpartition(".")[0] or None
+    return found["output"]
 
 
 def _last(pattern: re.Pattern[str], stem: str) -> int | None:

@@ -207,10 +207,11 @@ def encode_json(content: Mapping[str, object]) -> bytes:
 def sweep(directory: Path) -> int:
     """Remove temporary files and directories whose writer is gone; return how many.
 
-    A directory that stepped aside for one that never came gets its name back.
+    A directory that stepped aside for one that never came gets its name back. Where nothing can be
+    listed, nothing can be removed: that is no error here.
     """
     removed = 0
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError):
         for name in [entry.name for entry in os.scandir(directory)]:
             before = name_before_aside(name)
             if is_temporary(name) or before is not None:
@@ -227,7 +228,9 @@ def _remove_if_abandoned(path: Path, before: str | None) -> bool:
         return False  # gone already, or not ours
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if before is not None and not path.with_name(before).exists():
+        if before is not None and not path.is_dir():
+            return False  # only directories step aside
+        if before is not None and not os.path.lexists(path.with_name(before)):
             path.rename(path.with_name(before))
             return False
         if path.is_dir():

@@ -1,10 +1,10 @@
 """Watch directories for the daemon, and average what is newest in a child process."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 from tracksided.checkpoints.job import DEFAULT_COUNT
 from tracksided.checkpoints.process import COMMAND, ChildProcess
@@ -12,6 +12,8 @@ from tracksided.checkpoints.publish import sweep
 from tracksided.checkpoints.watcher import Look, Settling, look
 
 logger = logging.getLogger(__name__)
+
+_P = ParamSpec("_P")
 
 DEFAULT_MINIMUM = 3
 HANG_S = 600.0  # without a sign of life; a block takes seconds even on a starved machine
@@ -69,6 +71,12 @@ class _Watched:
     last: AverageEvent | None = None
     outcome: _Outcome = _Outcome()
     warned: set[tuple[str, str]] = field(default_factory=set)
+    defects: set[str] = field(default_factory=set)
+
+    @property
+    def refused(self) -> tuple[tuple[str, str], ...]:
+        """Names and reasons of the last averaging, and of what was not even looked at."""
+        return (*self.outcome.refused, *self.seen.refused)
 
 
 @dataclass(slots=True)
@@ -141,16 +149,20 @@ class CheckpointService:
         Args:
             now: monotonic seconds.
         """
-        event = self._collect(now)
+        events: list[AverageEvent | None] = []
+        running, self._running = self._running, None
+        if running is not None:
+            events.append(self._guard(running.watched, self._collect, running, now))
         if self._next_look is None or now >= self._next_look:
             self._next_look = now + self._poll_seconds
-            for watched in self._watched.values():
-                self._look(watched, now)
+            events += [
+                self._guard(watched, self._look, watched, now) for watched in self._watched.values()
+            ]
         if self._running is None:
             due = next((watched for watched in self._watched.values() if watched.is_due), None)
             if due is not None:
-                self._start(due, now)
-        return () if event is None else (event,)
+                events.append(self._guard(due, self._start, due, now))
+        return tuple(event for event in events if event is not None)
 
     def is_busy(self) -> bool:
         """Whether an averaging runs or is about to."""
@@ -180,6 +192,29 @@ class CheckpointService:
             running.child.end()
             sweep(running.watched.directory)
 
+    def _guard(
+        self,
+        watched: _Watched,
+        act: Callable[_P, AverageEvent | None],
+        *args: _P.args,
+        **kwargs: _P.kwargs,
+    ) -> AverageEvent | None:
+        """Do something for a directory; what nobody foresaw costs its average and no other's.
+
+        Told once per cause, as a failed averaging.
+        """
+        try:
+            return act(*args, **kwargs)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            watched.is_due = watched.is_urgent = False
+            if reason in watched.defects:
+                return None
+            watched.defects.add(reason)
+            logger.exception("checkpoints in %s: nobody foresaw this", watched.directory)
+            watched.last = _failure(watched, reason, 0.0)
+            return watched.last
+
     def _look(self, watched: _Watched, now: float) -> None:
         if watched.retry_at is not None and now >= watched.retry_at:
             watched.retry_at = None
@@ -189,6 +224,7 @@ class CheckpointService:
         if seen != watched.seen:
             watched.crashes, watched.retry_at = 0, None
         watched.seen = seen
+        self._warn_of_refused(watched)
         watched.is_due = is_new and seen.most_of_one_kind >= self._minimum
         watched.is_urgent = False
 
@@ -208,21 +244,17 @@ class CheckpointService:
             return
         self._running = _Running(watched, child, now, 0, now)
 
-    def _collect(self, now: float) -> AverageEvent | None:
-        running = self._running
-        if running is None:
-            return None
+    def _collect(self, running: _Running, now: float) -> AverageEvent | None:
         if running.child.is_running():
             said = running.child.num_bytes_said()
             if said != running.num_bytes_said:
                 running.num_bytes_said, running.last_sign = said, now
             if now - running.last_sign < self._hang_seconds:
+                self._running = running
                 return None
-            self._running = None
             running.child.end()
             reason = f"the averaging process gave no sign of life for {self._hang_seconds:g} s"
             return self._crashed(running, reason, now)
-        self._running = None
         message = running.child.last_message()
         reason = running.child.failure()
         running.child.end()
@@ -267,21 +299,12 @@ class CheckpointService:
     def _failed(self, running: _Running, reason: str, now: float) -> AverageEvent:
         watched = running.watched
         logger.error("averaging in %s failed: %s", watched.directory, reason)
-        event = AverageEvent(
-            watched.directory,
-            watched.run,
-            watched.directory / watched.seen.default_output,
-            None,
-            (),
-            now - running.started,
-            reason,
-        )
-        watched.last = event
+        watched.last = event = _failure(watched, reason, now - running.started)
         return event
 
     def _warn_of_refused(self, watched: _Watched) -> None:
         """Log each reason once per file."""
-        for name, reason in watched.outcome.refused:
+        for name, reason in watched.refused:
             if (name, reason) not in watched.warned:
                 watched.warned.add((name, reason))
                 logger.warning("not averaged: %s: %s", watched.directory / name, reason)
@@ -302,8 +325,7 @@ class CheckpointService:
             "outcome": watched.outcome.status,
             "missing": watched.outcome.missing,
             "refused": [
-                {"name": name, "reason": reason}
-                for name, reason in watched.outcome.refused[:MAX_REFUSED]
+                {"name": name, "reason": reason} for name, reason in watched.refused[:MAX_REFUSED]
             ],
             "last": None
             if last is None
@@ -315,6 +337,11 @@ class CheckpointService:
                 "error": last.error,
             },
         }
+
+
+def _failure(watched: _Watched, reason: str, seconds: float) -> AverageEvent:
+    output = watched.directory / watched.seen.default_output
+    return AverageEvent(watched.directory, watched.run, output, None, (), seconds, reason)
 
 
 def _made(watched: _Watched, made: Mapping[str, Any]) -> AverageEvent:

@@ -4,7 +4,7 @@ import itertools
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import TypeAlias
 
@@ -33,6 +33,8 @@ class Look:
     """What a directory holds at one moment."""
 
     signature: Signature
+    refused: tuple[tuple[str, str], ...] = field(default=(), compare=False)
+    """(name, reason) of what might be a checkpoint and cannot be looked at."""
 
     @property
     def patterns(self) -> tuple[str, ...]:
@@ -66,22 +68,31 @@ class Look:
 def look(directory: Path) -> Look:
     """Stat the checkpoints of a directory; one that is missing holds none.
 
+    What cannot be looked at, such as a link to itself, is left out and named.
     Directories that are still being written are not seen: what is written last is not there.
     """
     found: set[tuple[str, int, int, int]] = set()
     directories: dict[str, list[os.DirEntry[str]]] = {}
-    for entry in _entries(directory):
+    refused: list[tuple[str, str]] = []
+    for entry in sorted(_entries(directory), key=lambda entry: entry.name):
         if entry.name.startswith("."):
             continue
-        if _is_checkpoint_name(entry.name) and not entry.is_dir():
-            found |= _stat(entry, entry.name)
-        elif entry.name != DEFAULT_DIRECTORY_OUTPUT and entry.is_dir():
+        is_checkpoint = _is_checkpoint_name(entry.name)
+        try:
+            is_directory = entry.is_dir()
+        except OSError as error:
+            refused += [_refusal(entry.name, error)] if is_checkpoint else []
+            continue
+        if is_checkpoint and not is_directory:
+            found |= _stat(entry, entry.name, refused)
+        elif entry.name != DEFAULT_DIRECTORY_OUTPUT and is_directory:
             directories[entry.name] = _entries(entry.path, MAX_ENTRIES)
-    return Look(frozenset(found | _look_inside(directories)))
+    found |= _look_inside(directories, refused)
+    return Look(frozenset(found), tuple(refused))
 
 
 def _look_inside(
-    directories: Mapping[str, Sequence[os.DirEntry[str]]],
+    directories: Mapping[str, Sequence[os.DirEntry[str]]], refused: list[tuple[str, str]]
 ) -> set[tuple[str, int, int, int]]:
     """Stat the weights in checkpoint directories, and what tells that they are complete."""
     found: set[tuple[str, int, int, int]] = set()
@@ -98,7 +109,7 @@ def _look_inside(
             continue
         for entry in inside:
             if entry.name == TRAINER_STATE or directory_format.is_part(entry.name):
-                found |= _stat(entry, f"{name}/{entry.name}")
+                found |= _stat(entry, f"{name}/{entry.name}", refused)
     return found
 
 
@@ -112,12 +123,21 @@ def _entries(directory: str | Path, limit: int | None = None) -> list[os.DirEntr
         return []  # not there yet, or gone with its run
 
 
-def _stat(entry: os.DirEntry[str], name: str) -> set[tuple[str, int, int, int]]:
+def _stat(
+    entry: os.DirEntry[str], name: str, refused: list[tuple[str, str]]
+) -> set[tuple[str, int, int, int]]:
     try:
         status = entry.stat()
-    except OSError:
+    except FileNotFoundError:
         return set()  # rotated away since it was listed
+    except OSError as error:
+        refused.append(_refusal(name, error))
+        return set()
     return {(name, status.st_ino, status.st_size, status.st_mtime_ns)}
+
+
+def _refusal(name: str, error: OSError) -> tuple[str, str]:
+    return name, f"cannot be looked at: {error.strerror}"
 
 
 def _pattern_of(name: str) -> str:

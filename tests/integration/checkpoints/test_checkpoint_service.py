@@ -1,12 +1,15 @@
 """The service follows directories of checkpoints, with real child processes and a real trainer."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +17,9 @@ import torch
 from averaging_service import Clock, averaged, save, settle
 from debris import debris
 
+from tracksided.checkpoints import service as service_module
 from tracksided.checkpoints.service import AverageEvent, CheckpointService
+from tracksided.checkpoints.watcher import Look
 
 pytestmark = pytest.mark.integration
 
@@ -159,3 +164,51 @@ def test_directory_that_is_watched_no_longer_is_left_alone(tmp_path: Path) -> No
     assert service.poll(0.0) == ()
     assert service.status() == {"directories": []}
     service.close()
+
+
+def test_a_link_to_itself_costs_no_average_and_is_named(
+    tmp_path: Path, clock: Clock, make_service: Callable[..., CheckpointService]
+) -> None:
+    save(tmp_path, 1, 2, 3)
+    (tmp_path / "loop.pt").symlink_to("loop.pt")
+    service = make_service()
+    service.watch(tmp_path, run=None)
+
+    (event,) = settle(service, clock)
+
+    assert event.error is None
+    status: Any = service.status()["directories"]
+    reason = f"cannot be looked at: {os.strerror(errno.ELOOP)}"
+    assert status[0]["refused"] == [{"name": "loop.pt", "reason": reason}]
+
+
+def test_an_unforeseen_error_costs_its_directory_alone_and_is_told_once(
+    tmp_path: Path,
+    clock: Clock,
+    make_service: Callable[..., CheckpointService],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    broken, sound = tmp_path / "broken", tmp_path / "sound"
+    sound.mkdir()
+    save(sound, 1, 2, 3)
+    really_look = service_module.look
+
+    def look(directory: Path) -> Look:
+        if directory == broken:
+            raise ZeroDivisionError("nobody foresaw it")
+        return really_look(directory)
+
+    monkeypatch.setattr(service_module, "look", look)
+    service = make_service()
+    service.watch(broken, run=None)
+    service.watch(sound, run=None)
+
+    events = settle(service, clock)
+
+    assert [(event.directory, event.error) for event in events] == [
+        (broken, "ZeroDivisionError: nobody foresaw it"),
+        (sound, None),
+    ]
+    (record,) = [record for record in caplog.records if record.exc_info is not None]
+    assert str(broken) in record.getMessage()

@@ -125,7 +125,41 @@ def test_sweep_gives_a_directory_that_stepped_aside_its_name_back(tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == ["averaged"]
 
 
-@pytest.mark.parametrize("name", ["averaged", ".x.trackside-tmp", ASIDE_SUFFIX, "." + ASIDE_SUFFIX])
+def test_sweep_leaves_foreign_names_alone(tmp_path: Path) -> None:
+    foreign = (
+        "...x.trackside-old",
+        "...0123456789ab.trackside-old",
+        "....0123456789ab.trackside-old",
+        ".mine.trackside-tmp",
+        ".a-file.0123456789ab.trackside-old",
+    )
+    for name in foreign:
+        (tmp_path / name).touch()
+
+    assert sweep(tmp_path) == 0
+
+    assert {path.name for path in tmp_path.iterdir()} == set(foreign)
+
+
+def test_sweep_of_what_is_no_directory_removes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    assert sweep(tmp_path / "file") == 0
+    assert sweep(tmp_path / "nowhere") == 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "averaged",
+        ".x.trackside-tmp",
+        ASIDE_SUFFIX,
+        "." + ASIDE_SUFFIX,
+        "...0123456789ab.trackside-old",
+        "....0123456789ab.trackside-old",
+        ".averaged.0123456789AB.trackside-old",
+    ],
+)
 def test_other_names_did_not_step_aside(name: str) -> None:
     assert name_before_aside(name) is None
 

@@ -1,3 +1,4 @@
+import errno
 import os
 from pathlib import Path
 
@@ -148,3 +149,36 @@ def test_the_output_is_called_after_what_was_written_last(tmp_path: Path) -> Non
     put_directory(tmp_path / "checkpoint-1")
     put(tmp_path / "checkpoint-1", "model.safetensors", mtime=2)
     assert look(tmp_path).default_output == "averaged"
+
+
+@pytest.mark.parametrize(
+    ("target", "number"),
+    [
+        ("loop.pt", errno.ELOOP),
+        ("step_1.pt/x", errno.ENOTDIR),
+        ("x" * 300, errno.ENAMETOOLONG),
+    ],
+)
+def test_a_link_that_leads_nowhere_is_left_out_and_named(
+    tmp_path: Path, target: str, number: int
+) -> None:
+    put(tmp_path, "step_1.pt")
+    before = look(tmp_path)
+    (tmp_path / "loop.pt").symlink_to(target)
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "rotated.pt").symlink_to("gone.pt")
+
+    seen = look(tmp_path)
+
+    assert seen == before
+    assert seen.refused == (("loop.pt", f"cannot be looked at: {os.strerror(number)}"),)
+
+
+def test_a_part_of_a_directory_that_cannot_be_looked_at_is_named(tmp_path: Path) -> None:
+    put_directory(tmp_path / "checkpoint-1", "config.json")
+    (tmp_path / "checkpoint-1" / "model.safetensors").symlink_to("model.safetensors")
+
+    seen = look(tmp_path)
+
+    reason = f"cannot be looked at: {os.strerror(errno.ELOOP)}"
+    assert seen.refused == (("checkpoint-1/model.safetensors", reason),)
