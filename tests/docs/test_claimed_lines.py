@@ -2,6 +2,7 @@
 
 import pytest
 from claimed_lines import BLOCKS, EVERYWHERE, NAMED, ShellLine, claim_of, is_there, shell_lines
+from documents import ROOT
 
 CLAIMS = (*BLOCKS, *EVERYWHERE, *NAMED)
 LINES = tuple(shell_lines())
@@ -14,6 +15,13 @@ def test_every_line_is_claimed() -> None:
 
 def test_every_test_that_claims_lines_is_there() -> None:
     assert [claim.test for claim in CLAIMS if not is_there(claim.test)] == []
+
+
+def test_guides_name_the_pages_whose_lines_they_type() -> None:
+    for line in LINES:
+        claim = claim_of(line)
+        if claim is not None and claim.test.endswith("_guides.py"):
+            assert line.page in (ROOT / "tests" / claim.test).read_text(encoding="utf-8"), line
 
 
 def test_every_claim_has_its_lines() -> None:

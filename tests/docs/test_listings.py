@@ -8,6 +8,7 @@ from daemon_process import DaemonProcess, wait_until
 from documents import ROOT
 from fake_trainer import FakeRank, make_hello
 from guide import Guide, listings, the_run
+from quoted import listed
 from readme_path import readme_path
 
 pytestmark = pytest.mark.integration
@@ -31,8 +32,7 @@ SOURCES = (ROOT / "emitter/trackside", ROOT / "daemon/tracksided")
 
 
 def entries(tree: str) -> set[str]:
-    """Return the paths that a tree lists, each with what it is behind ``#``."""
-    return {line.partition("#")[0].strip() for line in tree.splitlines()}
+    return {path for path, _ in listed(tree)}
 
 
 def written(directory: Path, named: set[str]) -> set[str]:
