@@ -1,3 +1,7 @@
+import bisect
+import itertools
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +17,7 @@ TORCH = {
     "float32": torch.float32,
     "float64": torch.float64,
 }
+FRACTION_BITS = {"float16": 10, "bfloat16": 7}
 SUM = BlockSum()
 
 
@@ -31,6 +36,92 @@ def block_sum(tensors: list[torch.Tensor], weights: list[float], divisor: float)
     return bytes(SUM.result(len(content), element, divisor))
 
 
+def sixteen_bit_numbers(element: str) -> list[Fraction]:
+    """Every number from 0 on by its bits (IEEE 754); infinity as the power of two it stands for."""
+    bits = FRACTION_BITS[element]
+    bias = (1 << (14 - bits)) - 1
+    numbers = []
+    for pattern in range((0x7FFF >> bits << bits) + 1):
+        exponent, fraction = pattern >> bits, pattern & ((1 << bits) - 1)
+        if exponent:
+            fraction += 1 << bits
+        numbers.append(fraction * Fraction(2) ** (max(exponent, 1) - bias - bits))
+    return numbers
+
+
+NUMBERS = {element: sixteen_bit_numbers(element) for element in FRACTION_BITS}
+
+
+def nearest(element: str, value: float) -> int:
+    """The bits of the nearest number, of two the even one: exact, without floating point."""
+    numbers, exact = NUMBERS[element], abs(Fraction(value))
+    above = min(bisect.bisect_left(numbers, exact), len(numbers) - 1)
+    below = max(above - 1, 0)
+    to_below, to_above = exact - numbers[below], numbers[above] - exact
+    is_up = to_above < to_below or (to_above == to_below and above % 2 == 0)
+    return (above if is_up else below) | (0x8000 if np.signbit(value) else 0)
+
+
+def near_ties(element: str) -> st.SearchStrategy[float]:
+    """Numbers half way between two of sixteen bits, and the float64 around them."""
+    largest = len(NUMBERS[element]) - 2
+
+    def near(at: int, ulps: int, sign: float) -> float:
+        middle = float((NUMBERS[element][at] + NUMBERS[element][at + 1]) / 2)
+        return sign * float((np.float64(middle).view(np.int64) + ulps).view(np.float64))
+
+    offsets = [sign * shift for shift in (0, 1, 2, 1 << 28, 1 << 29) for sign in (1, -1)]
+    return st.builds(
+        near, st.integers(0, largest), st.sampled_from(offsets), st.sampled_from([1.0, -1.0])
+    )
+
+
+@pytest.mark.parametrize("element", FRACTION_BITS)
+@given(data=st.data())
+@settings(max_examples=60)
+def test_a_sum_is_rounded_once_to_the_nearest_of_sixteen_bits(
+    element: str, data: st.DataObject
+) -> None:
+    wide = st.floats(-1e40, 1e40)
+    tiny = st.floats(-1e-37, 1e-37)
+    ties = near_ties(element)
+    values = np.array(data.draw(st.lists(wide | tiny | ties, min_size=1, max_size=30)))
+    SUM.clear()
+    SUM.block[: values.nbytes] = values.tobytes()
+    SUM.add(values.nbytes, "float64", 1.0)
+
+    found = np.frombuffer(SUM.result(2 * values.size, element, 1.0), np.uint16)
+
+    assert found.tolist() == [nearest(element, value) for value in values]
+
+
+@pytest.mark.parametrize("element", FRACTION_BITS)
+def test_all_halves_and_what_is_next_to_them_are_rounded_once(element: str) -> None:
+    numbers = [float(number) for number in NUMBERS[element]]
+    middles = np.array([(low + high) / 2 for low, high in itertools.pairwise(numbers)])
+    even = np.arange(middles.size) + np.arange(middles.size) % 2
+    expected_at = {-1: np.arange(middles.size), 0: even, 1: np.arange(middles.size) + 1}
+
+    for ulps, expected in expected_at.items():
+        values = (middles.view(np.int64) + ulps).view(np.float64)
+        SUM.clear()
+        SUM.block[: values.nbytes] = values.tobytes()
+        SUM.add(values.nbytes, "float64", 1.0)
+
+        found = np.frombuffer(SUM.result(2 * values.size, element, 1.0), np.uint16)
+
+        assert np.array_equal(found, expected)
+
+
+def test_a_mean_of_bfloat16_just_above_half_way_is_rounded_up() -> None:
+    values = [2.0, 1 + 2**-7, 1 + 2**-7, 2.0**-30]  # their mean is 1 + 2**-8 + 2**-32
+    tensors = [torch.tensor([value], dtype=torch.bfloat16) for value in values]
+
+    found = block_sum(tensors, [1.0] * 4, 4.0)
+
+    assert found == raw(torch.tensor([1 + 2**-7], dtype=torch.bfloat16))
+
+
 @pytest.mark.parametrize("element", TORCH)
 @given(data=st.data())
 @settings(max_examples=40)
@@ -47,8 +138,8 @@ def test_a_mean_equals_that_of_float64_rounded_once(element: str, data: st.DataO
     for tensor in tensors[1:]:
         total = total + tensor.double().numpy()
     mean = total / count
-    if element == "float16":  # torch rounds twice on the way from float64 to float16
-        assert found == mean.astype(np.float16).tobytes()
+    if element in FRACTION_BITS:  # torch rounds twice on the way from float64
+        assert np.frombuffer(found, np.uint16).tolist() == [nearest(element, x) for x in mean]
     else:
         assert found == raw(torch.from_numpy(mean).to(TORCH[element]))
 
