@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tracksided.checkpoints.formats.base import Checkpoint, TensorEntry
 from tracksided.checkpoints.naming import number_in_name, step_in_directory_name, step_in_name
+from tracksided.checkpoints.shown import shown
 
 MAX_NAMED = 3  # keys listed in a message
 
@@ -130,13 +131,13 @@ def mismatch(reference: Checkpoint, other: Checkpoint) -> str | None:
         found = other.tensors[name]
         if found.shape != expected.shape:
             return (
-                f"shape of {name!r} is {list(found.shape)}, {list(expected.shape)} "
+                f"shape of {shown(name)} is {list(found.shape)}, {list(expected.shape)} "
                 f"in {reference.name}"
             )
         if found.dtype != expected.dtype:
-            return f"dtype of {name!r} is {found.dtype}, {expected.dtype} in {reference.name}"
+            return f"dtype of {shown(name)} is {found.dtype}, {expected.dtype} in {reference.name}"
         if found.span != expected.span or (found.span and _layout(found) != _layout(expected)):
-            return f"memory layout of {name!r} differs from {reference.name}"
+            return f"memory layout of {shown(name)} differs from {reference.name}"
     return None
 
 
@@ -147,6 +148,6 @@ def _layout(entry: TensorEntry) -> tuple[int, ...]:
 
 
 def _some(names: Sequence[str]) -> str:
-    listed = ", ".join(repr(name) for name in names[:MAX_NAMED])
+    listed = ", ".join(shown(name) for name in names[:MAX_NAMED])
     rest = len(names) - MAX_NAMED
     return f"{listed} and {rest} more" if rest > 0 else listed

@@ -36,7 +36,7 @@ def test_a_storage_of_two_sizes_is_refused(tmp_path: Path, unverified: bytes) ->
     path.write_bytes(pickled)
     source = SourceFile(path)
 
-    with pytest.raises(CheckpointRefused, match=r"storage 4 is said to have . bytes and . bytes"):
+    with pytest.raises(CheckpointRefused, match=r"storage '4' is said to have . bytes and . bytes"):
         TorchZip().describe(source)
 
     source.close()

@@ -1,6 +1,7 @@
 import collections
 import enum
 import pickle  # noqa: TID251 - the second source: it makes what the inert reader reads
+import tracemalloc
 from argparse import Namespace
 from collections import OrderedDict, defaultdict
 from pathlib import Path
@@ -11,7 +12,7 @@ from evil import Evil
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracksided.checkpoints.formats import inert_pickle
+from tracksided.checkpoints.formats import inert_pickle, pickle_machine
 from tracksided.checkpoints.formats.inert_pickle import read_pickle
 from tracksided.checkpoints.formats.pickle_nodes import (
     CallNode,
@@ -19,6 +20,8 @@ from tracksided.checkpoints.formats.pickle_nodes import (
     Global,
     ListNode,
     TupleNode,
+    describe,
+    key_name,
 )
 from tracksided.checkpoints.formats.pickle_writer import write_pickle
 from tracksided.errors import CheckpointRefused
@@ -48,6 +51,7 @@ VALUES = st.recursive(
 
 class Colour(enum.Enum):
     RED = 1
+    BLUE = 2
 
 
 def round_trip(value: Any, protocol: int) -> Any:
@@ -140,7 +144,11 @@ def test_a_tuple_that_contains_itself_is_refused() -> None:
         (b"\x80\x02(.", "mark"),
         (b"\x80\x02X\xff\xff\xff\x7fabc.", "ends too early"),
         (b"\x80\x09N.", "protocol 9"),
-        (b"\x80\x02\x82\x01.", "opcode 0x82"),
+        (b"\x80\x02\x82\x01.", r"extension registry \(opcode 0x82\)"),
+        (b"\x80\x05\x97.", r"buffers outside of itself \(opcode 0x97\)"),
+        (b"\x80\x02\xff.", "0xff is no opcode"),
+        (b"\x80\x02Nq\x01.", "it remembers 1, 0 would be next"),
+        (b"\x80\x04\x8c\x01a\x8d\x03\0\0\0\0\0\0\0\xed\xa0\x80\x93.", "malformed"),
         (b"\x80\x02}K\x01K\x02b.", "state"),
         (b"\x80\x02]K\x01K\x02s.", "not a dict"),
         (b"\x80\x02X\x01\x00\x00\x00\xff.", "malformed"),
@@ -174,12 +182,101 @@ def test_damaged_pickles_end_in_a_value_or_a_refusal(value: Any, data: st.DataOb
         pass
 
 
-def test_a_pickle_of_too_many_objects_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inert_pickle, "MAX_NODES", 1000)
+@pytest.mark.parametrize("protocol", [0, 1])
+def test_pickles_of_the_first_protocols_are_refused_with_the_mend(protocol: int) -> None:
+    with pytest.raises(CheckpointRefused, match=r"protocol 0 or 1 .* torch.save's default"):
+        read_pickle(pickle.dumps({"a": False, "b": [1, "x"]}, protocol))
 
-    read_pickle(b"\x80\x02" + b"]" * 1000 + b"0" * 999 + b".")
-    with pytest.raises(CheckpointRefused, match="more than 1000 objects"):
-        read_pickle(b"\x80\x02" + b"]" * 1001 + b"0" * 1000 + b".")
+
+def test_a_bytearray_of_protocol_5_survives() -> None:
+    shared = bytearray(b"xy")
+
+    copy = round_trip([shared, shared, {"empty": bytearray()}], 5)
+
+    assert copy == [b"xy", b"xy", {"empty": b""}]
+    assert type(copy[0]) is bytearray
+    assert copy[0] is copy[1]
+
+
+def test_integers_beyond_512_bits_are_refused() -> None:
+    largest = (1 << 511) - 1
+
+    assert read_pickle(pickle.dumps([largest, -largest - 1], 2)).root.items == [  # type: ignore[union-attr] - a list
+        largest,
+        -largest - 1,
+    ]
+    for huge in (largest + 1, 10**5000, -(10**5000)):
+        with pytest.raises(CheckpointRefused, match=r"an integer of \d+ bytes, 64 are read"):
+            read_pickle(pickle.dumps([huge], 2))
+
+
+# What one byte, or a few, of a pickle can be made to hold.
+BOMBS = {
+    "dicts": b"}",
+    "lists": b"]",
+    "sets": b"\x8f",
+    "tuples": b")",
+    "marks": b"(",
+    "floats": b"G12345678",
+    "nested tuples": b")\x85\x85\x85",
+    "memo": b"\x94",
+    "recalled": b"h\x00",
+    "duplicates": b"2",
+    "calls": b"))R",
+    "appended": b"]]a",
+    "pairs": b"}NNs",
+    "states": b"))\x81}b",
+    "globals": b"ca\nb\n",
+    "texts": b"\x8c\x01a",
+    "wide texts": b"\x8c\x14" + "\U0001f600aaaaaaaaaaaaaaaa".encode(),
+    "bytearrays": b"\x96\x01\0\0\0\0\0\0\0x",
+    "discarded": b"]0",
+}
+
+
+@pytest.mark.parametrize("piece", BOMBS.values(), ids=BOMBS.keys())
+def test_memory_is_bounded_whatever_a_pickle_repeats(
+    monkeypatch: pytest.MonkeyPatch, piece: bytes
+) -> None:
+    limit = 1 << 20
+    monkeypatch.setattr(pickle_machine, "MAX_HELD_BYTES", limit)
+    bomb = b"\x80\x04]q\x00" + piece * 150_000 + b"."
+
+    tracemalloc.start()
+    try:
+        with pytest.raises(CheckpointRefused, match="more than 1 MiB of memory"):
+            read_pickle(bomb)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 1.2 * limit
+
+
+def test_names_of_shared_nodes_are_short_and_take_no_time() -> None:
+    # Each tuple holds the one before it twice: 2 ** 1000 leaves.
+    laughs = read_pickle(b"\x80\x02)" + b"2\x86" * 1000 + b".").root
+    deep = read_pickle(b"\x80\x02)" + b"\x85" * 100_000 + b".").root
+    long = read_pickle(pickle.dumps(("k" * 5000, b"b" * 5000), 2)).root
+
+    for node in (laughs, deep, long):
+        assert len(str(node)) < 120
+        assert len(describe(node)) < 120
+        with pytest.raises(CheckpointRefused, match="longer than 1000 characters"):
+            key_name(node)
+
+
+def test_keys_that_differ_have_names_that_differ() -> None:
+    keys = [
+        *("a", b"a", 1, 1.5, True, None, (), ("a",), ("a", 1), ("a", 2), (("a", 1),), (1, 2)),
+        *(frozenset({1}), Colour.RED, Colour.BLUE, 1j, 2j, int, float, Path("a"), Path("b")),
+        *(b"\x00" * 90 + b"a", b"\x00" * 90 + b"b"),
+    ]
+
+    nodes = [read_pickle(pickle.dumps(key, 4)).root for key in keys]
+
+    assert len({key_name(node) for node in nodes}) == len(keys)
+    assert key_name(nodes[8]) == "<('a', 1)>"
 
 
 def test_a_pickle_of_too_many_bytes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from tracksided.checkpoints.formats.pickle_nodes import (
     SetNode,
     TupleNode,
 )
+from tracksided.checkpoints.shown import shown
 from tracksided.errors import CheckpointRefused
 
 MIN_PROTOCOL = 2  # what torch.save writes; its weights-only reader knows little beyond
@@ -146,7 +147,7 @@ class _Writer:
         else:
             self._out.write(b"\x81" if node.is_new else b"R")
         self._leave(node)
-        yield from self._contents(node.items, node.pairs)
+        yield from self._contents(node.items or [], node.pairs or [])
         if node.has_state:
             yield node.state
             self._out.write(b"b")
@@ -224,5 +225,5 @@ def _integer(value: int) -> bytes:
 
 def _line(text: str) -> bytes:
     if "\n" in text:
-        raise CheckpointRefused(f"its pickle names a global {text!r} with a newline in it")
+        raise CheckpointRefused(f"its pickle names a global {shown(text)} with a newline in it")
     return text.encode() + b"\n"

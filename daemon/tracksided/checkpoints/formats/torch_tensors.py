@@ -12,9 +12,12 @@ from tracksided.checkpoints.formats.pickle_nodes import (
     PersistentNode,
     SetNode,
     TupleNode,
+    describe,
     global_path,
+    key_name,
     mapping_pairs,
 )
+from tracksided.checkpoints.shown import shown
 from tracksided.errors import CheckpointRefused
 
 WRAPPER_KEYS = ("model", "state_dict", "model_state_dict", "module")
@@ -99,7 +102,7 @@ def find_model(root: Node) -> ModelPart:
     """
     pairs = mapping_pairs(root)
     if pairs is None:
-        raise CheckpointRefused("it does not hold a dict but " + _describe(root))
+        raise CheckpointRefused("it does not hold a dict but " + describe(root))
     entries = {key: value for key, value in pairs if isinstance(key, str)}
     for key in WRAPPER_KEYS:
         inner = entries.get(key)
@@ -107,7 +110,7 @@ def find_model(root: Node) -> ModelPart:
             return ModelPart(root, key, inner)
     if any(is_tensor(value) for _, value in pairs):
         return ModelPart(root, None, root)
-    found = ", ".join(repr(key)[:40] for key in list(entries)[:8])
+    found = ", ".join(shown(key) for key in list(entries)[:8])
     raise CheckpointRefused(
         f"it holds no state dict: neither tensors nor one under {', '.join(WRAPPER_KEYS)}; "
         f"its keys are {found or 'none'}"
@@ -121,7 +124,7 @@ def tensor_itself(root: Node) -> ModelPart:
         CheckpointRefused: it is something else.
     """
     if not is_tensor(root):
-        raise CheckpointRefused("it holds no tensor but " + _describe(root))
+        raise CheckpointRefused("it holds no tensor but " + describe(root))
     return ModelPart(root, None, root)
 
 
@@ -150,7 +153,7 @@ def model_tensors(part: ModelPart) -> dict[str, TensorView]:
             continue
         name = ".".join(path)
         if name in tensors:
-            raise CheckpointRefused(f"two tensors are named {name!r}")
+            raise CheckpointRefused(f"two tensors are named {shown(name)}")
         tensors[name] = tensor_view(node, name)
     return tensors
 
@@ -162,22 +165,26 @@ def tensor_view(node: Node, name: str) -> TensorView:
         CheckpointRefused: it is of a kind that is not read, or not sane.
     """
     if not isinstance(node, CallNode) or not isinstance(node.arguments, TupleNode):
-        raise CheckpointRefused(f"tensor {name!r} is not built by a call")
+        raise CheckpointRefused(f"tensor {shown(name)} is not built by a call")
     path, arguments = global_path(node.function), node.arguments.items
     if path in _PARAMETER and arguments:
         return tensor_view(arguments[0], name)
     if path == _SUBCLASS and len(arguments) > 2 and isinstance(arguments[2], TupleNode):  # noqa: PLR2004 - (function, type, arguments, state)
         return tensor_view(CallNode(arguments[0], arguments[2]), name)
     if path not in _PLAIN and path != _TYPED:
-        raise CheckpointRefused(f"tensor {name!r} is built by {path}, which is not averaged")
+        raise CheckpointRefused(
+            f"tensor {shown(name)} is built by {shown(path)}, which is not averaged"
+        )
     if len(arguments) < _TENSOR_ARGUMENTS:
-        raise CheckpointRefused(f"tensor {name!r} lacks arguments")
-    storage, dtype = _storage(arguments[0], f"tensor {name!r}")
+        raise CheckpointRefused(f"tensor {shown(name)} lacks arguments")
+    storage, dtype = _storage(arguments[0], f"tensor {shown(name)}")
     if path == _TYPED:
         named = global_path(arguments[_DTYPE_AT]) if len(arguments) > _DTYPE_AT else ""
         dtype = named.removeprefix("torch.")
     if dtype not in DTYPES:
-        raise CheckpointRefused(f"tensor {name!r} has dtype {dtype!r}, which is not known")
+        raise CheckpointRefused(
+            f"tensor {shown(name)} has dtype {shown(dtype)}, which is not known"
+        )
     view = TensorView(
         storage,
         dtype,
@@ -218,7 +225,7 @@ def storages_below(node: Node) -> dict[str, Storage]:
             known = found.setdefault(storage.key, storage)
             if known != storage:
                 raise CheckpointRefused(
-                    f"storage {storage.key} is said to have {known.nbytes} bytes and "
+                    f"storage {shown(storage.key)} is said to have {known.nbytes} bytes and "
                     f"{storage.nbytes} bytes"
                 )
         children = _children(current)
@@ -237,8 +244,9 @@ def _children(node: Node) -> list[Node]:
         case DictNode():
             return [part for pair in node.pairs for part in pair]
         case CallNode():
-            inside = [part for pair in node.pairs for part in pair]
-            return [node.function, node.arguments, node.keywords, node.state, *node.items, *inside]
+            inside = [part for pair in node.pairs or [] for part in pair]
+            items = node.items or []
+            return [node.function, node.arguments, node.keywords, node.state, *items, *inside]
         case _:
             return []
 
@@ -258,29 +266,19 @@ def _walk(node: Node, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], 
         if not pairs or id(current) in entered:
             continue
         entered.add(id(current))
-        latest = {_key(key): value for key, value in pairs}  # a key set twice holds the last
+        latest = {key_name(key): value for key, value in pairs}  # a key set twice holds the last
         pending.extend(((*here, key), value) for key, value in reversed(latest.items()))
-
-
-def _key(node: Node) -> str:
-    return node if isinstance(node, str) else f"<{_describe(node)}>"
-
-
-def _describe(node: Node) -> str:
-    if isinstance(node, CallNode):
-        return global_path(node.function) or "a call"
-    if node is None or isinstance(node, bool | int | float | str | bytes):
-        return repr(node)[:80]
-    return type(node).__name__.removesuffix("Node").lower()
 
 
 def _require_inside(view: TensorView, name: str) -> None:
     if len(view.shape) != len(view.strides):
-        raise CheckpointRefused(f"tensor {name!r} has shape {view.shape}, strides {view.strides}")
+        raise CheckpointRefused(
+            f"tensor {shown(name)} has shape {view.shape}, strides {view.strides}"
+        )
     end = (view.offset + view.span) * DTYPES[view.dtype].itemsize
     if view.span and end > view.storage.nbytes:
         raise CheckpointRefused(
-            f"tensor {name!r} ends at byte {end} of a storage of {view.storage.nbytes} bytes"
+            f"tensor {shown(name)} ends at byte {end} of a storage of {view.storage.nbytes} bytes"
         )
 
 
@@ -292,7 +290,9 @@ def _storage(node: Node, where: str) -> tuple[Storage, str]:
         case ("storage", kind, str(key), _, int(numel)) if numel >= 0:
             dtype = STORAGE_DTYPES.get(global_path(kind))
             if dtype is None:
-                raise CheckpointRefused(f"{where}: storage class {global_path(kind)!r} is not read")
+                raise CheckpointRefused(
+                    f"{where}: storage class {shown(global_path(kind))} is not read"
+                )
             return Storage(key, numel * DTYPES[dtype].itemsize), dtype
         case _:
             raise CheckpointRefused(f"{where} is not a storage of torch.save")
@@ -303,11 +303,11 @@ def _counts(node: Node, name: str) -> tuple[int, ...]:
         inner = node.arguments
         node = inner.items[0] if isinstance(inner, TupleNode) and inner.items else node
     if not isinstance(node, TupleNode) or len(node.items) > MAX_DIMENSIONS:
-        raise CheckpointRefused(f"tensor {name!r} has no sane shape")
+        raise CheckpointRefused(f"tensor {shown(name)} has no sane shape")
     return tuple(_count(item, name) for item in node.items)
 
 
 def _count(node: Node, name: str) -> int:
     if isinstance(node, bool) or not isinstance(node, int) or not 0 <= node < 1 << 62:
-        raise CheckpointRefused(f"tensor {name!r}: {_describe(node)} is not a count")
+        raise CheckpointRefused(f"tensor {shown(name)}: {describe(node)} is not a count")
     return node

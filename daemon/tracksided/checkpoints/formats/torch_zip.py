@@ -20,7 +20,13 @@ from tracksided.checkpoints.formats.inert_pickle import (
     InertPickle,
     read_pickle,
 )
-from tracksided.checkpoints.formats.pickle_nodes import CallNode, DictNode, Node, mapping_pairs
+from tracksided.checkpoints.formats.pickle_nodes import (
+    CallNode,
+    DictNode,
+    Node,
+    describe,
+    mapping_pairs,
+)
 from tracksided.checkpoints.formats.pickle_writer import write_pickle
 from tracksided.checkpoints.formats.torch_metrics import stated_metrics
 from tracksided.checkpoints.formats.torch_tensors import (
@@ -43,6 +49,7 @@ from tracksided.checkpoints.formats.zip_container import (
     place_records,
     read_directory,
 )
+from tracksided.checkpoints.shown import shown
 from tracksided.checkpoints.source import SourceFile
 from tracksided.errors import CheckpointRefused
 
@@ -177,7 +184,7 @@ def _split_prefix(
         raise CheckpointRefused(f"{source.name}: a TorchScript archive, not a state dict")
     packed = next((record.name for record in records if not record.is_stored), None)
     if packed is not None:
-        raise CheckpointRefused(f"{source.name}: record {packed!r} is compressed or encrypted")
+        raise CheckpointRefused(f"{source.name}: record {shown(packed)} is compressed or encrypted")
     if _ROOT_PICKLE not in archive:
         raise CheckpointRefused(f"{source.name}: a zip file without {_ROOT_PICKLE}")
     return prefix, archive
@@ -221,11 +228,14 @@ def _describe(
 def _read_checked(source: SourceFile, record: ZipRecord, limit: int, *, has_crcs: bool) -> bytes:
     if record.nbytes > limit:
         raise CheckpointRefused(
-            f"record {record.name!r} has {record.nbytes} bytes, more than the {limit} read here"
+            f"record {shown(record.name)} has {record.nbytes} bytes, "
+            f"more than the {limit} read here"
         )
     body = source.read(record.offset, record.nbytes)
     if has_crcs and isal_zlib.crc32(body) != record.crc32:
-        raise CheckpointRefused(f"record {record.name!r} is corrupt: its CRC-32 does not match")
+        raise CheckpointRefused(
+            f"record {shown(record.name)} is corrupt: its CRC-32 does not match"
+        )
     return body
 
 
@@ -236,7 +246,9 @@ def _storage_records(root: Node, records: Mapping[str, ZipRecord]) -> dict[str, 
         record = records.get(f"data/{key}")
         if record is None or record.nbytes != storage.nbytes:
             size = "none" if record is None else f"one of {record.nbytes}"
-            raise CheckpointRefused(f"storage {key} needs {storage.nbytes} bytes, found {size}")
+            raise CheckpointRefused(
+                f"storage {shown(key)} needs {storage.nbytes} bytes, found {size}"
+            )
         found[key] = record
     return found
 
@@ -303,7 +315,7 @@ def _without_training_state(template: _Template) -> tuple[Node, tuple[str, ...]]
     for key, value in pairs:
         is_model = key == part.key if part.key is not None else is_tensor(value)
         if not is_model and _is_moment(key, value, model_storages, part):
-            dropped.append(str(key))
+            dropped.append(key if isinstance(key, str) else describe(key))
         else:
             kept.append((key, value))
     if not dropped:

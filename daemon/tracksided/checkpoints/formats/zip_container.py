@@ -14,6 +14,7 @@ End of file, from the back:
 import struct
 from dataclasses import dataclass
 
+from tracksided.checkpoints.shown import shown
 from tracksided.checkpoints.source import SourceFile
 from tracksided.errors import CheckpointRefused
 
@@ -124,7 +125,7 @@ def _parse_directory(directory: bytes, count: int) -> list[_Entry]:
         packed = wide.pop(0) if packed == _FULL_32 else packed
         offset = wide.pop(0) if fields[16] == _FULL_32 else fields[16]
         if is_stored and packed != nbytes:
-            raise ValueError(f"record {name!r} has two sizes")
+            raise ValueError(f"record {shown(name)} has two sizes")
         entries.append(_Entry(name, offset, packed, crc, is_stored))
     if len(entries) != count:
         raise ValueError(f"{len(entries)} entries, {count} announced")
@@ -149,12 +150,12 @@ def _zip64_fields(extra: bytes) -> list[int]:
 def _locate(source: SourceFile, entry: _Entry) -> ZipRecord:
     name = entry.name.encode()
     if entry.header_at + _LOCAL.size > source.nbytes:
-        raise ValueError(f"record {entry.name!r} lies outside the file")
+        raise ValueError(f"record {shown(entry.name)} lies outside the file")
     fields = _LOCAL.unpack(source.read(entry.header_at, _LOCAL.size))
     if fields[0] != b"PK\x03\x04" or fields[9] != len(name):
-        raise ValueError(f"record {entry.name!r} is not where the directory says")
+        raise ValueError(f"record {shown(entry.name)} is not where the directory says")
     if source.read(entry.header_at + _LOCAL.size, len(name)) != name:
-        raise ValueError(f"record {entry.name!r} has another name in its header")
+        raise ValueError(f"record {shown(entry.name)} has another name in its header")
     offset = entry.header_at + _LOCAL.size + fields[9] + fields[10]
     return ZipRecord(entry.name, offset, entry.nbytes, entry.crc32, entry.is_stored)
 
@@ -164,7 +165,8 @@ def _require_disjoint(source: SourceFile, records: tuple[ZipRecord, ...], limit:
     for record in sorted(records, key=lambda record: (record.offset, record.nbytes)):
         if record.offset < end or record.offset + record.nbytes > limit:
             raise CheckpointRefused(
-                f"{source.name}: record {record.name!r} overlaps another or passes the file's end"
+                f"{source.name}: record {shown(record.name)} overlaps another "
+                "or passes the file's end"
             )
         end = record.offset + record.nbytes
 
