@@ -108,8 +108,10 @@ BLOCKS = (
     Claim("docs/how-to/slurm.md", "sbatch ", LAUNCHERS),
     Claim("docs/how-to/slurm.md", "srun ", f"{TYPED}::test_a_job_is_asked_for_its_daemon"),
     Claim("docs/how-to/torchrun.md", "trackside run ", LAUNCHERS),
-    Claim("docs/how-to/.*", "trackside run |trackside report ", FRAMEWORKS),
-    Claim("docs/quickstart.md", r"python3 -m venv |\. |trackside |ls ", QUICKSTART),
+    Claim("docs/how-to/.*", "trackside run |trackside report |tensorboard ", FRAMEWORKS),
+    Claim(
+        "docs/quickstart.md", r"python3 -m venv |\. |pip |trackside |ls |tensorboard ", QUICKSTART
+    ),
     Claim(ANY, "trackside daemon", f"{TYPED}::test_a_daemon_serves_until_it_is_asked_to_end"),
     Claim(ANY, "trackside (status|doctor)", f"{TYPED}::test_the_machine_is_looked_at"),
     Claim(ANY, f"{_SERVICE}show", f"{TYPED}::test_units_are_shown"),
