@@ -69,7 +69,11 @@ def test_torchrun_on_two_nodes(tmp_path: Path, shm_dir: Path) -> None:
             command = ["bash", "-c", f"cd {shlex.quote(str(tmp_path))} && {typed}"]
             started.append(node.start(command, environ, tmp_path / f"node{index}.log"))
 
-        codes = [process.wait(timeout=150) for process in started]
+        try:
+            codes = [process.wait(timeout=150) for process in started]
+        finally:
+            for process in started:
+                process.kill()
 
     assert codes == [0, 0], (tmp_path / "node0.log").read_text()
     (tree,) = listings(page.page, "tree")
