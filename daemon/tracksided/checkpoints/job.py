@@ -211,8 +211,10 @@ def candidates_of(store: Store, request: AverageRequest) -> tuple[Candidate, ...
     """List the candidates of one format: that of the first pattern which any matches."""
     # By name, not by provenance alone: that may be unreadable or gone.
     output = PurePath(request.output_name)
-    suffixes = {output.suffix, *(suffix for entry in FILE_FORMATS for suffix in entry.suffixes)}
-    outputs = {output.stem + suffix for suffix in suffixes} | {_directory_output_name(request)}
+    suffixes = [suffix for entry in FILE_FORMATS for suffix in entry.suffixes]
+    stems = (output.stem, PurePath(DEFAULT_OUTPUT).stem)
+    outputs = {stem + suffix for stem in stems for suffix in suffixes}
+    outputs |= {output.name, _directory_output_name(request), DEFAULT_DIRECTORY_OUTPUT}
     for pattern in request.patterns:
         found = list_candidates(store, (pattern,), outputs)
         if found:
@@ -275,7 +277,7 @@ def _output_name(store: Store, request: AverageRequest, format_name: str) -> str
             deleted by a trainer that takes it for a checkpoint of its own.
     """
     name = request.output_name
-    if not name or PurePath(name).name != name:
+    if name in {"", ".."} or PurePath(name).name != name:
         raise SettingsError(
             f"{name!r} as output: give a name without a directory; the average lies beside its "
             "sources"
@@ -290,8 +292,9 @@ def _output_name(store: Store, request: AverageRequest, format_name: str) -> str
             )
         return name
     of_name = format_of(name)
-    if of_name is not None and of_name.name != own.name:
+    if not PurePath(name).suffix or (of_name is not None and of_name.name != own.name):
         name = str(PurePath(name).with_suffix(own.suffixes[0]))
+    _require_json_of_its_own(store, name, own.suffixes[0])
     # Under the default name an average of another tool may lie; it is meant to be replaced.
     is_default = PurePath(name).stem == PurePath(DEFAULT_OUTPUT).stem
     taken = next((file for file in (name, provenance_name(name)) if store.has_file(file)), None)
@@ -301,6 +304,23 @@ def _output_name(store: Store, request: AverageRequest, format_name: str) -> str
             "another name"
         )
     return name
+
+
+def _require_json_of_its_own(store: Store, name: str, suffix: str) -> None:
+    """Refuse a file whose description would take the place of itself, or of another's."""
+    description = provenance_name(name)
+    if description == name:
+        raise SettingsError(
+            f"{name!r} as output: the JSON file that describes the average has this name; use "
+            f"{PurePath(name).stem + suffix!r}"
+        )
+    known = store.provenance_of(name)
+    other = None if known is None else known.get("output")
+    if isinstance(other, str) and other != name and store.has_file(other):
+        raise SettingsError(
+            f"{name!r} as output: {store}/{description} describes {other}; move both away, or use "
+            "another name"
+        )
 
 
 def _directory_output_name(request: AverageRequest) -> str:

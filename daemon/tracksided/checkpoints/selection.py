@@ -122,11 +122,14 @@ def _with_content_steps(
             continue
         try:
             with closing(_open(store, candidate)) as source:
-                step = describe(source).step
+                checkpoint = describe(source)
         except CheckpointRefused as error:
             skipped.append(Skipped(candidate.path.name, _reason(error, candidate.path)))
         else:
-            known.append(replace(candidate, content_step=step))
+            if checkpoint.is_average:
+                skipped.append(_own(checkpoint))
+            else:
+                known.append(replace(candidate, content_step=checkpoint.step))
     return known
 
 
@@ -171,7 +174,13 @@ def _take(store: Store, candidate: Candidate, metric: float | None, selection: S
     selection.take(Chosen(checkpoint, step_of(candidate), metric, source))
 
 
+def _own(checkpoint: Checkpoint) -> Skipped:
+    return Skipped(checkpoint.name, "is an average of trackside", is_copy=True)
+
+
 def _unfit(checkpoint: Checkpoint, selection: Selection) -> Skipped | None:
+    if checkpoint.is_average:
+        return _own(checkpoint)
     if not selection.chosen:
         return None
     for chosen in selection.chosen:

@@ -256,7 +256,7 @@ def test_an_own_average_is_replaced_under_any_name(tmp_path: Path, save_steps: S
     assert codes == [0, 0]
 
 
-@pytest.mark.parametrize("name", ["../mine.pt", "elsewhere/mine.pt", "/mine.pt", ""])
+@pytest.mark.parametrize("name", ["../mine.pt", "elsewhere/mine.pt", "/mine.pt", "", ".", ".."])
 def test_an_output_elsewhere_is_refused(tmp_path: Path, save_steps: Save, name: str) -> None:
     directory = tmp_path / "run"
     directory.mkdir()

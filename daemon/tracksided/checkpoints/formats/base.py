@@ -72,6 +72,9 @@ class Checkpoint:
     template: object
     """What the format needs to write an output like this one."""
 
+    is_average: bool = False
+    """It says itself that it was made here; not every format has a place for that."""
+
     @property
     def name(self) -> str:
         """The name of its file or directory, for messages."""

@@ -59,6 +59,8 @@ MAX_SMALL_RECORD_BYTES = 1 << 20  # version, byteorder and their like have a few
 MAX_CARRIED_BYTES = 1 << 20
 
 _ROOT_PICKLE = "data.pkl"
+# Says that an archive is an average, under any name; loaders skip records they do not know.
+_MARK, _MARK_BODY = ".trackside_average", b"1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +224,7 @@ def _describe(
         },
         step=step_of(pickle.root),
         template=_Template(prefix, small, pickle, part, storages, source),
+        is_average=_MARK in records,
     )
 
 
@@ -291,7 +294,7 @@ def _plan(checkpoint: Checkpoint) -> _Plan:
             record = template.storages[key]
             bodies[f"data/{key}"] = template.source.read(record.offset, record.nbytes)
             sizes.append((f"data/{key}", record.nbytes))
-    for name, body in template.small_records:
+    for name, body in (*template.small_records, (_MARK, _MARK_BODY)):
         bodies[name] = body
         sizes.append((name, len(body)))
     prefix = template.prefix
