@@ -200,7 +200,7 @@ JOB = """#!/bin/bash
 #SBATCH --ntasks-per-node=1
 
 srun --overlap trackside run -- bash -c "until [ -e over ]; do sleep 0.1; done" &
-until {line}; do sleep 0.1; done
+until {line} | grep "^daemon .* serving"; do sleep 0.1; done
 touch over
 wait
 """
