@@ -14,20 +14,11 @@ from documents import ROOT, inline_code
 from guide import numbered_shell_lines
 
 PROGRAMS = (
-    *("trackside", "python", "make", "pip", "nox", "mkdocs", "pytest", "pre-commit", "git", "cp"),
-    *("torchrun", "tensorboard", "docker", "kubectl", "sbatch", "srun", "scontrol", "apt", "ssh"),
-    *(
-        "systemctl",
-        "journalctl",
-        "loginctl",
-        "systemd-analyze",
-        "chmod",
-        "ulimit",
-        "kill",
-        "py-spy",
-    ),
+    "trackside|python|make|pip|nox|mkdocs|pytest|pre-commit|git|cp|torchrun|tensorboard|docker|"
+    "kubectl|sbatch|srun|scontrol|apt|ssh|systemctl|journalctl|loginctl|systemd-analyze|chmod|"
+    "ulimit|kill|py-spy"
 )
-_INLINE = re.compile(rf"(?:sudo )?(?:\.venv/bin/)?(?:{'|'.join(PROGRAMS)}) .+")
+_INLINE = re.compile(rf"(?:sudo )?(?:\.venv/bin/)?(?:{PROGRAMS}) .+")
 TYPED = "docs/test_typed_lines.py"
 CHECKED = "docs/test_checked_lines.py"
 COMMANDS = "docs/test_commands.py"
