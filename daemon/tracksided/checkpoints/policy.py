@@ -100,6 +100,11 @@ def named_step(candidate: Candidate) -> int | None:
     return step_in_directory_name(name) if candidate.is_directory else step_in_name(name)
 
 
+def is_step_stated(candidate: Candidate) -> bool:
+    """Whether name or content call the number that `step_of` returns a step."""
+    return named_step(candidate) is not None or candidate.content_step is not None
+
+
 def newest_first(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Sort by step, then by time of writing.
 

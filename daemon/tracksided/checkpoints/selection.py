@@ -15,6 +15,7 @@ from tracksided.checkpoints.policy import (
     BestBy,
     Candidate,
     StepRange,
+    is_step_stated,
     mismatch,
     named_step,
     newest_first,
@@ -36,6 +37,26 @@ class Chosen:
     """What it was chosen by, where that was a metric."""
 
     source: SourceFile | SourceDirectory
+    is_step_stated: bool
+    """Whether name or content call that number a step."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Twin:
+    """One that is chosen already, and holds the same."""
+
+    chosen: Chosen
+    name: str
+    """Of the other one."""
+
+    relation: str
+    """Of one to the other."""
+
+    @property
+    def skipped(self) -> Skipped:
+        """The other one, which is not needed."""
+        reason = f"{self.relation} {self.chosen.checkpoint.name}"
+        return Skipped(self.name, reason, is_copy=True)
 
 
 class Selection:
@@ -50,6 +71,14 @@ class Selection:
         """Add a checkpoint, and close it together with the selection."""
         self._stack.callback(chosen.source.close)
         self.chosen.append(chosen)
+
+    def exchange(self, twin: _Twin, chosen: Chosen) -> None:
+        """Take a checkpoint in the place of its twin, which counts as the copy then."""
+        place = next(i for i, entry in enumerate(self.chosen) if entry is twin.chosen)
+        self._stack.callback(chosen.source.close)
+        self.chosen[place] = chosen
+        twin.chosen.source.close()
+        self.skipped.append(_Twin(chosen, twin.chosen.checkpoint.name, twin.relation).skipped)
 
     def keep_only_sources(self) -> None:
         """Close the files beside the weights: only the newest is the template."""
@@ -98,10 +127,14 @@ def select(
         selection.skipped += [Skipped(path.name, reason) for path, reason in refused.items()]
         ordered = newest_first(_with_content_steps(store, usable, selection.skipped))
         wanted = [candidate for candidate in ordered if steps.holds(step_of(candidate))]
+        has_steps = any(step_of(candidate) is not None for candidate in ordered)
+        has_step = True
         for candidate, metric in _ranked(store, wanted, best, selection.skipped):
-            if len(selection.chosen) == count:
+            # Behind one without a step comes the one that it may be a copy of.
+            if len(selection.chosen) == count and (has_step or not has_steps):
                 break
-            _take(store, candidate, metric, selection)
+            _take(store, (candidate, metric), selection, count)
+            has_step = step_of(candidate) is not None
         newness = {candidate.path: -place for place, candidate in enumerate(ordered)}
         selection.chosen.sort(key=lambda chosen: newness[chosen.source.path])
         selection.keep_only_sources()
@@ -154,31 +187,45 @@ def _ranked(
     return list(best.rank(scored))
 
 
-def _take(store: Store, candidate: Candidate, metric: float | None, selection: Selection) -> None:
-    """Open one candidate and add it to the selection, or note why not."""
-    path = candidate.path
-    try:
-        source = _open(store, candidate)
-    except CheckpointRefused as error:
-        selection.skipped.append(Skipped(path.name, _reason(error, path)))
-        return
-    try:
-        checkpoint = describe(source)
-        unfit = _unfit(checkpoint, selection)
-    except CheckpointRefused as error:
-        unfit = Skipped(path.name, _reason(error, path))
-    if unfit is not None:
-        source.close()
+def _take(
+    store: Store, scored: tuple[Candidate, float | None], selection: Selection, count: int
+) -> None:
+    """Open one candidate and add it to the selection, or note why not.
+
+    Of copies the one whose step is stated stays, also where the selection is full.
+    """
+    candidate, metric = scored
+    is_full = len(selection.chosen) == count
+    unfit: Skipped | _Twin | None
+    with ExitStack() as unused:
+        try:
+            source = _open(store, candidate)
+            unused.callback(source.close)
+            checkpoint = describe(source)
+            unfit = _unfit(checkpoint, selection)
+        except CheckpointRefused as error:
+            unfit = Skipped(candidate.path.name, _reason(error, candidate.path))
+        else:
+            is_stated = is_step_stated(candidate)
+            chosen = Chosen(checkpoint, step_of(candidate), metric, source, is_stated)
+            if isinstance(unfit, _Twin) and is_stated and not unfit.chosen.is_step_stated:
+                selection.exchange(unfit, chosen)
+                unused.pop_all()
+                unfit = None
+            elif unfit is None and not is_full:
+                selection.take(chosen)
+                unused.pop_all()
+    if isinstance(unfit, _Twin):
+        unfit = unfit.skipped
+    if unfit is not None and not is_full:
         selection.skipped.append(unfit)
-        return
-    selection.take(Chosen(checkpoint, step_of(candidate), metric, source))
 
 
 def _own(checkpoint: Checkpoint) -> Skipped:
     return Skipped(checkpoint.name, "is an average of trackside", is_copy=True)
 
 
-def _unfit(checkpoint: Checkpoint, selection: Selection) -> Skipped | None:
+def _unfit(checkpoint: Checkpoint, selection: Selection) -> Skipped | _Twin | None:
     if checkpoint.is_average:
         return _own(checkpoint)
     if not selection.chosen:
@@ -186,15 +233,13 @@ def _unfit(checkpoint: Checkpoint, selection: Selection) -> Skipped | None:
     for chosen in selection.chosen:
         one, other = chosen.checkpoint.sources[0].identity, checkpoint.sources[0].identity
         if (one.device, one.inode) == (other.device, other.inode):
-            reason = f"is the same file as {chosen.checkpoint.name}"
-            return Skipped(checkpoint.name, reason, is_copy=True)
+            return _Twin(chosen, checkpoint.name, "is the same file as")
     difference = mismatch(selection.chosen[0].checkpoint, checkpoint)
     if difference is not None:
         return Skipped(checkpoint.name, difference)
     for chosen in selection.chosen:
         if is_same_content(chosen.checkpoint, checkpoint):
-            reason = f"is a copy of {chosen.checkpoint.name}"
-            return Skipped(checkpoint.name, reason, is_copy=True)
+            return _Twin(chosen, checkpoint.name, "is a copy of")
     return None
 
 
