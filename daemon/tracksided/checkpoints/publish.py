@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
 
+from tracksided.checkpoints.directory_lock import locked
 from tracksided.checkpoints.naming import is_temporary, name_before_aside, temporary_name
 from tracksided.checkpoints.writeback import FileTarget
 from tracksided.durable import sync_directory
@@ -87,13 +88,12 @@ class Publication(Unnamed):
         self.like = like
         self._is_aside = False  # the file that had the name is under the temporary one
         self._is_reversible = False
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            self.descriptor = os.open(self.temporary, flags, 0o600)
+            with locked(path.parent):  # so that nobody sweeps it before it is locked itself
+                self.descriptor = _create_locked(self.temporary)
         except OSError as error:
             raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
         try:
-            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             take_owner_and_mode(self.descriptor, like, besides=WRITABLE)
             if nbytes:
                 os.posix_fallocate(self.descriptor, 0, nbytes)
@@ -166,10 +166,23 @@ class Publication(Unnamed):
         os.close(self.descriptor)
 
 
+def _create_locked(path: Path) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(path, flags, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 def commit_together(publications: Sequence[Publication]) -> None:
     """Sync files of one directory, then give them their names, all or none.
 
-    What can fail for want of space or for a broken disk fails before the first has its name. A
+    What can fail for want of space or for a broken disk fails before the first has its name. Two
+    averagings at once into one output take turns, so that its files are of one of them. A
     writer that is killed between two renames leaves a new file beside an old one: the next
     averaging finds that its sources are not those of the description, and makes both anew.
 
@@ -180,6 +193,14 @@ def commit_together(publications: Sequence[Publication]) -> None:
     for publication in publications:
         publication.take_mode()
         publication.sync()
+    with locked(publications[0].path.parent):
+        _take_names(publications)
+        sync_directory(publications[0].path.parent)
+        for publication in publications:
+            publication.settle()
+
+
+def _take_names(publications: Sequence[Publication]) -> None:
     taken: list[Publication] = []
     try:
         for publication in publications:
@@ -194,9 +215,6 @@ def commit_together(publications: Sequence[Publication]) -> None:
                 "that is mended"
             ) from error
         raise
-    sync_directory(publications[0].path.parent)
-    for publication in publications:
-        publication.settle()
 
 
 def encode_json(content: Mapping[str, object]) -> bytes:
@@ -208,11 +226,12 @@ def sweep(directory: Path) -> int:
     """Remove temporary files and directories whose writer is gone; return how many.
 
     A directory that stepped aside for one that never came gets its name back. Where nothing can be
-    listed, nothing can be removed: that is no error here.
+    listed, nothing can be removed: that is no error here. While somebody else gives or takes names
+    there, everything stays for the next time: this waits for nobody.
     """
     removed = 0
-    with contextlib.suppress(OSError):
-        for name in [entry.name for entry in os.scandir(directory)]:
+    with contextlib.suppress(OSError), locked(directory, waits=False) as is_held:
+        for name in [entry.name for entry in os.scandir(directory)] if is_held else ():
             before = name_before_aside(name)
             if is_temporary(name) or before is not None:
                 removed += _remove_if_abandoned(directory / name, before)

@@ -1,12 +1,12 @@
 """Publish a directory so that others see it whole or not at all."""
 
-import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from tracksided.checkpoints.directory_lock import locked
 from tracksided.checkpoints.formats.base import OutputFile
 from tracksided.checkpoints.naming import aside_name, temporary_name
 from tracksided.checkpoints.publish import WRITABLE, Unnamed, exchange, take_owner_and_mode
@@ -37,12 +37,12 @@ class DirectoryPublication(Unnamed):
         self._like = like
         self.likes: list[os.stat_result] = []  # of each target
         try:
-            self.temporary.mkdir(0o700)
+            with locked(path.parent):  # so that nobody sweeps it before it is locked itself
+                self.temporary.mkdir(0o700)
+                self._directory = _open_locked(self.temporary)
         except OSError as error:
             raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
-        self._directory = os.open(self.temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fcntl.flock(self._directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for file in files:
                 self.add(file)
         except BaseException as error:  # the signal that ends us may come right here
@@ -78,8 +78,9 @@ class DirectoryPublication(Unnamed):
             take_owner_and_mode(target.descriptor, like)
         self.sync()
         take_owner_and_mode(self._directory, self._like)
-        old = _take_name(self.temporary, self.path)
-        self._is_committed = True
+        with locked(self.path.parent):
+            old = _take_name(self.temporary, self.path)
+            self._is_committed = True
         sync_directory(self.path.parent)
         if old is not None:
             # Published already: what cannot be removed now is swept by the next averaging.
@@ -103,21 +104,21 @@ def _take_name(temporary: Path, path: Path) -> Path | None:
     if exchange(temporary, path):
         return temporary
     aside = path.with_name(aside_name(path.name))
-    with _locked(path):  # so that nobody sweeps it back or away in between
-        path.rename(aside)
-        try:
-            temporary.rename(path)
-        except OSError:
-            aside.rename(path)
-            raise
+    path.rename(aside)
+    try:
+        temporary.rename(path)
+    except OSError:
+        aside.rename(path)
+        raise
     return aside
 
 
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _open_locked(directory: Path) -> int:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
+    except BaseException:
+        directory.rmdir()
         os.close(descriptor)
+        raise
+    return descriptor

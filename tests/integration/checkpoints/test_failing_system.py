@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from tracksided.checkpoints.job import AverageRequest, run_average
 from tracksided.checkpoints.provenance import Provenance
+from tracksided.checkpoints.publish import Publication
 from tracksided.errors import OutputError, TracksidedError
 
 pytestmark = pytest.mark.integration
@@ -192,3 +194,30 @@ def test_short_reads_and_writes_are_gone_on_with(
     average(site, 3)
 
     assert_average_of(site, STEPS)
+
+
+def test_two_averagings_at_once_leave_a_file_and_a_json_of_one_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in range(1, 6):
+        torch.save({"w": torch.full((8,), float(step * step))}, tmp_path / f"step_{step}.pt")
+    uniform = threading.Thread(target=run_average, args=(AverageRequest(directory=tmp_path),))
+    take_name = Publication.take_name
+
+    def meet(self: Publication) -> None:
+        if self.path.suffix == ".json" and uniform.ident is None:
+            uniform.start()
+            uniform.join(timeout=1.0)  # without turns it is through by then
+        take_name(self)
+
+    monkeypatch.setattr(Publication, "take_name", meet)
+    run_average(AverageRequest(directory=tmp_path, method="wsm-1-sqrt"))
+    uniform.join()
+
+    described = json.loads((tmp_path / "averaged_model.json").read_text())
+    averaged = torch.load(tmp_path / "averaged_model.pt", weights_only=True)["w"]
+    expected = sum(
+        source["weight"] * source["step"] * source["step"] for source in described["sources"]
+    )
+    assert described["method"] == "uniform"
+    assert averaged.tolist() == pytest.approx([expected] * 8)
