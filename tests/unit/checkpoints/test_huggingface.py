@@ -191,6 +191,10 @@ def rewrite_index(directory: Path, change: Mapping[str, str]) -> None:
         (lambda d: (d / "model.safetensors.index.json").unlink(), "its shards have no index"),
         (lambda d: (d / "model.safetensors.index.json").write_text("{"), "is not sane JSON"),
         (lambda d: (d / "model.safetensors.index.json").write_text("[]"), "has no weight_map"),
+        (
+            lambda d: (d / "model.safetensors.index.json").write_text("[" + "[]," * 10_000 + "[]]"),
+            "nests lists or objects",
+        ),
         (lambda d: link_out(d, next(iter(SHARDS))), "a link that leaves the directory"),
         (lambda d: link_out(d, "config.json"), "config.json: a link that leaves the directory"),
         (lambda d: [p.unlink() for p in d.glob("model*")], "holds no weights"),

@@ -1,5 +1,6 @@
 import json
 import struct
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,68 @@ def test_hostile_headers_are_refused(tmp_path: Path, header: bytes) -> None:
 
     with pytest.raises(CheckpointRefused, match=r"evil\.safetensors"):
         describe(path)
+
+
+def described(shape: str = "1", end: str = "4") -> str:
+    return f'"w": {{"dtype": "F32", "shape": [{shape}], "data_offsets": [0, {end}]}}'
+
+
+def with_step(step: str) -> str:
+    return f'"__metadata__": {{"step": "{step}"}}, ' + described()
+
+
+@pytest.mark.parametrize(
+    ("members", "reason"),
+    [
+        (described(shape="9" * 4000), "'w' has no sane shape"),
+        (described(end="9" * 4000), "'w' has no sane data_offsets"),
+        (described(shape="1," * 64 + "1"), "'w' has no sane shape"),
+        (described(shape="1," * 4000 + "1"), "'w' is described by more than 4096 characters"),
+        (with_step("9" * 5000), "larger than any step"),
+        (with_step(str(1 << 62)), "larger than any step"),
+        ('"__metadata__": {"a": {}}, ' + described(), "no text where one is expected"),
+        ('"w": [[]]', "'w' is not described by an object"),
+        ('"w": {"dtype": {}, "shape": [1], "data_offsets": [0, 4]}', "header is not sane"),
+        (described() + "}", "something follows"),
+        (described() + " " + described(), "no ',' where one is expected"),
+        (described() + ", " + described(), "'w' stands twice"),
+        ('"\\ud800": {}', "surrogates not allowed"),
+    ],
+)
+def test_absurd_headers_are_refused_by_what_is_wrong(
+    tmp_path: Path, members: str, reason: str
+) -> None:
+    path = tmp_path / "evil.safetensors"
+    header = "{" + members + "}"
+    path.write_bytes(struct.pack("<Q", len(header)) + header.encode() + bytes(4))
+
+    with pytest.raises(CheckpointRefused, match=reason) as refused:
+        describe(path)
+
+    assert str(refused.value).startswith("evil.safetensors: ")
+    assert len(str(refused.value)) < 400
+
+
+def test_a_header_of_empty_lists_takes_no_more_memory_than_its_own_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "evil.safetensors"
+    header = b'{"w": [' + b"[]," * 300_000 + b"[]]}"
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+
+    tracemalloc.start()
+    with pytest.raises(CheckpointRefused):
+        describe(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak < 5 * len(header)  # the lists themselves would take 64 bytes for three
+
+
+def test_white_space_around_the_header_s_parts_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "wide.safetensors"
+    header = b' {\n "__metadata__" : { } , \t' + described().encode() + b" } \r\n"
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+
+    describe(path)
 
 
 def test_copies_count_once_although_the_format_has_no_checksums(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from tracksided.checkpoints.formats.trainer_state import TRAINER_STATE, trainer_
 from tracksided.checkpoints.source import SourceDirectory, SourceFile, SourceRefused
 
 MAX_INDEX_BYTES = 64 << 20  # a million tensors need less
+MAX_INDEX_CONTAINERS = 10_000  # three, but names may hold brackets
 INDEX_SUFFIX = ".index.json"
 
 # One or more of the groups are in a directory; in a group the first that is there is loaded.
@@ -191,8 +192,11 @@ def _read_index(directory: SourceDirectory, name: str) -> _Index:
     source = directory.open(name)
     if source.nbytes > MAX_INDEX_BYTES:
         raise source.refusal(f"{source.nbytes} bytes, more than the {MAX_INDEX_BYTES} read here")
+    content = source.read(0, source.nbytes)
+    if content.count(b"[") + content.count(b"{") > MAX_INDEX_CONTAINERS:
+        raise source.refusal("nests lists or objects, where names stand in an index")
     try:
-        parsed = json.loads(source.read(0, source.nbytes))
+        parsed = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise source.refusal(f"is not sane JSON: {error}") from error
     weight_map = parsed.get("weight_map") if isinstance(parsed, dict) else None

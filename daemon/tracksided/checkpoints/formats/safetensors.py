@@ -4,13 +4,10 @@ The format has no checksum: a complete file can be told from a truncated one, bu
 one whose bytes were damaged.
 """
 
-import json
-import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tracksided.checkpoints.dtypes import DTYPES
 from tracksided.checkpoints.formats.base import (
     Checkpoint,
     OutputFile,
@@ -20,40 +17,22 @@ from tracksided.checkpoints.formats.base import (
     Record,
     TensorEntry,
 )
+from tracksided.checkpoints.formats.safetensors_header import MAX_COUNT, Header, read_header
+from tracksided.checkpoints.shown import shown
 from tracksided.checkpoints.source import SourceFile
 from tracksided.errors import CheckpointRefused
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library itself
 _LENGTH = struct.Struct("<Q")
-_METADATA = "__metadata__"
+_MAX_STEP_DIGITS = 19  # of MAX_COUNT
 _STEP_KEYS = ("global_step", "step", "iteration")
-
-DTYPE_NAMES: Mapping[str, str] = {
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "F32": "float32",
-    "F64": "float64",
-    "C64": "complex64",
-    "BOOL": "bool",
-    "U8": "uint8",
-    "I8": "int8",
-    "I16": "int16",
-    "U16": "uint16",
-    "I32": "int32",
-    "U32": "uint32",
-    "I64": "int64",
-    "U64": "uint64",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2",
-    "F8_E8M0": "float8_e8m0fnu",
-}
 
 
 @dataclass(frozen=True, slots=True)
 class _Template:
-    """The bytes in front of the tensors, kept as they are: keys, order and metadata."""
+    """The bytes in front of the tensors are read again for the output, to hold less."""
 
-    head: bytes
+    head_bytes: int
 
 
 class Safetensors:
@@ -65,16 +44,16 @@ class Safetensors:
     def describe(self, source: SourceFile) -> Checkpoint:
         """Read the header; the tensors fill the file exactly. See `FileFormat.describe`."""
         head = _read_head(source)
-        entries = _parse_header(source, head[_LENGTH.size :])
-        metadata = entries.pop(_METADATA, {})
+        header = _parse(source, head)
         tensors, records, end = {}, {}, len(head)
-        for name, entry in sorted(entries.items(), key=lambda item: _offsets(source, *item)):
-            dtype, shape, begin, nbytes = _tensor(source, name, entry)
-            if begin + len(head) != end:
-                raise CheckpointRefused(f"{source.name}: hole or overlap before tensor {name!r}")
-            records[name] = Record(source, end, nbytes, None)
-            tensors[name] = TensorEntry(dtype, shape, _row_major(shape), name, 0, nbytes)
-            end += nbytes
+        for entry in sorted(header.entries, key=lambda entry: (entry.begin, entry.nbytes)):
+            name = entry.name
+            if entry.begin + len(head) != end:
+                raise source.refusal(f"hole or overlap before tensor {shown(name)}")
+            records[name] = Record(source, end, entry.nbytes, None)
+            strides = _row_major(entry.shape)
+            tensors[name] = TensorEntry(entry.dtype, entry.shape, strides, name, 0, entry.nbytes)
+            end += entry.nbytes
         if end != source.nbytes:
             raise CheckpointRefused(
                 f"{source.name}: incomplete or truncated: {source.nbytes} bytes, its header "
@@ -87,15 +66,16 @@ class Safetensors:
             format=self.name,
             tensors=tensors,
             records=records,
-            step=_step(metadata),
-            template=_Template(head),
+            step=_step(source, header.metadata),
+            template=_Template(len(head)),
         )
 
     def layout(self, template: Checkpoint) -> OutputLayout:
         """Keep the header; every tensor stays where it is."""
         kept = template.template_as(_Template)
         (source,) = template.sources
-        file = OutputFile("", source.nbytes, source.status, ((0, kept.head),))
+        head = source.read(0, kept.head_bytes)
+        file = OutputFile("", source.nbytes, source.status, ((0, head),))
         return OutputLayout(
             files=(file,),
             records={key: Place(0, record.offset) for key, record in template.records.items()},
@@ -109,11 +89,10 @@ class Safetensors:
 
     def metrics(self, checkpoint: Checkpoint) -> Mapping[str, float]:
         """Read the texts of the metadata that are numbers."""
-        head = checkpoint.template_as(_Template).head
+        head_bytes = checkpoint.template_as(_Template).head_bytes
         (source,) = checkpoint.sources
-        metadata = _parse_header(source, head[_LENGTH.size :]).get(_METADATA)
-        texts = metadata.items() if isinstance(metadata, dict) else ()
-        return {name: float(text) for name, text in texts if _is_number(text)}
+        texts = _parse(source, source.read(0, head_bytes)).metadata
+        return {name: float(text) for name, text in texts.items() if _is_number(text)}
 
 
 def _read_head(source: SourceFile) -> bytes:
@@ -127,46 +106,11 @@ def _read_head(source: SourceFile) -> bytes:
     return source.read(0, _LENGTH.size + nbytes)
 
 
-def _parse_header(source: SourceFile, header: bytes) -> dict[str, object]:
+def _parse(source: SourceFile, head: bytes) -> Header:
     try:
-        parsed = json.loads(header, object_pairs_hook=_unique)
+        return read_header(head[_LENGTH.size :])
     except (ValueError, RecursionError) as error:
-        raise CheckpointRefused(f"{source.name}: its header is not sane JSON: {error}") from error
-    if not isinstance(parsed, dict):
-        raise CheckpointRefused(f"{source.name}: its header is not a JSON object")
-    return parsed
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    unique = dict(pairs)
-    if len(unique) != len(pairs):
-        raise ValueError("a key stands twice")
-    return unique
-
-
-def _offsets(source: SourceFile, name: str, entry: object) -> tuple[int, int]:
-    offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
-    match offsets:
-        case [int(begin), int(end)] if 0 <= begin <= end:
-            return begin, end
-        case _:
-            raise CheckpointRefused(f"{source.name}: tensor {name!r} has no sane data_offsets")
-
-
-def _tensor(source: SourceFile, name: str, entry: object) -> tuple[str, tuple[int, ...], int, int]:
-    begin, end = _offsets(source, name, entry)
-    fields = entry if isinstance(entry, dict) else {}
-    dtype = DTYPE_NAMES.get(str(fields.get("dtype")))
-    if dtype is None:
-        raise CheckpointRefused(
-            f"{source.name}: tensor {name!r} has dtype {fields.get('dtype')!r}, which is not known"
-        )
-    shape = fields.get("shape")
-    if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
-        raise CheckpointRefused(f"{source.name}: tensor {name!r} has no sane shape")
-    if math.prod(shape) * DTYPES[dtype].itemsize != end - begin:
-        raise CheckpointRefused(f"{source.name}: tensor {name!r} has another size than its shape")
-    return dtype, tuple(shape), begin, end - begin
+        raise source.refusal(f"its header is not sane: {error}") from error
 
 
 def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -177,17 +121,18 @@ def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
-def _step(metadata: object) -> int | None:
+def _step(source: SourceFile, metadata: Mapping[str, str]) -> int | None:
     for key in _STEP_KEYS:
-        value = metadata.get(key) if isinstance(metadata, dict) else None
-        if isinstance(value, str) and value.isascii() and value.isdigit():
-            return int(value)
+        text = metadata.get(key, "")
+        if text.isascii() and text.isdigit():
+            step = int(text) if len(text) <= _MAX_STEP_DIGITS else MAX_COUNT
+            if step >= MAX_COUNT:
+                raise source.refusal(f"its {key} {shown(text)} is larger than any step")
+            return step
     return None
 
 
-def _is_number(text: object) -> bool:
-    if not isinstance(text, str):
-        return False
+def _is_number(text: str) -> bool:
     try:
         float(text)
     except ValueError:
