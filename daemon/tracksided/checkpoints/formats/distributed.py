@@ -19,6 +19,7 @@ from tracksided.checkpoints.formats.base import (
 )
 from tracksided.checkpoints.formats.carried import carried_files
 from tracksided.checkpoints.formats.distributed_metadata import (
+    MAX_COUNT,
     METADATA,
     DistributedMetadata,
     Item,
@@ -27,7 +28,8 @@ from tracksided.checkpoints.formats.distributed_metadata import (
 )
 from tracksided.checkpoints.formats.inert_pickle import MAX_PICKLE_BYTES
 from tracksided.checkpoints.formats.torch_tensors import STEP_KEYS, is_training_state
-from tracksided.checkpoints.formats.torch_zip import TorchZip, read_object
+from tracksided.checkpoints.formats.torch_zip import TorchZip, read_object, require_sound
+from tracksided.checkpoints.shown import shown
 from tracksided.checkpoints.source import SourceDirectory, SourceFile, SourceRefused, SourceWindow
 from tracksided.errors import CheckpointRefused
 
@@ -83,7 +85,7 @@ class DistributedCheckpoint:
             if item.shape is None:
                 continue
             if item.key in tensors:
-                raise SourceRefused(directory.path, f"two chunks are called {item.key!r}")
+                raise SourceRefused(directory.path, f"two chunks are called {shown(item.key)}")
             entry, record = _tensor(directory, item)
             tensors[item.key] = replace(entry, record=item.key)
             if record is not None:
@@ -169,7 +171,7 @@ def _require_complete(directory: SourceDirectory, metadata: DistributedMetadata)
     for item in sorted(metadata.items, key=lambda item: (item.file, item.offset)):
         if not item.file.endswith(_SUFFIX):
             raise SourceRefused(
-                directory.path, f"{METADATA} names {item.file!r}, no {_SUFFIX} file"
+                directory.path, f"{METADATA} names {shown(item.file)}, no {_SUFFIX} file"
             )
         window = _window(directory, item)
         if item.offset < ends.get(item.file, 0):
@@ -200,7 +202,7 @@ def _by_file(kept: Sequence[Item]) -> dict[str, list[Item]]:
 
 
 def _window(directory: SourceDirectory, item: Item) -> SourceWindow:
-    return SourceWindow(directory.open(item.file), item.offset, item.nbytes, repr(item.key))
+    return SourceWindow(directory.open(item.file), item.offset, item.nbytes, shown(item.key))
 
 
 def _tensor(directory: SourceDirectory, item: Item) -> tuple[TensorEntry, Record | None]:
@@ -216,8 +218,18 @@ def _step(directory: SourceDirectory, metadata: DistributedMetadata) -> int | No
     """Return the step where it was saved as a number under a name that says so."""
     for item in metadata.items:
         if item.shape is None and item.path[-1] in STEP_KEYS and len(item.path) == 1:
-            value = read_object(_window(directory, item))
+            window = _window(directory, item)
+            try:
+                value = read_object(window)
+            except SourceRefused:
+                raise
+            except CheckpointRefused as error:
+                raise window.refusal(str(error)) from error
             if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+                if value >= MAX_COUNT:
+                    raise SourceRefused(
+                        directory.path, f"its {item.name} is 2**62 or more, no step is"
+                    )
                 return value
     return None
 
@@ -238,6 +250,7 @@ def _lay(
         window = _window(directory, item)
         nbytes = window.nbytes
         if item.shape is None:
+            require_sound(window)
             copied.append((position, window))
         else:
             layout = TorchZip().layout(TorchZip().describe_tensor(window))

@@ -15,13 +15,18 @@ from tracksided.checkpoints.formats.pickle_nodes import (
     ListNode,
     Node,
     TupleNode,
+    describe,
     global_path,
     mapping_pairs,
 )
 from tracksided.checkpoints.formats.pickle_writer import write_pickle
+from tracksided.checkpoints.shown import shown
 from tracksided.errors import CheckpointRefused
 
 METADATA = ".metadata"
+MAX_NESTING = 100  # of dicts and lists in a state dict
+MAX_DIMENSIONS = 64  # torch's own limit
+MAX_COUNT = 1 << 62  # what torch can count, with room for a sum
 
 _MODULE = "torch.distributed.checkpoint"
 _TENSOR = f"{_MODULE}.metadata.TensorStorageMetadata"
@@ -78,7 +83,7 @@ def read_metadata(pickled: bytes) -> DistributedMetadata:
         for name, entry in _mapping(fields, "state_dict_metadata")
     }
     paths = {
-        _text(name): tuple(str(part) for part in path.items)
+        _text(name): _path(path)
         for name, path in mapping_pairs(fields.get("planner_data")) or []
         if isinstance(path, TupleNode)
     }
@@ -91,7 +96,7 @@ def read_metadata(pickled: bytes) -> DistributedMetadata:
     for name, shapes in chunks.items():
         for chunk in shapes:
             if (name, chunk) not in found:
-                raise CheckpointRefused(f"{METADATA} does not say where {name!r} is stored")
+                raise CheckpointRefused(f"{METADATA} does not say where {shown(name)} is stored")
     return DistributedMetadata(pickle, items)
 
 
@@ -148,6 +153,20 @@ def _with_state(node: Node, changed: Mapping[str, Node]) -> CallNode:
     return copy
 
 
+def _path(node: TupleNode) -> tuple[str, ...]:
+    """Return the keys of dicts and the indexes of lists that lead to an entry."""
+    if len(node.items) > MAX_NESTING:
+        raise CheckpointRefused(
+            f"{METADATA} nests an entry {len(node.items)} deep, {MAX_NESTING} are read here"
+        )
+    path: list[str] = []
+    for part in node.items:
+        if isinstance(part, bool) or not isinstance(part, str | int):
+            raise CheckpointRefused(f"{METADATA} has {describe(part)} where a key is expected")
+        path.append(str(part))
+    return tuple(path)
+
+
 def _item(
     index: Node,
     place: Node,
@@ -158,11 +177,13 @@ def _item(
     name = _text(index_fields.get("fqn"))
     fields = _fields(place, f"{_MODULE}.filesystem._StorageInfo")
     if fields.get("transform_descriptors") is not None:
-        raise CheckpointRefused(f"{name!r} is stored compressed or otherwise transformed")
+        raise CheckpointRefused(f"{shown(name)} is stored compressed or otherwise transformed")
     starts = index_fields.get("offset")
     chunk = None if starts is None else _counts(starts, name)
     if name not in chunks or chunk not in chunks[name]:
-        raise CheckpointRefused(f"{METADATA} stores {name!r} at {chunk}, which it does not list")
+        raise CheckpointRefused(
+            f"{METADATA} stores {shown(name)} at {chunk}, which it does not list"
+        )
     return Item(
         name=name,
         path=paths.get(name) or (name,),
@@ -182,7 +203,7 @@ def _chunks(name: str, entry: Node) -> dict[tuple[int, ...] | None, tuple[int, .
         return {None: None}
     chunks = _fields(entry, _TENSOR).get("chunks")
     if not isinstance(chunks, ListNode):
-        raise CheckpointRefused(f"{METADATA} lists no chunks of {name!r}")
+        raise CheckpointRefused(f"{METADATA} lists no chunks of {shown(name)}")
     shapes: dict[tuple[int, ...] | None, tuple[int, ...] | None] = {}
     for chunk in chunks.items:
         fields = _fields(chunk, f"{_MODULE}.metadata.ChunkStorageMetadata")
@@ -192,9 +213,8 @@ def _chunks(name: str, entry: Node) -> dict[tuple[int, ...] | None, tuple[int, .
 
 def _fields(node: Node, expected: str) -> dict[str, Node]:
     """Return the fields of an instance of a class that is expected here."""
-    found = global_path(node.function) if isinstance(node, CallNode) else type(node).__name__
-    if not isinstance(node, CallNode) or found != expected:
-        raise CheckpointRefused(f"{METADATA} holds {found or 'a call'} instead of {expected}")
+    if not isinstance(node, CallNode) or global_path(node.function) != expected:
+        raise CheckpointRefused(f"{METADATA} holds {describe(node)} instead of {expected}")
     pairs = mapping_pairs(node.state) or []
     return {key: value for key, value in pairs if isinstance(key, str)}
 
@@ -209,16 +229,16 @@ def _mapping(fields: Mapping[str, Node], name: str) -> list[tuple[Node, Node]]:
 def _counts(node: Node, name: str) -> tuple[int, ...]:
     arguments = node.arguments if isinstance(node, CallNode) else None
     if global_path(node.function if isinstance(node, CallNode) else None) != "torch.Size":
-        raise CheckpointRefused(f"{METADATA} gives {name!r} no sane place or size")
+        raise CheckpointRefused(f"{METADATA} gives {shown(name)} no sane place or size")
     inner = arguments.items[0] if isinstance(arguments, TupleNode) and arguments.items else None
-    if not isinstance(inner, TupleNode | ListNode):
-        raise CheckpointRefused(f"{METADATA} gives {name!r} no sane place or size")
+    if not isinstance(inner, TupleNode | ListNode) or len(inner.items) > MAX_DIMENSIONS:
+        raise CheckpointRefused(f"{METADATA} gives {shown(name)} no sane place or size")
     return tuple(_count(item, name) for item in inner.items)
 
 
 def _count(node: Node, name: str) -> int:
-    if isinstance(node, bool) or not isinstance(node, int) or not 0 <= node < 1 << 62:
-        raise CheckpointRefused(f"{METADATA} gives {name!r} a {type(node).__name__} as count")
+    if isinstance(node, bool) or not isinstance(node, int) or not 0 <= node < MAX_COUNT:
+        raise CheckpointRefused(f"{METADATA} gives {shown(name)} {describe(node)} as count")
     return node
 
 

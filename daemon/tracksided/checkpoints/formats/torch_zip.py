@@ -53,6 +53,7 @@ from tracksided.checkpoints.shown import shown
 from tracksided.checkpoints.source import SourceFile
 from tracksided.errors import CheckpointRefused
 
+_CHECKED_BYTES = 1 << 20  # at once
 MAX_SMALL_RECORD_BYTES = 1 << 20  # version, byteorder and their like have a few bytes
 
 # Hyper-parameters and buffers that a loader needs are small; an EMA copy or optimizer is not.
@@ -143,11 +144,33 @@ def read_object(source: SourceFile) -> Node:
     """Return the inert node of whatever was saved.
 
     Raises:
-        CheckpointRefused: it is incomplete or not sane.
+        CheckpointRefused: it is incomplete, corrupt or not sane.
     """
+    _require_zip(source)
     _, records = _split_prefix(source, read_directory(source))
-    record = records[_ROOT_PICKLE]
-    return read_pickle(_read_checked(source, record, MAX_PICKLE_BYTES, has_crcs=False)).root
+    has_crcs = any(record.crc32 for record in records.values())
+    pickled = _read_checked(source, records[_ROOT_PICKLE], MAX_PICKLE_BYTES, has_crcs=has_crcs)
+    return read_pickle(pickled).root
+
+
+def require_sound(source: SourceFile) -> None:
+    """Compare all that was saved with its CRC-32, where it has any.
+
+    Raises:
+        CheckpointRefused: it is incomplete or corrupt.
+    """
+    _require_zip(source)
+    records = read_directory(source)
+    has_crcs = any(record.crc32 for record in records)
+    for record in records:
+        crc = 0
+        for start in range(0, record.nbytes, _CHECKED_BYTES):
+            part = source.read(record.offset + start, min(_CHECKED_BYTES, record.nbytes - start))
+            crc = isal_zlib.crc32(part, crc)
+        if has_crcs and crc != record.crc32:
+            raise source.refusal(
+                f"record {shown(record.name)} is corrupt: its CRC-32 does not match"
+            )
 
 
 def _describe_as(source: SourceFile, find: Callable[[Node], ModelPart]) -> Checkpoint:
