@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import stat
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,41 @@ def test_a_flipped_byte_is_refused_or_lies_where_nothing_is_read(
     path.write_bytes(whole[:tensor_bytes] + b"\x01\x02" + whole[tensor_bytes + 2 :])
     assert "corrupt: tensor 'weight'" in skipped(tmp_path)["step_2.pt"]
     assert refused > 10
+
+
+def flipped(whole: bytes, at: int) -> bytes:
+    return whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :]
+
+
+def test_a_flipped_byte_beside_the_model_is_refused_too(tmp_path: Path) -> None:
+    carried = {
+        "class_weights": torch.full((5,), 2.5),
+        "callbacks": {"Early": {"best": torch.full((3,), 7.5)}},
+        "lr": 0.125,
+    }
+    for step in (1, 2, 3):
+        state = {"model": {"w": torch.full((4,), float(step))}, **carried}
+        torch.save(state, tmp_path / f"step_{step}.pt")
+    path = tmp_path / "step_3.pt"
+    whole = path.read_bytes()
+    expected = {"model": {"w": torch.full((4,), 2.0)}, **carried}
+
+    kept = 0
+    for at in range(0, len(whole), 37):
+        path.write_bytes(flipped(whole, at))
+        provenance = run_average(AverageRequest(directory=tmp_path))
+        assert isinstance(provenance, Provenance)
+        if len(provenance.sources) == 3:
+            kept += 1
+            averaged = torch.load(tmp_path / "averaged_model.pt", weights_only=True)
+            assert str(averaged) == str(expected)
+
+    assert 0 < kept < len(whole) // 74  # padding and fields that nothing depends on
+    for value in (2.5, 7.5):
+        path.write_bytes(flipped(whole, whole.find(struct.pack("<f", value) * 3)))
+        reason = skipped(tmp_path)["step_3.pt"]
+        assert reason.startswith("record 'step_3/data/")
+        assert reason.endswith("is corrupt: its CRC-32 does not match")
 
 
 @pytest.mark.parametrize(

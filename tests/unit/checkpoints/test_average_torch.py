@@ -238,7 +238,7 @@ def test_other_kinds_of_files_are_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "step_4.pt").write_bytes(b"no checkpoint at all")
     (tmp_path / "step_5.pt").write_bytes(pickle.dumps([1]))
     os.mkfifo(tmp_path / "step_6.pt")
-    torch.save({"epoch": 3, "net": {"w": torch.ones(1)}}, tmp_path / "step_7.pt")
+    torch.save({"epoch": 3, "net": Namespace(w=torch.ones(1))}, tmp_path / "step_7.pt")
     torch.save([torch.ones(1)], tmp_path / "step_8.pt")
     torch.save({"w": torch.ones(2).to_sparse()}, tmp_path / "step_9.pt")
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from tracksided.checkpoints.dtypes import DTYPES
 from tracksided.checkpoints.formats.pickle_nodes import Node, mapping_pairs
+from tracksided.checkpoints.formats.torch_entries import ModelPart
 from tracksided.checkpoints.formats.torch_tensors import (
-    ModelPart,
     Storage,
     is_tensor,
     tensor_view,

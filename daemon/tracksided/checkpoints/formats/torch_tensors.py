@@ -1,12 +1,15 @@
-"""Find tensors, their storages and the model's part in the inert nodes of a torch pickle."""
+"""Find tensors and their storages in the inert nodes of a torch pickle."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from tracksided.checkpoints.dtypes import DTYPES
 from tracksided.checkpoints.formats.pickle_nodes import (
+    MAX_NAME_CHARACTERS,
     CallNode,
     DictNode,
+    FrozenSetNode,
     ListNode,
     Node,
     PersistentNode,
@@ -20,12 +23,8 @@ from tracksided.checkpoints.formats.pickle_nodes import (
 from tracksided.checkpoints.shown import shown
 from tracksided.errors import CheckpointRefused
 
-WRAPPER_KEYS = ("model", "state_dict", "model_state_dict", "module")
-STEP_KEYS = ("global_step", "step", "steps", "num_updates", "iteration", "iter")
-
-# State of one moment of the training: beside averaged weights it would be a lie.
-TRAINING_STATE = ("optim", "sched", "scaler", "rng", "random_state")
-
+MAX_NAMES_CHARACTERS = 32 << 20  # of all tensors together; 200,000 have some 20 million
+MAX_WRAPPERS = 4  # a parameter around a subclass around a tensor has two
 MAX_DIMENSIONS = 64  # torch's own limit
 STORAGE_DTYPES: Mapping[str, str] = {
     "torch.HalfStorage": "float16",
@@ -83,51 +82,6 @@ class TensorView:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class ModelPart:
-    """Where the model's tensors are in a checkpoint."""
-
-    root: Node
-    key: str | None
-    """The wrapper's entry, or None where the whole checkpoint is the state dict."""
-
-    node: Node
-
-
-def find_model(root: Node) -> ModelPart:
-    """Return the state dict of a plain or wrapped checkpoint.
-
-    Raises:
-        CheckpointRefused: there is none.
-    """
-    pairs = mapping_pairs(root)
-    if pairs is None:
-        raise CheckpointRefused("it does not hold a dict but " + describe(root))
-    entries = {key: value for key, value in pairs if isinstance(key, str)}
-    for key in WRAPPER_KEYS:
-        inner = entries.get(key)
-        if mapping_pairs(inner) is not None and next(_walk(inner, ()), None) is not None:
-            return ModelPart(root, key, inner)
-    if any(is_tensor(value) for _, value in pairs):
-        return ModelPart(root, None, root)
-    found = ", ".join(shown(key) for key in list(entries)[:8])
-    raise CheckpointRefused(
-        f"it holds no state dict: neither tensors nor one under {', '.join(WRAPPER_KEYS)}; "
-        f"its keys are {found or 'none'}"
-    )
-
-
-def tensor_itself(root: Node) -> ModelPart:
-    """Return the part that is a single tensor under an empty name.
-
-    Raises:
-        CheckpointRefused: it is something else.
-    """
-    if not is_tensor(root):
-        raise CheckpointRefused("it holds no tensor but " + describe(root))
-    return ModelPart(root, None, root)
-
-
 def is_tensor(node: Node) -> bool:
     """Whether a node is a call that makes a tensor, of a kind read here or not."""
     if not isinstance(node, CallNode):
@@ -136,26 +90,54 @@ def is_tensor(node: Node) -> bool:
     return path.startswith(("torch._utils._rebuild_", "torch._tensor._rebuild_"))
 
 
-def is_training_state(key: Node) -> bool:
-    """Whether an entry's name says optimizer, scheduler, scaler or random state."""
-    return isinstance(key, str) and any(word in key.lower() for word in TRAINING_STATE)
+def has_tensor(node: Node) -> bool:
+    """Whether there is a tensor anywhere below a node."""
+    return any(is_tensor(found) for found in _all_below(node, set()))
 
 
-def model_tensors(part: ModelPart) -> dict[str, TensorView]:
+def model_tensors(node: Node, entries: Sequence[tuple[Node, Node]] | None) -> dict[str, TensorView]:
     """Return the model's tensors by their dotted names.
 
+    Args:
+        node: a state dict, or a tensor itself.
+        entries: of the state dict, those that are meant; None for a tensor itself.
+
     Raises:
-        CheckpointRefused: a tensor is of a kind that is not read, or two share a name.
+        CheckpointRefused: a tensor is of a kind that is not read or lies where none can be
+            averaged, such as in an object, or two share a name.
     """
     tensors: dict[str, TensorView] = {}
-    for path, node in _walk(part.node, ()):
-        if part.key is None and len(path) > 1 and is_training_state(path[0]):
-            continue
-        name = ".".join(path)
+    listed: set[int] = set()
+    shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
+    characters = 0
+    top = [("", node)] if entries is None else _named(entries, None)
+    for name, found in _walk(top):
         if name in tensors:
             raise CheckpointRefused(f"two tensors are named {shown(name)}")
-        tensors[name] = tensor_view(node, name)
+        characters += len(name)
+        if characters > MAX_NAMES_CHARACTERS:
+            raise CheckpointRefused("the names of its tensors are too long")
+        calls = _calls(found, name)
+        listed.update(id(call) for call in calls)
+        view = _view(calls[-1], name)
+        shape, strides = (shapes.setdefault(sizes, sizes) for sizes in (view.shape, view.strides))
+        tensors[sys.intern(name)] = replace(view, shape=shape, strides=strides)
+        storage = _arguments(calls[-1], name)[0]
+        listed.add(id(storage))
+    _require_all_listed(top, listed)
     return tensors
+
+
+def _require_all_listed(top: Sequence[tuple[str, Node]], listed: Collection[int]) -> None:
+    """Refuse tensors and storages that the names of a state dict do not lead to."""
+    seen: set[int] = set()
+    for name, value in top:
+        for found in _all_below(value, seen):
+            if id(found) not in listed and (is_tensor(found) or isinstance(found, PersistentNode)):
+                raise CheckpointRefused(
+                    f"{shown(name)} holds a tensor in an object, a set, or as an attribute of "
+                    "another tensor, where it is not averaged; save a state dict of plain tensors"
+                )
 
 
 def tensor_view(node: Node, name: str) -> TensorView:
@@ -164,13 +146,34 @@ def tensor_view(node: Node, name: str) -> TensorView:
     Raises:
         CheckpointRefused: it is of a kind that is not read, or not sane.
     """
+    return _view(_calls(node, name)[-1], name)
+
+
+def _calls(node: Node, name: str) -> list[CallNode]:
+    """Return the calls that make a tensor, from the outermost wrapper to that of a plain one."""
+    calls: list[CallNode] = []
+    while True:
+        arguments = _arguments(node, name)
+        if not isinstance(node, CallNode) or len(calls) == MAX_WRAPPERS:
+            raise CheckpointRefused(f"tensor {shown(name)} is wrapped too often")
+        calls.append(node)
+        path = global_path(node.function)
+        if path in _PARAMETER and arguments:
+            node = arguments[0]
+        elif path == _SUBCLASS and len(arguments) > 2 and isinstance(arguments[2], TupleNode):  # noqa: PLR2004 - (function, type, arguments, state)
+            node = CallNode(arguments[0], arguments[2])
+        else:
+            return calls
+
+
+def _arguments(node: Node, name: str) -> tuple[Node, ...]:
     if not isinstance(node, CallNode) or not isinstance(node.arguments, TupleNode):
         raise CheckpointRefused(f"tensor {shown(name)} is not built by a call")
-    path, arguments = global_path(node.function), node.arguments.items
-    if path in _PARAMETER and arguments:
-        return tensor_view(arguments[0], name)
-    if path == _SUBCLASS and len(arguments) > 2 and isinstance(arguments[2], TupleNode):  # noqa: PLR2004 - (function, type, arguments, state)
-        return tensor_view(CallNode(arguments[0], arguments[2]), name)
+    return node.arguments.items
+
+
+def _view(call: CallNode, name: str) -> TensorView:
+    path, arguments = global_path(call.function), _arguments(call, name)
     if path not in _PLAIN and path != _TYPED:
         raise CheckpointRefused(
             f"tensor {shown(name)} is built by {shown(path)}, which is not averaged"
@@ -185,9 +188,10 @@ def tensor_view(node: Node, name: str) -> TensorView:
         raise CheckpointRefused(
             f"tensor {shown(name)} has dtype {shown(dtype)}, which is not known"
         )
+    _require_no_metadata(arguments[_DTYPE_AT + (path == _TYPED) :], name)
     view = TensorView(
         storage,
-        dtype,
+        sys.intern(dtype),
         _count(arguments[1], name),
         _counts(arguments[2], name),
         _counts(arguments[3], name),
@@ -196,48 +200,69 @@ def tensor_view(node: Node, name: str) -> TensorView:
     return view
 
 
-def step_of(root: Node) -> int | None:
-    """Return the step that a wrapper states, or None."""
-    pairs = mapping_pairs(root) or []
-    entries = {key: value for key, value in pairs if isinstance(key, str)}
-    for key in STEP_KEYS:
-        value = entries.get(key)
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-            return value
-    return None
+def _require_no_metadata(last: Sequence[Node], name: str) -> None:
+    """Refuse what would change the numbers: bits for conjugate and negative, and what is unknown.
+
+    Source: `set_tensor_metadata` of torch, which the call itself applies to the tensor.
+    """
+    for node in last:
+        pairs = [(None, node)] if mapping_pairs(node) is None else mapping_pairs(node) or []
+        said = [describe(key) for key, value in pairs if value not in {None, False}]
+        if said:
+            raise CheckpointRefused(
+                f"tensor {shown(name)} is a view with {', '.join(said[:3])}; save it after "
+                "resolve_conj() and resolve_neg()"
+            )
 
 
-def storages_below(node: Node) -> dict[str, Storage]:
+def storages_below(node: Node, seen: set[int] | None = None) -> dict[str, Storage]:
     """Return every storage that is reachable from a node, by key.
+
+    Args:
+        node: where to begin.
+        seen: what earlier calls went through, which is not gone through again.
 
     Raises:
         CheckpointRefused: one is not sane, or has two sizes.
     """
     found: dict[str, Storage] = {}
-    seen: set[int] = set()
-    pending: list[Node] = [node]
+    for current in _all_below(node, set() if seen is None else seen):
+        if not isinstance(current, PersistentNode):
+            continue
+        storage, _ = _storage(current, "a storage")
+        known = found.setdefault(storage.key, storage)
+        if known != storage:
+            raise CheckpointRefused(
+                f"storage {shown(storage.key)} is said to have {known.nbytes} bytes and "
+                f"{storage.nbytes} bytes"
+            )
+    return found
+
+
+def _all_below(root: Node, seen: set[int]) -> Iterator[Node]:
+    """Yield every node that is reachable and was not seen, apart from atoms and globals."""
+    pending: list[Node] = [root] if _has_parts(root) else []
     while pending:
         current = pending.pop()
         if id(current) in seen:
             continue
-        if isinstance(current, PersistentNode):
-            storage, _ = _storage(current, "a storage")
-            known = found.setdefault(storage.key, storage)
-            if known != storage:
-                raise CheckpointRefused(
-                    f"storage {shown(storage.key)} is said to have {known.nbytes} bytes and "
-                    f"{storage.nbytes} bytes"
-                )
-        children = _children(current)
-        if children:
+        yield current
+        children = [child for child in _children(current) if _has_parts(child)]
+        if children:  # what has none may as well be met again, which takes no memory
             seen.add(id(current))
             pending.extend(children)
-    return found
+
+
+def _has_parts(node: Node) -> bool:
+    return isinstance(
+        node,
+        TupleNode | FrozenSetNode | PersistentNode | ListNode | SetNode | DictNode | CallNode,
+    )
 
 
 def _children(node: Node) -> list[Node]:
     match node:
-        case TupleNode():
+        case TupleNode() | FrozenSetNode():
             return list(node.items)
         case ListNode() | SetNode():
             return node.items
@@ -251,14 +276,14 @@ def _children(node: Node) -> list[Node]:
             return []
 
 
-def _walk(node: Node, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], CallNode]]:
-    """Yield (path, tensor) below a state dict, containers entered in order."""
-    pending: list[tuple[tuple[str, ...], Node]] = [(path, node)]
+def _walk(top: Sequence[tuple[str, Node]]) -> Iterator[tuple[str, Node]]:
+    """Yield (name, tensor) below the entries of a state dict, containers entered in order."""
+    pending = list(reversed(top))
     entered: set[int] = set()
     while pending:
-        here, current = pending.pop()
-        if isinstance(current, CallNode) and is_tensor(current):
-            yield here, current
+        name, current = pending.pop()
+        if is_tensor(current):
+            yield name, current
             continue
         pairs = mapping_pairs(current)
         if pairs is None and isinstance(current, ListNode | TupleNode):
@@ -266,8 +291,29 @@ def _walk(node: Node, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], 
         if not pairs or id(current) in entered:
             continue
         entered.add(id(current))
-        latest = {key_name(key): value for key, value in pairs}  # a key set twice holds the last
-        pending.extend(((*here, key), value) for key, value in reversed(latest.items()))
+        pending.extend(reversed(_named(pairs, name)))
+
+
+def _named(pairs: Sequence[tuple[Node, Node]], prefix: str | None) -> list[tuple[str, Node]]:
+    """Name the values that may hold tensors; a text that is a key twice holds the last."""
+    latest: dict[str, Node] = {}
+    others: set[str] = set()
+    for key, value in pairs:
+        if not _has_parts(value):
+            continue
+        name = key_name(key)
+        if name in (others if isinstance(key, str) else latest):
+            raise CheckpointRefused(f"two keys are called {shown(name)}")
+        if not isinstance(key, str):
+            others.add(name)
+        latest[name] = value
+    named = [
+        (name if prefix is None else f"{prefix}.{name}", value) for name, value in latest.items()
+    ]
+    for name, _ in named:
+        if len(name) > MAX_NAME_CHARACTERS:
+            raise CheckpointRefused(f"a name has {len(name)} characters: {shown(name)}")
+    return named
 
 
 def _require_inside(view: TensorView, name: str) -> None:

@@ -1,6 +1,6 @@
 """Checkpoints that torch.save writes: a zip of one pickle and one record per storage."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from isal import isal_zlib
@@ -21,25 +21,23 @@ from tracksided.checkpoints.formats.inert_pickle import (
     read_pickle,
 )
 from tracksided.checkpoints.formats.pickle_nodes import (
-    CallNode,
-    DictNode,
     Node,
-    describe,
-    mapping_pairs,
 )
 from tracksided.checkpoints.formats.pickle_writer import write_pickle
+from tracksided.checkpoints.formats.torch_entries import (
+    MAX_CARRIED_BYTES,
+    ModelPart,
+    find_model,
+    step_of,
+    tensor_itself,
+    without_training_state,
+)
 from tracksided.checkpoints.formats.torch_metrics import stated_metrics
 from tracksided.checkpoints.formats.torch_tensors import (
-    ModelPart,
     Storage,
     TensorView,
-    find_model,
-    is_tensor,
-    is_training_state,
     model_tensors,
-    step_of,
     storages_below,
-    tensor_itself,
 )
 from tracksided.checkpoints.formats.zip_container import (
     PlacedRecord,
@@ -50,14 +48,11 @@ from tracksided.checkpoints.formats.zip_container import (
     read_directory,
 )
 from tracksided.checkpoints.shown import shown
-from tracksided.checkpoints.source import SourceFile
+from tracksided.checkpoints.source import SourceFile, SourceRefused
 from tracksided.errors import CheckpointRefused
 
 _CHECKED_BYTES = 1 << 20  # at once
 MAX_SMALL_RECORD_BYTES = 1 << 20  # version, byteorder and their like have a few bytes
-
-# Hyper-parameters and buffers that a loader needs are small; an EMA copy or optimizer is not.
-MAX_CARRIED_BYTES = 1 << 20
 
 _ROOT_PICKLE = "data.pkl"
 # Says that an archive is an average, under any name; loaders skip records they do not know.
@@ -78,6 +73,7 @@ class _Template:
     part: ModelPart
     storages: Mapping[str, ZipRecord]
     source: SourceFile
+    has_crcs: bool
 
 
 class TorchZip:
@@ -131,7 +127,7 @@ class TorchZip:
     def metrics(self, checkpoint: Checkpoint) -> Mapping[str, float]:
         """Read the numbers beside the model; see `CheckpointFormat.metrics`."""
         kept = checkpoint.template_as(_Template)
-        has_crcs = any(record.crc32 for record in kept.storages.values())
+        has_crcs = kept.has_crcs
 
         def read(storage: Storage) -> bytes:
             record = kept.storages[storage.key]
@@ -233,7 +229,8 @@ def _describe(
     pickled = _read_checked(source, records[_ROOT_PICKLE], MAX_PICKLE_BYTES, has_crcs=has_crcs)
     pickle = read_pickle(pickled)
     part = find(pickle.root)
-    views = model_tensors(part)
+    without_training_state(part)  # what speaks against that is said before anything is averaged
+    views = model_tensors(part.node, part.entries)
     storages = _storage_records(pickle.root, records)
     used = {view.storage.key for view in views.values()}
     return Checkpoint(
@@ -246,7 +243,7 @@ def _describe(
             if key in used
         },
         step=step_of(pickle.root),
-        template=_Template(prefix, small, pickle, part, storages, source),
+        template=_Template(prefix, small, pickle, part, storages, source, has_crcs),
         is_average=_MARK in records,
     )
 
@@ -305,8 +302,22 @@ class _Plan:
 
 
 def _plan(checkpoint: Checkpoint) -> _Plan:
+    """Plan the archive.
+
+    Raises:
+        SourceRefused: what would go along is damaged.
+    """
     template = checkpoint.template_as(_Template)
-    root, dropped = _without_training_state(template)
+    try:
+        return _planned(checkpoint, template)
+    except SourceRefused:
+        raise
+    except CheckpointRefused as error:
+        raise template.source.refusal(str(error)) from error
+
+
+def _planned(checkpoint: Checkpoint, template: _Template) -> _Plan:
+    root, dropped = without_training_state(template.part)
     kept = storages_below(root)
     bodies: dict[str, bytes] = {_ROOT_PICKLE: write_pickle(root, template.pickle.protocol)}
     sizes = [(_ROOT_PICKLE, len(bodies[_ROOT_PICKLE]))]
@@ -315,7 +326,10 @@ def _plan(checkpoint: Checkpoint) -> _Plan:
             sizes.append((f"data/{key}", checkpoint.records[key].nbytes))
         elif key in kept:
             record = template.storages[key]
-            bodies[f"data/{key}"] = template.source.read(record.offset, record.nbytes)
+            body = _read_checked(
+                template.source, record, MAX_CARRIED_BYTES, has_crcs=template.has_crcs
+            )
+            bodies[f"data/{key}"] = body
             sizes.append((f"data/{key}", record.nbytes))
     for name, body in (*template.small_records, (_MARK, _MARK_BODY)):
         bodies[name] = body
@@ -329,36 +343,3 @@ def _plan(checkpoint: Checkpoint) -> _Plan:
         {key: f"{prefix}data/{key}" for key in checkpoint.records},
         dropped,
     )
-
-
-def _without_training_state(template: _Template) -> tuple[Node, tuple[str, ...]]:
-    """Return the root without entries that belong to the newest checkpoint's training only."""
-    root, part = template.pickle.root, template.part
-    pairs = mapping_pairs(root) or []
-    model_storages = storages_below(part.node).keys() if part.key is not None else frozenset()
-    kept: list[tuple[Node, Node]] = []
-    dropped: list[str] = []
-    for key, value in pairs:
-        is_model = key == part.key if part.key is not None else is_tensor(value)
-        if not is_model and _is_moment(key, value, model_storages, part):
-            dropped.append(key if isinstance(key, str) else describe(key))
-        else:
-            kept.append((key, value))
-    if not dropped:
-        return root, ()
-    if not isinstance(root, CallNode):
-        return DictNode(kept), tuple(dropped)
-    copy = CallNode(root.function, root.arguments, root.keywords, root.is_new, root.items, kept)
-    copy.state, copy.has_state = root.state, root.has_state
-    return copy, tuple(dropped)
-
-
-def _is_moment(key: Node, value: Node, model_storages: Collection[str], part: ModelPart) -> bool:
-    """Whether an entry beside the model is state that only the newest checkpoint can have."""
-    if is_training_state(key):
-        return value is not None and not isinstance(value, bool | int | float | str | bytes)
-    if part.key is None:
-        return False
-    below = storages_below(value).items()
-    extra = sum(storage.nbytes for name, storage in below if name not in model_storages)
-    return extra > MAX_CARRIED_BYTES
