@@ -8,8 +8,7 @@ TracksidedError
 +-- ReportError        what a report shall be made of is missing or cannot be read
 +-- RankLost           another rank of an averaging ended or cannot be reached
 +-- CheckpointError    a checkpoint directory or file cannot be used
-    +-- CheckpointRefused     a file that is not a complete, sane checkpoint
-    +-- CheckpointsMismatch   checkpoints that cannot be averaged with each other
+    +-- CheckpointRefused   a file that is not a complete, sane checkpoint
 """
 
 
@@ -47,7 +46,3 @@ class CheckpointError(TracksidedError):
 
 class CheckpointRefused(CheckpointError):
     """A file is not a complete and sane checkpoint of a format we read."""
-
-
-class CheckpointsMismatch(CheckpointError):
-    """Checkpoints differ in keys, shapes or dtypes and cannot be averaged."""

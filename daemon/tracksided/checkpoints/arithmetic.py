@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 BLOCK_BYTES = 1 << 20  # small enough for the cache, large enough to hide the system call
 
+_SMALLER = 2.0**-20  # a million of the largest numbers fit; a power of two changes no digit
 _MAX_ELEMENTS = BLOCK_BYTES // 2
 _HALF_MAGNITUDE = np.uint32(0x7FFF)
 _BFLOAT16_MAGNITUDE = np.uint16(0x7FFF)
@@ -36,13 +37,25 @@ class BlockSum:
         self._sign = np.empty(_MAX_ELEMENTS, np.uint32)
         self._finite = np.empty(_MAX_ELEMENTS, np.bool_)
         self._out = bytearray(BLOCK_BYTES)
+        self._kept: NDArray[np.float64] | None = None
+        self._scale = 1.0
         self._is_empty = True
         self._saw_half_infinity = False
 
     def clear(self) -> None:
         """Begin a new sum."""
+        self._kept, self._scale = None, 1.0
         self._is_empty = True
         self._saw_half_infinity = False
+
+    def begin_smaller(self) -> None:
+        """Begin the same sum again, on a scale on which finite numbers cannot exceed float64.
+
+        `result` takes from it only what exceeded float64 before: the rest would lose precision.
+        """
+        kept = self._sum.copy()
+        self.clear()
+        self._kept, self._scale = kept, _SMALLER
 
     def add(self, nbytes: int, element: str, weight: float) -> None:
         """Add the first ``nbytes`` of `block`, times ``weight``.
@@ -54,6 +67,7 @@ class BlockSum:
         """
         values = self._decode(nbytes, element)
         total = self._sum[: values.size]
+        weight *= self._scale
         with np.errstate(all="ignore"):
             if self._is_empty and weight == 1:
                 np.copyto(total, values)  # widens at twice the speed of a product
@@ -68,7 +82,7 @@ class BlockSum:
         self._is_empty = False
 
     def is_finite(self, nbytes: int, element: str) -> bool:
-        """Whether nothing that was added is NaN or infinite, nor the sum."""
+        """Whether neither what was added, nor the sum, nor what came of it is NaN or infinite."""
         count = _count(nbytes, element)
         finite = np.isfinite(self._sum[:count], out=self._finite[:count])
         return bool(finite.all()) and not self._saw_half_infinity
@@ -83,12 +97,9 @@ class BlockSum:
         """
         count = _count(nbytes, element)
         total = self._sum[:count]
-        if divisor != 1 and math.frexp(divisor)[0] == 0.5:  # noqa: PLR2004 - a power of two
-            np.multiply(total, 1 / divisor, out=total)  # exact, at three times the speed
-        elif divisor != 1:
-            np.divide(total, divisor, out=total)
         out = memoryview(self._out)[:nbytes]
         with np.errstate(over="ignore"):  # what exceeds the type becomes infinite, as in IEEE 754
+            self._divide(total, divisor)
             if element == "bfloat16":
                 halves = np.frombuffer(out, np.uint16)
                 for start in range(0, count, _ROUNDED_AT_ONCE):
@@ -98,6 +109,16 @@ class BlockSum:
                 target = np.frombuffer(out, dtype=np.dtype(element))
                 np.copyto(target, total, casting="same_kind")
         return out
+
+    def _divide(self, total: NDArray[np.float64], divisor: float) -> None:
+        if self._kept is not None:
+            kept = self._kept[: total.size]
+            np.divide(total, divisor * self._scale, out=total)
+            np.divide(kept, divisor, out=total, where=np.isfinite(kept))
+        elif divisor != 1 and math.frexp(divisor)[0] == 0.5:  # noqa: PLR2004 - a power of two
+            np.multiply(total, 1 / divisor, out=total)  # exact, at three times the speed
+        elif divisor != 1:
+            np.divide(total, divisor, out=total)
 
     def _decode(self, nbytes: int, element: str) -> NDArray[Any]:
         raw = self.block[:nbytes]

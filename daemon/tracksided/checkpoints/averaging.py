@@ -14,8 +14,8 @@ from tracksided.checkpoints.arithmetic import BLOCK_BYTES, BlockSum
 from tracksided.checkpoints.formats.base import Checkpoint, Place, Record
 from tracksided.checkpoints.planning import Piece, RecordJob, plan_records
 from tracksided.checkpoints.shares import Chunk, ChunkCrcs, Crcs, Share, is_averaged
+from tracksided.checkpoints.shown import shown
 from tracksided.checkpoints.writeback import Target
-from tracksided.errors import CheckpointRefused
 
 Progress = Callable[[int, int], None]
 """Told (bytes done, bytes in all) of the output, from the calling thread."""
@@ -32,8 +32,7 @@ class Averaging:
             weights: one per checkpoint; where all are equal, the plain mean is taken.
 
         Raises:
-            CheckpointsMismatch: their tensors share memory in different ways.
-            CheckpointRefused: a dtype cannot be averaged.
+            SourceRefused: tensors of one share memory in another way than those of the newest.
         """
         is_uniform = len(set(weights)) == 1
         self.checkpoints = tuple(checkpoints)
@@ -63,7 +62,6 @@ class Averaging:
 
         Raises:
             SourceRefused: a source is unreadable, or holds NaN or infinity.
-            CheckpointRefused: a sum exceeds float64.
             OSError: the output cannot be written.
         """
         crcs = Crcs(self._run_chunks(share.chunks, (places, targets), num_threads, progress))
@@ -120,8 +118,7 @@ class Averaging:
             if self._stop.is_set():
                 break
             if piece.element is not None:
-                self._sum(job, (piece, start, stop), block_sum, source_crcs)
-                out = block_sum.result(stop - start, piece.element, self._divisor)
+                out = self._average(job, (piece, start, stop), block_sum, source_crcs)
             else:
                 if is_averaged(job):
                     self._pass_by(job, start, stop, block_sum, source_crcs)
@@ -131,13 +128,13 @@ class Averaging:
         target.begin_writeback(offset + chunk.start, chunk.stop - chunk.start)
         return ChunkCrcs(output_crc, tuple(source_crcs))
 
-    def _sum(
+    def _average(
         self,
         job: RecordJob,
         where: tuple[Piece, int, int],
         block_sum: BlockSum,
         crcs: list[int],
-    ) -> None:
+    ) -> memoryview:
         piece, start, stop = where
         element = piece.element or ""
         nbytes = stop - start
@@ -148,8 +145,31 @@ class Averaging:
             if job.aligned[index] is not None:
                 crcs[index] = isal_zlib.crc32(block, crcs[index])
             block_sum.add(nbytes, element, self._factors[index])
+        if block_sum.is_finite(nbytes, element):
+            return block_sum.result(nbytes, element, self._divisor)
+        return self._average_again(where, block_sum)
+
+    def _average_again(self, where: tuple[Piece, int, int], block_sum: BlockSum) -> memoryview:
+        """Sum on a scale where only a source can be infinite, and name it; else the sum alone was.
+
+        Raises:
+            SourceRefused: a source is not finite, or the average is not by the rounding of weights.
+        """
+        piece, start, stop = where
+        element = piece.element or ""
+        nbytes = stop - start
+        block_sum.begin_smaller()
+        for record, shift, factor in zip(piece.records, piece.shifts, self._factors, strict=True):
+            record.source.read_into(block_sum.block[:nbytes], record.offset + shift + start)
+            block_sum.add(nbytes, element, factor)
+            if not block_sum.is_finite(nbytes, element):
+                raise record.source.refusal(f"NaN or infinity in tensor {shown(piece.tensor)}")
+        out = block_sum.result(nbytes, element, self._divisor)
         if not block_sum.is_finite(nbytes, element):
-            _name_the_culprit(piece, start, stop, block_sum)
+            raise piece.records[-1].source.refusal(
+                f"the average of tensor {shown(piece.tensor)} exceeds float64"
+            )
+        return out
 
     def _pass_by(
         self, job: RecordJob, start: int, stop: int, block_sum: BlockSum, crcs: list[int]
@@ -185,16 +205,3 @@ def _blocks(job: RecordJob, start: int, stop: int) -> list[tuple[Piece, int, int
         for piece in job.pieces
         for at in range(max(piece.start, start), min(piece.start + piece.nbytes, stop), BLOCK_BYTES)
     ]
-
-
-def _name_the_culprit(piece: Piece, start: int, stop: int, block_sum: BlockSum) -> None:
-    """Read a block again, source by source, to say which one is not finite."""
-    element = piece.element or ""
-    nbytes = stop - start
-    for record, shift in zip(piece.records, piece.shifts, strict=True):
-        block_sum.clear()
-        record.source.read_into(block_sum.block[:nbytes], record.offset + shift + start)
-        block_sum.add(nbytes, element, 1.0)
-        if not block_sum.is_finite(nbytes, element):
-            raise record.source.refusal(f"NaN or infinity in tensor {piece.tensor!r}")
-    raise CheckpointRefused(f"the sum of tensor {piece.tensor!r} exceeds float64")

@@ -11,12 +11,11 @@ from tracksided.checkpoints.source import SourceRefused
 from tracksided.errors import (
     CheckpointError,
     CheckpointRefused,
-    CheckpointsMismatch,
     OutputError,
     TracksidedError,
 )
 
-_RAISED = (CheckpointRefused, CheckpointsMismatch, CheckpointError, OutputError)
+_RAISED = (CheckpointRefused, CheckpointError, OutputError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from tracksided.checkpoints.dtypes import DTYPES, Rule
 from tracksided.checkpoints.formats.base import Checkpoint, Record, TensorEntry
-from tracksided.errors import CheckpointRefused, CheckpointsMismatch
+from tracksided.checkpoints.shown import shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +54,11 @@ class _Run:
 def plan_records(checkpoints: Sequence[Checkpoint]) -> tuple[RecordJob, ...]:
     """Plan every record of the newest checkpoint, which is the last and the template.
 
+    All of them are averageable as `tracksided.checkpoints.policy.unusable` has it, and alike.
+
     Raises:
-        CheckpointsMismatch: tensors share memory in one checkpoint and not in another.
-        CheckpointRefused: a dtype can neither be averaged nor be taken from the newest.
+        SourceRefused: tensors that share memory in the newest do not in this one, or do in the
+            newest as different dtypes.
     """
     template = checkpoints[-1]
     runs: dict[str, list[_Run]] = {key: [] for key in template.records}
@@ -64,17 +66,12 @@ def plan_records(checkpoints: Sequence[Checkpoint]) -> tuple[RecordJob, ...]:
         if entry.span:
             runs[entry.record].append(_run(checkpoints, name, entry))
     return tuple(
-        _job(checkpoints, key, record, _joined(runs[key]))
+        _job(checkpoints, key, record, _joined(checkpoints, runs[key]))
         for key, record in template.records.items()
     )
 
 
 def _run(checkpoints: Sequence[Checkpoint], name: str, entry: TensorEntry) -> _Run:
-    if DTYPES[entry.dtype].rule is Rule.REFUSE:
-        raise CheckpointRefused(
-            f"{checkpoints[-1].name}: tensor {name!r} has dtype {entry.dtype}, "
-            "which cannot be averaged"
-        )
     origin = tuple(
         (checkpoint.tensors[name].record, checkpoint.tensors[name].start - entry.start)
         for checkpoint in checkpoints
@@ -82,21 +79,29 @@ def _run(checkpoints: Sequence[Checkpoint], name: str, entry: TensorEntry) -> _R
     return _Run(entry.start, entry.start + entry.span, entry, name, origin)
 
 
-def _joined(runs: list[_Run]) -> list[_Run]:
+def _joined(checkpoints: Sequence[Checkpoint], runs: list[_Run]) -> list[_Run]:
     """Join tensors that overlap; they must overlap in every checkpoint."""
     joined: list[_Run] = []
     for run in sorted(runs, key=lambda run: (run.start, run.stop)):
         last = joined[-1] if joined else None
         if last is None or run.start >= last.stop:
             joined.append(run)
-        elif run.origin != last.origin or run.entry.dtype != last.entry.dtype:
-            raise CheckpointsMismatch(
-                f"{run.tensor!r} and {last.tensor!r} share memory in the newest checkpoint, "
-                "but not in the same way in all others"
-            )
-        else:
-            last.stop = max(last.stop, run.stop)
+            continue
+        _require_shared(checkpoints, run, last)
+        last.stop = max(last.stop, run.stop)
     return joined
+
+
+def _require_shared(checkpoints: Sequence[Checkpoint], run: _Run, last: _Run) -> None:
+    """Refuse the first checkpoint in which two tensors do not overlap as in the newest."""
+    both = f"{shown(last.tensor)} and {shown(run.tensor)}"
+    if run.entry.dtype != last.entry.dtype:
+        raise checkpoints[-1].refusal(f"{both} share memory as different dtypes")
+    for checkpoint, one, other in zip(checkpoints, run.origin, last.origin, strict=True):
+        if one != other:
+            raise checkpoint.refusal(
+                f"{both} do not share memory as they do in {checkpoints[-1].name}"
+            )
 
 
 def _job(

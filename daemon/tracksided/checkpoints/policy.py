@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tracksided.checkpoints.dtypes import DTYPES, Rule
 from tracksided.checkpoints.formats.base import Checkpoint, TensorEntry
 from tracksided.checkpoints.naming import number_in_name, step_in_directory_name, step_in_name
 from tracksided.checkpoints.shown import shown
@@ -120,6 +121,14 @@ def newest_first(candidates: Sequence[Candidate]) -> list[Candidate]:
         ranks.append((rank, candidate.mtime_ns, candidate.path.name, candidate))
     ranks.sort(key=lambda rank: rank[:3], reverse=True)
     return [rank[3] for rank in ranks]
+
+
+def unusable(checkpoint: Checkpoint) -> str | None:
+    """Say why a checkpoint can be averaged with no other one, or return None where it can."""
+    for name, entry in checkpoint.tensors.items():
+        if entry.span and DTYPES[entry.dtype].rule is Rule.REFUSE:
+            return f"tensor {shown(name)} has dtype {entry.dtype}, which cannot be averaged"
+    return None
 
 
 def mismatch(reference: Checkpoint, other: Checkpoint) -> str | None:

@@ -20,6 +20,7 @@ from tracksided.checkpoints.policy import (
     named_step,
     newest_first,
     step_of,
+    unusable,
 )
 from tracksided.checkpoints.provenance import Skipped
 from tracksided.checkpoints.source import SourceDirectory, SourceFile, SourceRefused
@@ -228,8 +229,9 @@ def _own(checkpoint: Checkpoint) -> Skipped:
 def _unfit(checkpoint: Checkpoint, selection: Selection) -> Skipped | _Twin | None:
     if checkpoint.is_average:
         return _own(checkpoint)
-    if not selection.chosen:
-        return None
+    reason = unusable(checkpoint)
+    if reason is not None or not selection.chosen:
+        return None if reason is None else Skipped(checkpoint.name, reason)
     for chosen in selection.chosen:
         one, other = chosen.checkpoint.sources[0].identity, checkpoint.sources[0].identity
         if (one.device, one.inode) == (other.device, other.inode):

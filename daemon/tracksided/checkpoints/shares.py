@@ -10,6 +10,7 @@ from isal import isal_zlib
 from tracksided.checkpoints.arithmetic import BLOCK_BYTES
 from tracksided.checkpoints.formats.base import Checkpoint
 from tracksided.checkpoints.planning import RecordJob
+from tracksided.checkpoints.shown import shown
 
 CHUNK_BYTES = 32 * BLOCK_BYTES  # unit of work of a thread: a large embedding is many
 
@@ -178,6 +179,6 @@ def _require_stated(checkpoint: Checkpoint, found: Mapping[str, int]) -> None:
         if record.crc32 is not None and record.crc32 != found[key]:
             names = [name for name, entry in checkpoint.tensors.items() if entry.record == key]
             raise record.source.refusal(
-                f"corrupt: tensor {names[0]!r} does not match its CRC-32 "
+                f"corrupt: tensor {shown(names[0])} does not match its CRC-32 "
                 f"({found[key]:08x}, the file states {record.crc32:08x})",
             )

@@ -58,7 +58,7 @@ def publish_average(task: Task, workers: Workers, progress: Progress | None) -> 
     """
     checkpoints = [entry.checkpoint for entry in task.selection.chosen]
     checkpoint_format = format_named(checkpoints[-1].format)
-    layout = checkpoint_format.layout(checkpoints[-1])
+    layout = _layout(checkpoint_format, checkpoints[-1])
     averaging = Averaging(checkpoints, task.weights)
     task.store.sweep()
     with task.store.prepare(task.output, layout) as output:
@@ -81,6 +81,18 @@ def publish_average(task: Task, workers: Workers, progress: Progress | None) -> 
         provenance = _provenance(task, averaged, layout, (digest, workers.count))
         output.commit(provenance.to_json())
     return provenance
+
+
+def _layout(checkpoint_format: CheckpointFormat, template: Checkpoint) -> OutputLayout:
+    """Lay the output out; a template that cannot be written again loses its place to an older one.
+
+    Raises:
+        SourceRefused: it cannot.
+    """
+    try:
+        return checkpoint_format.layout(template)
+    except CheckpointRefused as error:
+        raise template.refusal(error) from error
 
 
 def _write_around(layout: OutputLayout, targets: Sequence[Target]) -> None:

@@ -78,8 +78,12 @@ def test_a_method_is_its_formula_rounded_once(
     assert np.all(np.abs(found.double().numpy() - expected) <= half_unit + order)
 
 
-def test_the_mean_is_that_of_timms_script(tmp_path: Path, save_steps: Save) -> None:
-    """timm's avg_checkpoints.py: sum in float64 in any order, divide, clamp, round to float32.
+def test_the_mean_is_a_sum_in_float64_divided_by_the_count(
+    tmp_path: Path, save_steps: Save
+) -> None:
+    """As timm's avg_checkpoints.py sums: in any order, then it divides, clamps, rounds to float32.
+
+    The script itself is run by `benchmarks/averaging.py`.
 
     The order of a sum in float64 can move the last bit of float32 in one case of 2**29.
     """

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from tracksided.checkpoints.source import SourceDirectory, SourceFile
+from tracksided.checkpoints.source import SourceDirectory, SourceFile, SourceRefused
 
 _Template = TypeVar("_Template")
 
@@ -89,6 +89,16 @@ class Checkpoint:
     def mtime_ns(self) -> int:
         """When the last of them was written."""
         return max(source.identity.mtime_ns for source in self.sources)
+
+    def refusal(self, reason: object) -> SourceRefused:
+        """Make the error that costs this checkpoint its place.
+
+        Args:
+            reason: what is wrong with it; an error that names it already is not doubled.
+        """
+        owner = self.sources[0].owner
+        text = str(reason).removeprefix(f"{owner.name}: ").removeprefix(f"{owner.name}/")
+        return SourceRefused(owner, text)
 
     def template_as(self, kind: type[_Template]) -> _Template:
         """Return the template to the format that made it.
