@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from tracksided.checkpoints.formats.base import OutputFile, OutputLayout
 from tracksided.checkpoints.naming import DIRECTORY_PROVENANCE, provenance_name
-from tracksided.checkpoints.provenance import is_own_output, output_bytes, read_provenance
+from tracksided.checkpoints.provenance import intact_bytes, is_own_output, read_provenance
 from tracksided.checkpoints.publish import Publication, commit_together, encode_json, sweep
 from tracksided.checkpoints.publish_directory import DirectoryPublication
 from tracksided.checkpoints.source import SourceDirectory, SourceFile
@@ -80,7 +80,7 @@ class LocalStore:
     def bytes_of(self, output: str) -> int | None:
         """Stat it."""
         try:
-            return output_bytes(self.path / output)
+            return intact_bytes(self.path / output)
         except OSError:
             return None
 

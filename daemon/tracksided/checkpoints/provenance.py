@@ -167,13 +167,21 @@ def describes(
     return is_intact and known == list(sources)
 
 
-def output_bytes(output: Path) -> int:
+def intact_bytes(output: Path) -> int | None:
     """Return the bytes of a file, or of all files of a directory but the provenance.
 
+    The provenance is written last. None where a file was written to after it: that is not the
+    average any more, though the size may be the same.
+
     Raises:
-        OSError: it is not there.
+        OSError: the output, or its provenance, is not there.
     """
-    if not output.is_dir():
-        return output.stat().st_size
-    with os.scandir(output) as entries:
-        return sum(entry.stat().st_size for entry in entries if entry.name != DIRECTORY_PROVENANCE)
+    described_at = provenance_path(output).stat().st_mtime_ns
+    if output.is_dir():
+        with os.scandir(output) as entries:
+            parts = [entry.stat() for entry in entries if entry.name != DIRECTORY_PROVENANCE]
+    else:
+        parts = [output.stat()]
+    if any(part.st_mtime_ns > described_at for part in parts):
+        return None
+    return sum(part.st_size for part in parts)

@@ -72,7 +72,10 @@ class Store(Protocol):
         """Return the provenance of an output; None where there is none that can be read."""
 
     def bytes_of(self, output: str) -> int | None:
-        """Return the size of an output without its provenance; None where it is not whole."""
+        """Return the size of an output without its provenance.
+
+        None where it is not whole, or was altered since.
+        """
 
     def sweep(self) -> None:
         """Remove what killed writers left behind."""

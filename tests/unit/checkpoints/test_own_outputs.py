@@ -1,5 +1,6 @@
 """Averages are no inputs under any name, and take the place of nothing but themselves."""
 
+import os
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from tracksided.checkpoints.job import AverageRequest, Unchanged, run_average
-from tracksided.checkpoints.provenance import Provenance
+from tracksided.checkpoints.provenance import Provenance, provenance_path
 from tracksided.errors import SettingsError
 
 Save = Callable[..., list[dict[str, torch.Tensor]]]
@@ -123,3 +124,28 @@ def test_an_average_has_the_records_of_its_template_and_one_that_marks_it(
     added = names(tmp_path / "averaged_model.pt") - names(tmp_path / "step_2.pt")
     assert added == {".trackside_average"}
     torch.load(tmp_path / "averaged_model.pt", mmap=True, weights_only=True)
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_an_average_that_was_altered_at_equal_size_is_made_anew(
+    tmp_path: Path, save_steps: Save, kind: str
+) -> None:
+    for step, state in zip((1, 2), save_steps(1, 2), strict=True):
+        if kind == "directory":
+            (tmp_path / f"step_{step}.pt").unlink()
+            (tmp_path / f"checkpoint-{step}").mkdir()
+            save_file(state, tmp_path / f"checkpoint-{step}" / "model.safetensors")
+    request = AverageRequest(directory=tmp_path, patterns=("*.pt", "*/"), keep_current=True)
+    run_average(request)
+    assert isinstance(run_average(request), Unchanged)
+    output = tmp_path / ("averaged_model.pt" if kind == "file" else "averaged/model.safetensors")
+    whole = output.read_bytes()
+    output.write_bytes(whole[:-200] + bytes([whole[-200] ^ 1]) + whole[-199:])
+    described_at = provenance_path(tmp_path / output.relative_to(tmp_path).parts[0]).stat()
+    os.utime(output, ns=(0, described_at.st_mtime_ns + 1))  # the clock of files may be coarse
+
+    again = run_average(request)
+
+    assert isinstance(again, Provenance)
+    assert output.read_bytes() == whole
+    assert isinstance(run_average(request), Unchanged)
