@@ -1,7 +1,7 @@
 """One averaging from a directory to the published file, start to end."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
@@ -43,7 +43,7 @@ class AverageRequest:
 
     patterns: tuple[str, ...] = ("*.pt",)
     """Shell patterns of checkpoint names; one that ends in a slash is for directories only.
-    The first that any checkpoint matches decides the format."""
+    The first that any usable checkpoint matches decides the format."""
 
     count: int = DEFAULT_COUNT
     """How many of the newest, or of the best."""
@@ -207,8 +207,10 @@ def run_average(
                 refused[error.path] = error.reason
 
 
-def candidates_of(store: Store, request: AverageRequest) -> tuple[Candidate, ...]:
-    """List the candidates of one format: that of the first pattern which any matches."""
+def _candidates_by_pattern(
+    store: Store, request: AverageRequest
+) -> Iterator[tuple[str, tuple[Candidate, ...]]]:
+    """List the candidates of one pattern after the other, where there are any."""
     # By name, not by provenance alone: that may be unreadable or gone.
     output = PurePath(request.output_name)
     suffixes = [suffix for entry in FILE_FORMATS for suffix in entry.suffixes]
@@ -218,19 +220,33 @@ def candidates_of(store: Store, request: AverageRequest) -> tuple[Candidate, ...
     for pattern in request.patterns:
         found = list_candidates(store, (pattern,), outputs)
         if found:
-            return found
-    return ()
+            yield pattern, found
 
 
 def _select(store: Store, request: AverageRequest, refused: dict[Path, str]) -> Selection:
-    candidates = candidates_of(store, request)
-    selection = select(store, candidates, request.count, request.steps, refused, best=request.best)
+    """Select from the first pattern that matches anything usable; close what it returns.
+
+    Raises:
+        CheckpointError: there is too little.
+    """
+    selection = Selection()
+    unusable: dict[str, Skipped] = {}
+    tried = request.patterns
+    for pattern, candidates in _candidates_by_pattern(store, request):
+        selection = select(
+            store, candidates, request.count, request.steps, refused, best=request.best
+        )
+        unusable |= {entry.name: entry for entry in selection.skipped}
+        if any(candidate.path.name not in unusable for candidate in candidates):
+            tried = (pattern,)
+            break
+    selection.skipped = list(unusable.values())
     needed = min(request.minimum, request.count)
     found = len(selection.chosen)
     if found < needed:
         selection.close()
         raise TooFewCheckpoints(
-            _too_few(request, needed, found, selection.skipped),
+            _too_few(request, tried, (found, needed), selection.skipped),
             tuple(selection.skipped),
             found=found,
             needed=needed,
@@ -238,13 +254,22 @@ def _select(store: Store, request: AverageRequest, refused: dict[Path, str]) -> 
     return selection
 
 
-def _too_few(request: AverageRequest, needed: int, found: int, skipped: Sequence[Skipped]) -> str:
-    patterns = ", ".join(request.patterns)
+def _too_few(
+    request: AverageRequest,
+    tried: Sequence[str],
+    numbers: tuple[int, int],
+    skipped: Sequence[Skipped],
+) -> str:
+    found, needed = numbers
+    patterns = ", ".join(tried)
+    others = ", ".join(pattern for pattern in request.patterns if pattern not in tried)
     steps = "" if request.steps.is_all else f" {request.steps}"
     message = (
         f"{request.directory}: {found} usable checkpoints{steps} match {patterns}, {needed} are "
         "needed"
     )
+    if others:
+        message += f"; --pattern chooses others, such as {others}"
     reasons = "; ".join(f"{entry.name}: {entry.reason}" for entry in skipped)
     return f"{message}; skipped {reasons}" if reasons else message
 

@@ -1,11 +1,12 @@
 """`trackside average`: average checkpoints into one, by hand."""
 
 import contextlib
+import fnmatch
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NoReturn
 
 import click
@@ -21,6 +22,7 @@ from rich.progress import (
 
 from tracksided.checkpoints.averaging import Progress as Report
 from tracksided.checkpoints.descriptors import allow_many_files
+from tracksided.checkpoints.formats.catalog import format_of
 from tracksided.checkpoints.job import (
     DEFAULT_COUNT,
     DEFAULT_OUTPUT,
@@ -28,14 +30,12 @@ from tracksided.checkpoints.job import (
     Plan,
     PlannedSource,
     Unchanged,
-    candidates_of,
     plan_average,
     run_average,
 )
 from tracksided.checkpoints.policy import BestBy, StepRange
 from tracksided.checkpoints.provenance import Provenance, Skipped, SourceRecord
 from tracksided.checkpoints.remote.address import RemoteAddress
-from tracksided.checkpoints.stores import open_store
 from tracksided.checkpoints.weights import DEFAULT_DECAY, METHODS
 from tracksided.checkpoints.workers import Workers
 from tracksided.errors import RankLost, SettingsError, TracksidedError
@@ -89,7 +89,7 @@ class _Place(click.ParamType[Path | RemoteAddress]):
 @click.option(
     "--pattern",
     default=None,
-    show_default=f"the first that matches of {', '.join(PATTERNS)}",
+    show_default=f"the first with usable checkpoints of {', '.join(PATTERNS)}",
     help="Names of the checkpoints.",
 )
 @click.option(
@@ -153,11 +153,14 @@ def command(  # noqa: PLR0917 - click passes everything by keyword
     if workers is not None and isinstance(request.directory, RemoteAddress):
         _fail(f"{request.directory}: ranks share a directory; use `trackside average` for a URL")
     try:
-        _say_pattern(request)
         if dry_run:
-            _show_plan(plan_average(request), as_json=as_json)
+            plan = plan_average(request)
+            _say_pattern(request, plan.sources)
+            _show_plan(plan, as_json=as_json)
         else:
-            _show_result(_run_with_progress(request, workers), request, as_json=as_json)
+            provenance = _run_with_progress(request, workers)
+            _say_pattern(request, provenance.sources)
+            _show_result(provenance, request, as_json=as_json)
     except RankLost:
         raise  # every rank notices: who started them lets one speak
     except TracksidedError as error:
@@ -179,13 +182,13 @@ def _fail(message: str) -> NoReturn:
     sys.exit(1)
 
 
-def _say_pattern(request: AverageRequest) -> None:
-    """Say so where another pattern than the default one is used."""
-    found = candidates_of(open_store(request.directory, request.count), request)
-    if len(request.patterns) == 1 or not found or found[0].path.suffix == ".pt":
+def _say_pattern(request: AverageRequest, sources: Sequence[PlannedSource | SourceRecord]) -> None:
+    """Say so where another pattern than the default one was used."""
+    newest = sources[-1].name
+    if len(request.patterns) == 1 or fnmatch.fnmatchcase(newest, DEFAULT_PATTERN):
         return
-    newest = found[0]
-    used = "checkpoint directories" if newest.is_directory else f"*{newest.path.suffix}"
+    is_file = format_of(newest) is not None
+    used = f"*{PurePath(newest).suffix}" if is_file else "checkpoint directories"
     click.echo(f"using {used} in {request.directory}", err=True)
 
 

@@ -185,6 +185,34 @@ def test_pt_files_are_the_default_also_beside_directories(tmp_path: Path, save_s
     assert not (tmp_path / "averaged").exists()
 
 
+def test_files_that_are_no_checkpoints_do_not_decide_the_pattern(tmp_path: Path) -> None:
+    for step in (90, 100):
+        save_directory(tmp_path, step)
+    torch.save([1, 2], tmp_path / "vocab.pt")
+
+    result = run(tmp_path)
+
+    assert result.exit_code == 0
+    assert "skipped vocab.pt: " in result.stderr
+    assert "using checkpoint directories" in result.stderr
+    assert (tmp_path / "averaged" / "model.safetensors").exists()
+    assert not (tmp_path / "averaged_model.pt").exists()
+
+
+def test_an_error_says_which_patterns_were_looked_at(tmp_path: Path, save_steps: Save) -> None:
+    torch.save([1, 2], tmp_path / "vocab.pt")
+    none = run(tmp_path)
+    save_directory(tmp_path, 90)
+    save_directory(tmp_path, 100)
+    save_steps(1)
+    one = run(tmp_path)
+
+    assert "0 usable checkpoints match *.pt, checkpoint-*/, *.safetensors" in none.stderr
+    assert "skipped vocab.pt: " in none.stderr
+    assert "1 usable checkpoints match *.pt, 2 are needed" in one.stderr
+    assert "--pattern chooses others, such as checkpoint-*/" in one.stderr
+
+
 def test_a_pattern_chooses_directories_beside_files(tmp_path: Path, save_steps: Save) -> None:
     save_steps(1, 2)
     for step in (90, 100):
