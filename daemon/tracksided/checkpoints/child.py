@@ -19,6 +19,7 @@ from types import FrameType
 from tracksided.checkpoints.descriptors import allow_many_files
 from tracksided.checkpoints.job import AverageRequest, TooFewCheckpoints, Unchanged, run_average
 from tracksided.checkpoints.provenance import Skipped
+from tracksided.checkpoints.shown import printable
 from tracksided.errors import TracksidedError
 from tracksided.priority import become_idle, die_with
 
@@ -42,7 +43,7 @@ def main() -> int:
     try:
         result = _average_any(request, fields["patterns"])
     except TracksidedError as error:
-        result = {"status": "failed", "error": str(error)}
+        result = {"status": "failed", "error": printable(str(error))}
     _say(result)
     return 0
 
@@ -90,14 +91,16 @@ def _made(provenance: Mapping[str, object]) -> dict[str, object] | None:
                 "step": step,
                 "seconds": seconds,
                 "created": moment.timestamp(),
-                "sources": [str(source["name"]) for source in sources],
+                "sources": [printable(str(source["name"])) for source in sources],
             }
     return None
 
 
 def _refusals(skipped: Iterable[Skipped]) -> list[list[str]]:
-    """Return names and reasons of those with which something is wrong."""
-    return [[entry.name, entry.reason] for entry in skipped if not entry.is_copy]
+    """Return names and reasons of those with which something is wrong, fit for a terminal."""
+    return [
+        [printable(entry.name), printable(entry.reason)] for entry in skipped if not entry.is_copy
+    ]
 
 
 class _SignsOfLife:

@@ -12,3 +12,19 @@ def shown(name: str) -> str:
     if len(name) <= MAX_SHOWN_CHARACTERS:
         return repr(name)
     return repr(name[:MAX_SHOWN_CHARACTERS] + "...")
+
+
+def printable(message: str) -> str:
+    """Escape what a terminal would obey, or cannot show, such as newlines in file names.
+
+    Args:
+        message: of one line.
+    """
+    if message.isprintable():
+        return message
+    return "".join(
+        character
+        if character.isprintable()
+        else character.encode("unicode_escape", "surrogatepass").decode("ascii")
+        for character in message
+    )

@@ -250,17 +250,25 @@ class SourceDirectory:
             self._files[name] = SourceFile(self.path / name, inside=self)
         return self._files[name]
 
-    def is_directory(self, name: str) -> bool:
-        """Whether an entry is a directory itself, not a link to one.
+    def is_file(self, name: str) -> bool:
+        """Whether an entry is a regular file, or a link to one of the directory's.
 
         Args:
-            name: of the entry.
+            name: of the entry; one that is gone since it was listed counts, opening it says so.
         """
         try:
             status = os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
         except OSError:
-            return False  # gone since it was listed; opening it says so
-        return stat.S_ISDIR(status.st_mode)
+            return True
+        if stat.S_ISLNK(status.st_mode):
+            try:
+                target = os.readlink(name, dir_fd=self.descriptor)
+                if not is_entry_name(target):
+                    return False
+                status = os.stat(target, dir_fd=self.descriptor, follow_symlinks=False)
+            except OSError:
+                return False
+        return stat.S_ISREG(status.st_mode)
 
     def open_entry(self, name: str) -> int:
         """Open an entry, following one link if that stays in the directory.

@@ -36,6 +36,7 @@ from tracksided.checkpoints.job import (
 from tracksided.checkpoints.policy import BestBy, StepRange
 from tracksided.checkpoints.provenance import Provenance, Skipped, SourceRecord
 from tracksided.checkpoints.remote.address import RemoteAddress
+from tracksided.checkpoints.shown import printable
 from tracksided.checkpoints.weights import DEFAULT_DECAY, METHODS
 from tracksided.checkpoints.workers import Workers
 from tracksided.errors import RankLost, SettingsError, TracksidedError
@@ -177,8 +178,12 @@ def _best_by(metric: str | None, mode: str | None) -> BestBy | None:
     return BestBy(metric=metric, mode=mode)
 
 
+def _echo(message: str, *, err: bool = False) -> None:
+    click.echo(printable(message), err=err)
+
+
 def _fail(message: str) -> NoReturn:
-    click.echo(f"trackside average: {message}", err=True)
+    _echo(f"trackside average: {message}", err=True)
     sys.exit(1)
 
 
@@ -189,7 +194,7 @@ def _say_pattern(request: AverageRequest, sources: Sequence[PlannedSource | Sour
         return
     is_file = format_of(newest) is not None
     used = f"*{PurePath(newest).suffix}" if is_file else "checkpoint directories"
-    click.echo(f"using {used} in {request.directory}", err=True)
+    _echo(f"using {used} in {request.directory}", err=True)
 
 
 def _run_with_progress(request: AverageRequest, workers: Workers | None) -> Provenance:
@@ -223,9 +228,9 @@ def _show_plan(plan: Plan, *, as_json: bool) -> None:
         click.echo(json.dumps({**asdict(plan), "output": str(plan.output)}, indent=2))
         return
     _show_skipped(plan.skipped)
-    click.echo(f"would average {len(plan.sources)} checkpoints into {plan.output}:")
+    _echo(f"would average {len(plan.sources)} checkpoints into {plan.output}:")
     for source in plan.sources:
-        click.echo(_line(source, plan.best) + f"  ({source.bytes / 1e6:.1f} MB)")
+        _echo(_line(source, plan.best) + f"  ({source.bytes / 1e6:.1f} MB)")
 
 
 def _show_result(provenance: Provenance, request: AverageRequest, *, as_json: bool) -> None:
@@ -234,15 +239,15 @@ def _show_result(provenance: Provenance, request: AverageRequest, *, as_json: bo
         return
     _show_skipped(provenance.skipped)
     output = f"{request.directory}/{provenance.output}"
-    click.echo(
+    _echo(
         f"averaged {len(provenance.sources)} checkpoints ({provenance.method}) into {output} "
         f"in {provenance.seconds:.1f} s{_ranks(provenance)}:"
     )
     for source in provenance.sources:
         unverified = "" if source.verified else "  (no checksums in this file)"
-        click.echo(_line(source, provenance.best) + unverified)
+        _echo(_line(source, provenance.best) + unverified)
     if provenance.dropped:
-        click.echo(f"left out, because it belongs to one step: {', '.join(provenance.dropped)}")
+        _echo(f"left out, because it belongs to one step: {', '.join(provenance.dropped)}")
 
 
 def _ranks(provenance: Provenance) -> str:
@@ -251,7 +256,7 @@ def _ranks(provenance: Provenance) -> str:
 
 def _show_skipped(skipped: tuple[Skipped, ...]) -> None:
     for entry in skipped:
-        click.echo(f"skipped {entry.name}: {entry.reason}", err=True)
+        _echo(f"skipped {entry.name}: {entry.reason}", err=True)
 
 
 def _line(source: PlannedSource | SourceRecord, best: BestBy | None) -> str:

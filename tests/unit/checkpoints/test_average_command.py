@@ -57,6 +57,18 @@ def test_the_default_directory_is_checkpoints(
     assert (tmp_path / "averaged_model.pt").exists()
 
 
+def test_control_codes_in_names_are_escaped(tmp_path: Path, save_steps: Save) -> None:
+    save_steps(1, 2, name="run\n\x1b[31mX\u202e step_{step}.pt")
+    (tmp_path / "bad\x1b]0;title\x07step_3.pt").write_bytes(b"no zip")
+
+    result = run(tmp_path)
+
+    assert result.exit_code == 0
+    assert r"step 2  run\n\x1b[31mX\u202e step_2.pt" in result.stdout
+    assert r"skipped bad\x1b]0;title\x07step_3.pt: not a zip file" in result.stderr
+    assert all(line.isprintable() for line in result.output.split("\n"))
+
+
 def test_a_dry_run_writes_nothing(tmp_path: Path, save_steps: Save) -> None:
     save_steps(100, 20, 3)
 

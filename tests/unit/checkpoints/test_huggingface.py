@@ -219,6 +219,26 @@ def link_out(directory: Path, name: str) -> None:
     (directory / name).symlink_to(outside)
 
 
+def test_what_no_format_needs_and_is_no_file_of_its_own_is_left_out(tmp_path: Path) -> None:
+    states = [save_step(tmp_path, step) for step in (1, 2)]
+    (tmp_path / "secret").write_text("not for the average")
+    newest = tmp_path / "checkpoint-2"
+    os.mkfifo(newest / "pipe")
+    (newest / "out.json").symlink_to("../secret")
+    (newest / "dangling.json").symlink_to("gone.json")
+    (newest / "same.json").symlink_to("config.json")
+
+    provenance = run(tmp_path)
+
+    assert_mean(load(tmp_path / "averaged"), states)
+    assert {"pipe", "out.json", "dangling.json"} <= set(provenance.dropped)
+    names = {path.name for path in (tmp_path / "averaged").iterdir()}
+    assert not names & {"pipe", "out.json", "dangling.json"}
+    assert (tmp_path / "averaged" / "same.json").read_bytes() == (
+        newest / "config.json"
+    ).read_bytes()
+
+
 def test_a_link_inside_of_the_directory_is_followed(tmp_path: Path) -> None:
     states = [save_step(tmp_path, step, save_single) for step in (1, 2)]
     newest = tmp_path / "checkpoint-2"

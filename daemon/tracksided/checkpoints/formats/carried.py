@@ -19,6 +19,8 @@ _NEVER = frozenset(
         ".metadata",
     }
 )
+# Without them `from_pretrained` loads nothing: a link that leads elsewhere is refused.
+_NEEDED = frozenset({"config.json", "adapter_config.json"})
 _NEVER_SUFFIXES = (
     ".bin",
     ".ckpt",
@@ -41,6 +43,7 @@ class Carried:
 
     files: tuple[SourceFile, ...]
     left_out: tuple[str, ...]
+    """Names of what does not go along: also pipes, devices and links out of the directory."""
 
 
 def carried_files(directory: SourceDirectory, used: Collection[str]) -> Carried:
@@ -51,14 +54,15 @@ def carried_files(directory: SourceDirectory, used: Collection[str]) -> Carried:
         used: names that are taken care of already.
 
     Raises:
-        SourceRefused: a file cannot be opened, or is a link out of the directory.
+        SourceRefused: a file cannot be opened.
     """
     files: list[SourceFile] = []
     left_out: list[str] = []
     for name in sorted(directory.names.difference(used)):
         if name.startswith("."):
             continue
-        if name in _NEVER or name.endswith(_NEVER_SUFFIXES) or directory.is_directory(name):
+        is_taken = name not in _NEVER and not name.endswith(_NEVER_SUFFIXES)
+        if not is_taken or not (directory.is_file(name) or name in _NEEDED):
             left_out.append(name)
             continue
         source = directory.open(name)

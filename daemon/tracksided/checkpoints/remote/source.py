@@ -95,10 +95,10 @@ class RemoteDirectory(SourceDirectory):
             self._files[name] = RemoteFile(self._reading, entry, inside=self)
         return self._files[name]
 
-    def is_directory(self, name: str) -> bool:
-        """Whether there are objects below a name."""
+    def is_file(self, name: str) -> bool:
+        """Whether there is an object of a name, not only some below it."""
         entry = self._entries.get(name)
-        return entry is not None and entry.is_directory
+        return entry is not None and not entry.is_directory
 
     def keep_open(self, kept: Collection[SourceFile]) -> None:
         """Nothing is held open."""
