@@ -28,8 +28,9 @@ def main() -> int:
         del signal_number, frame
         group.end_soon()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end_soon)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, end_soon)
     allow_many_files()
     try:
         return _lead(Ranks(group)) if group.rank == 0 else follow(group)

@@ -14,9 +14,9 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 
 from tracksided.checkpoints.descriptors import allow_many_files
+from tracksided.checkpoints.ending import signals_as_exits
 from tracksided.checkpoints.job import AverageRequest, TooFewCheckpoints, Unchanged, run_average
 from tracksided.checkpoints.provenance import Skipped
 from tracksided.checkpoints.shown import printable
@@ -28,7 +28,11 @@ SIGN_OF_LIFE_S = 0.5  # often enough for a progress display, rare enough to cost
 
 def main() -> int:
     """Serve one request and return the exit code."""
-    signal.signal(signal.SIGTERM, _end)
+    with signals_as_exits(signal.SIGTERM):
+        return _serve()
+
+
+def _serve() -> int:
     fields = json.load(sys.stdin)
     become_idle()
     allow_many_files()
@@ -119,12 +123,6 @@ class _SignsOfLife:
 def _say(message: dict[str, object]) -> None:
     sys.stdout.write(json.dumps(message) + "\n")
     sys.stdout.flush()
-
-
-def _end(signal_number: int, frame: FrameType | None) -> None:
-    """End by an exception, so that the temporary file is removed on the way out."""
-    del frame
-    raise SystemExit(128 + signal_number)
 
 
 if __name__ == "__main__":

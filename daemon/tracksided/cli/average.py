@@ -3,6 +3,7 @@
 import contextlib
 import fnmatch
 import json
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -22,6 +23,7 @@ from rich.progress import (
 
 from tracksided.checkpoints.averaging import Progress as Report
 from tracksided.checkpoints.descriptors import allow_many_files
+from tracksided.checkpoints.ending import signals_as_exits
 from tracksided.checkpoints.formats.catalog import format_of
 from tracksided.checkpoints.job import (
     DEFAULT_COUNT,
@@ -198,7 +200,9 @@ def _say_pattern(request: AverageRequest, sources: Sequence[PlannedSource | Sour
 
 
 def _run_with_progress(request: AverageRequest, workers: Workers | None) -> Provenance:
-    with _progress_bar() as report:
+    # Ranks have handlers of their own: they end together.
+    numbers = (signal.SIGTERM, signal.SIGHUP) if workers is None else ()
+    with signals_as_exits(*numbers), _progress_bar() as report:
         provenance = run_average(request, report, workers)
     if isinstance(provenance, Unchanged):
         raise SettingsError("nothing was averaged")
