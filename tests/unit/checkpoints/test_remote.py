@@ -46,7 +46,12 @@ def test_urls_are_told_from_paths(text: str, expected: RemoteAddress | None) -> 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("ftp://host/x", r"ftp:// is not read here; use s3://, gs://"), ("s3:///", "names no bucket")],
+    [
+        ("ftp://host/x", r"ftp:// is not read here; use s3://, gs://"),
+        ("s3:///", "names no bucket"),
+        ("s3://bucket/r?versionId=1", r"asks for a version.*; give s3://BUCKET/PREFIX alone"),
+        ("gs://bucket/r#1700000000", r"asks for a version.*; give gs://BUCKET/PREFIX alone"),
+    ],
 )
 def test_other_urls_are_refused(text: str, message: str) -> None:
     with pytest.raises(SettingsError, match=message):

@@ -68,7 +68,7 @@ class RemoteAddress:
         """Take a URL apart; return None where the text is none, but a path.
 
         Raises:
-            SettingsError: the URL is of another kind, or names no bucket.
+            SettingsError: the URL is of another kind, names no bucket, or asks for a version.
         """
         scheme, separator, rest = text.partition(_SEPARATOR)
         if not separator:
@@ -78,4 +78,9 @@ class RemoteAddress:
             raise SettingsError(f"{text!r}: {scheme}:// is not read here; use {known} or a path")
         if not rest.strip("/"):
             raise SettingsError(f"{text!r} names no bucket")
+        if "?" in rest or (scheme == "gs" and "#" in rest):
+            raise SettingsError(
+                f"{text!r} asks for a version, and only the newest objects are read; give "
+                f"{scheme}://BUCKET/PREFIX alone"
+            )
         return cls(scheme, rest.strip("/"))
