@@ -12,7 +12,7 @@ from tracksided.checkpoints.formats.pickle_nodes import (
     TupleNode,
     global_path,
 )
-from tracksided.checkpoints.formats.torch_zip import read_object
+from tracksided.checkpoints.formats.torch_archive import read_object
 from tracksided.checkpoints.source import SourceFile
 from tracksided.errors import CheckpointRefused
 from tracksided.progress.directories import checkpoints_in

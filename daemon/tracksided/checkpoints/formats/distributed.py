@@ -27,8 +27,9 @@ from tracksided.checkpoints.formats.distributed_metadata import (
     write_metadata,
 )
 from tracksided.checkpoints.formats.inert_pickle import MAX_PICKLE_BYTES
+from tracksided.checkpoints.formats.torch_archive import read_object, require_sound
 from tracksided.checkpoints.formats.torch_entries import STEP_KEYS, is_training_state
-from tracksided.checkpoints.formats.torch_zip import TorchZip, read_object, require_sound
+from tracksided.checkpoints.formats.torch_zip import TorchZip
 from tracksided.checkpoints.shown import shown
 from tracksided.checkpoints.source import SourceDirectory, SourceFile, SourceRefused, SourceWindow
 from tracksided.errors import CheckpointRefused

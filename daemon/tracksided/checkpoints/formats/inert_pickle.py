@@ -14,6 +14,7 @@ from tracksided.checkpoints.formats.pickle_machine import (
     LIST_BYTES,
     NODE_BYTES,
     PAIR_BYTES,
+    SLOT_BYTES,
     Machine,
 )
 from tracksided.checkpoints.formats.pickle_nodes import (
@@ -129,7 +130,7 @@ def _bytearray(m: Machine) -> None:
     content = m.sized(_U64)
     m.hold(sys.getsizeof(content))
     call = CallNode(Global("builtins", "bytearray"), TupleNode((content,)))
-    m.push(call, CALL_BYTES + 2 * NODE_BYTES)
+    m.push(call, CALL_BYTES + _TUPLE_BYTES + NODE_BYTES)
 
 
 def _global(m: Machine) -> None:
@@ -149,7 +150,7 @@ def _stack_global(m: Machine) -> None:
 
 
 def _tuple_of(count: int) -> Callable[[Machine], None]:
-    return lambda m: m.push(TupleNode(m.pop_exactly(count)), NODE_BYTES)
+    return lambda m: m.push(TupleNode(m.pop_exactly(count)), _TUPLE_BYTES)
 
 
 def _append_all(m: Machine, items: list[Node]) -> None:
@@ -159,6 +160,7 @@ def _append_all(m: Machine, items: list[Node]) -> None:
     if target.items is None:
         m.hold(LIST_BYTES)
         target.items = []
+    m.hold(SLOT_BYTES * len(items))
     target.items.extend(items)
 
 
@@ -167,8 +169,9 @@ def _set_all(m: Machine, target: Node, items: list[Node]) -> None:
         raise ValueError("items are set on what is not a dict")  # noqa: TRY004 - malformed
     if len(items) % 2:
         raise ValueError("a key has no value")
-    m.hold(LIST_BYTES + PAIR_BYTES * len(items) // 2)
+    m.hold(PAIR_BYTES * len(items) // 2)
     if target.pairs is None:
+        m.hold(LIST_BYTES)
         target.pairs = []
     target.pairs.extend(zip(items[::2], items[1::2], strict=True))
 
@@ -196,7 +199,7 @@ def _set_items(m: Machine) -> None:
 def _dict(m: Machine) -> None:
     node = DictNode()
     _set_all(m, node, m.pop_run())
-    m.push(node, NODE_BYTES)
+    m.push(node, _CONTAINER_BYTES)
 
 
 def _add_items(m: Machine) -> None:
@@ -243,6 +246,8 @@ def _discard_run(m: Machine) -> None:
     m.pop_run()
 
 
+_CONTAINER_BYTES = NODE_BYTES + LIST_BYTES
+_TUPLE_BYTES = _CONTAINER_BYTES + 3 * SLOT_BYTES
 _STOP = ord(".")
 _TEXT_OPCODES = frozenset(b"FILPSTVgiop")  # T, of Python 2, with them
 _EXTENSION_OPCODES = frozenset({0x82, 0x83, 0x84})
@@ -257,7 +262,7 @@ _HANDLERS: Mapping[int, Callable[[Machine], None]] = {
     0x88: _boolean(True),  # noqa: FBT003 - it is the value
     0x89: _boolean(False),  # noqa: FBT003 - it is the value
     ord("J"): lambda m: _integer(m, _I32),
-    ord("K"): lambda m: _integer(m, _U8),
+    ord("K"): lambda m: m.push(m.number(_U8)),  # the interpreter has these already
     ord("M"): lambda m: _integer(m, _U16),
     0x8A: lambda m: _long(m, _U8),
     0x8B: lambda m: _long(m, _U32),
@@ -274,21 +279,21 @@ _HANDLERS: Mapping[int, Callable[[Machine], None]] = {
     0x93: _stack_global,
     ord("("): Machine.mark,
     ord(")"): lambda m: m.push(TupleNode(()), NODE_BYTES),
-    ord("t"): lambda m: m.push(TupleNode(tuple(m.pop_run())), NODE_BYTES),
+    ord("t"): lambda m: m.push(TupleNode(tuple(m.pop_run())), _CONTAINER_BYTES),
     0x85: _tuple_of(1),
     0x86: _tuple_of(2),
     0x87: _tuple_of(3),
-    ord("]"): lambda m: m.push(ListNode(), NODE_BYTES),
-    ord("l"): lambda m: m.push(ListNode(m.pop_run()), NODE_BYTES),
+    ord("]"): lambda m: m.push(ListNode(), _CONTAINER_BYTES),
+    ord("l"): lambda m: m.push(ListNode(m.pop_run()), _CONTAINER_BYTES),
     ord("a"): _append,
     ord("e"): _appends,
-    ord("}"): lambda m: m.push(DictNode(), NODE_BYTES),
+    ord("}"): lambda m: m.push(DictNode(), _CONTAINER_BYTES),
     ord("d"): _dict,
     ord("s"): _set_item,
     ord("u"): _set_items,
-    0x8F: lambda m: m.push(SetNode(), NODE_BYTES),
+    0x8F: lambda m: m.push(SetNode(), _CONTAINER_BYTES),
     0x90: _add_items,
-    0x91: lambda m: m.push(FrozenSetNode(tuple(m.pop_run())), NODE_BYTES),
+    0x91: lambda m: m.push(FrozenSetNode(tuple(m.pop_run())), _CONTAINER_BYTES),
     ord("R"): _reduce,
     0x81: _newobj,
     0x92: _newobj_ex,

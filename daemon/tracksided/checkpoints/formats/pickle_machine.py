@@ -6,16 +6,17 @@ import sys
 from tracksided.checkpoints.formats.pickle_nodes import Atom, Node
 from tracksided.errors import CheckpointRefused
 
-MAX_HELD_BYTES = 256 << 20  # of nodes, stack and memo; 200,000 tensors need about as much
+MAX_HELD_BYTES = 256 << 20  # of nodes and memo; 200,000 tensors need about as much
+MAX_STACKED = 1 << 20  # values on the stack: some 24 MB while they become a tuple
 MAX_GLOBAL_BYTES = 1024  # a dotted name
 MAX_PROTOCOL = 5
 
 # What the interpreter takes for each, rounded up.
 SLOT_BYTES = 9  # in a list that grows by an eighth
-NODE_BYTES = 128
-CALL_BYTES = 160
+NODE_BYTES = 48
+CALL_BYTES = 112
 PAIR_BYTES = 72
-LIST_BYTES = 64
+LIST_BYTES = 64  # or a tuple; its slots apart
 
 
 class _Mark:
@@ -76,7 +77,12 @@ class Machine:
 
     def push(self, node: Node, nbytes: int = 0) -> None:
         """Put a value on the stack; ``nbytes`` is what it takes itself, 0 where it is shared."""
-        self.hold(2 * SLOT_BYTES + nbytes)  # here, and where it goes
+        self.hold(nbytes)
+        self._stack_up(node)
+
+    def _stack_up(self, node: Node | _Mark) -> None:
+        if len(self._stack) >= MAX_STACKED:
+            raise CheckpointRefused(f"its pickle stacks more than {MAX_STACKED} values")
         self._stack.append(node)
 
     def push_atom(self, atom: Atom) -> None:
@@ -99,8 +105,7 @@ class Machine:
 
     def mark(self) -> None:
         """Begin a run of items."""
-        self.hold(SLOT_BYTES)
-        self._stack.append(_MARK)
+        self._stack_up(_MARK)
 
     def pop_run(self) -> list[Node]:
         """Take everything above the last mark, and the mark."""
@@ -108,6 +113,7 @@ class Machine:
         while True:
             node = self._stack.pop()
             if isinstance(node, _Mark):
+                self.hold(SLOT_BYTES * len(items))  # where they go
                 items.reverse()
                 return items
             items.append(node)

@@ -1,6 +1,7 @@
 """Checkpoints that torch.save writes: a zip of one pickle and one record per storage."""
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from isal import isal_zlib
@@ -15,18 +16,16 @@ from tracksided.checkpoints.formats.base import (
     Record,
     TensorEntry,
 )
-from tracksided.checkpoints.formats.inert_pickle import (
-    MAX_PICKLE_BYTES,
-    InertPickle,
-    read_pickle,
-)
-from tracksided.checkpoints.formats.pickle_nodes import (
-    Node,
-)
 from tracksided.checkpoints.formats.pickle_writer import write_pickle
+from tracksided.checkpoints.formats.torch_archive import (
+    MARK,
+    ROOT_PICKLE,
+    Archive,
+    FindModel,
+    read_archive,
+)
 from tracksided.checkpoints.formats.torch_entries import (
     MAX_CARRIED_BYTES,
-    ModelPart,
     find_model,
     step_of,
     tensor_itself,
@@ -41,39 +40,29 @@ from tracksided.checkpoints.formats.torch_tensors import (
 )
 from tracksided.checkpoints.formats.zip_container import (
     PlacedRecord,
-    ZipRecord,
     directory,
     local_header,
     place_records,
-    read_directory,
 )
-from tracksided.checkpoints.shown import shown
 from tracksided.checkpoints.source import SourceFile, SourceRefused
 from tracksided.errors import CheckpointRefused
 
-_CHECKED_BYTES = 1 << 20  # at once
-MAX_SMALL_RECORD_BYTES = 1 << 20  # version, byteorder and their like have a few bytes
+# Chunks of distributed checkpoints are tensors of their own, with some 300 bytes of pickle each.
+_MAX_HELD_PICKLE_BYTES = 4096
 
-_ROOT_PICKLE = "data.pkl"
-# Says that an archive is an average, under any name; loaders skip records they do not know.
-_MARK, _MARK_BODY = ".trackside_average", b"1"
+_MARK_BODY = b"1"
 
 
 @dataclass(frozen=True, slots=True)
 class _Template:
-    """What an output keeps of a torch zip."""
+    """How to get at the archive again: a large one is not held, since there are many sources."""
 
-    prefix: str
-    """The archive's name with its slash, in front of every record."""
-
-    small_records: tuple[tuple[str, bytes], ...]
-    """(name without prefix, bytes) of everything but the pickle and the storages."""
-
-    pickle: InertPickle
-    part: ModelPart
-    storages: Mapping[str, ZipRecord]
     source: SourceFile
-    has_crcs: bool
+    find: FindModel
+    archive: Archive | None
+    """None where it is to be read again."""
+
+    pickle_crc32: int
 
 
 class TorchZip:
@@ -126,154 +115,54 @@ class TorchZip:
 
     def metrics(self, checkpoint: Checkpoint) -> Mapping[str, float]:
         """Read the numbers beside the model; see `CheckpointFormat.metrics`."""
-        kept = checkpoint.template_as(_Template)
-        has_crcs = kept.has_crcs
+        archive = _archive_of(checkpoint.template_as(_Template))
 
         def read(storage: Storage) -> bytes:
-            record = kept.storages[storage.key]
-            return _read_checked(kept.source, record, storage.nbytes, has_crcs=has_crcs)
+            return archive.read(archive.storages[storage.key], storage.nbytes)
 
-        return stated_metrics(kept.part, checkpoint.name, read)
-
-
-def read_object(source: SourceFile) -> Node:
-    """Return the inert node of whatever was saved.
-
-    Raises:
-        CheckpointRefused: it is incomplete, corrupt or not sane.
-    """
-    _require_zip(source)
-    _, records = _split_prefix(source, read_directory(source))
-    has_crcs = any(record.crc32 for record in records.values())
-    pickled = _read_checked(source, records[_ROOT_PICKLE], MAX_PICKLE_BYTES, has_crcs=has_crcs)
-    return read_pickle(pickled).root
+        return stated_metrics(archive.part, checkpoint.name, read)
 
 
-def require_sound(source: SourceFile) -> None:
-    """Compare all that was saved with its CRC-32, where it has any.
-
-    Raises:
-        CheckpointRefused: it is incomplete or corrupt.
-    """
-    _require_zip(source)
-    records = read_directory(source)
-    has_crcs = any(record.crc32 for record in records)
-    for record in records:
-        crc = 0
-        for start in range(0, record.nbytes, _CHECKED_BYTES):
-            part = source.read(record.offset + start, min(_CHECKED_BYTES, record.nbytes - start))
-            crc = isal_zlib.crc32(part, crc)
-        if has_crcs and crc != record.crc32:
-            raise source.refusal(
-                f"record {shown(record.name)} is corrupt: its CRC-32 does not match"
-            )
-
-
-def _describe_as(source: SourceFile, find: Callable[[Node], ModelPart]) -> Checkpoint:
-    _require_zip(source)
-    archive = _split_prefix(source, read_directory(source))
+def _describe_as(source: SourceFile, find: FindModel) -> Checkpoint:
     try:
-        return _describe(source, archive, find)
+        archive = read_archive(source, find)
+        without_training_state(archive.part)  # what speaks against it is said before any work
+        views = model_tensors(archive.part.node, archive.part.entries)
     except CheckpointRefused as error:
         if str(error).startswith(source.name):
             raise
         raise CheckpointRefused(f"{source.name}: {error}") from error
-
-
-def _require_zip(source: SourceFile) -> None:
-    head = source.read(0, min(8, source.nbytes))
-    if head.startswith(b"PK\x03\x04"):
-        return
-    if not head:
-        raise CheckpointRefused(f"{source.name}: empty")
-    if head.startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
-        raise CheckpointRefused(
-            f"{source.name}: a legacy pickle without zip; load it and save it again with "
-            "torch.save of torch 1.6 or later"
-        )
-    raise CheckpointRefused(f"{source.name}: not a zip file of torch.save")
-
-
-def _split_prefix(
-    source: SourceFile, records: tuple[ZipRecord, ...]
-) -> tuple[str, dict[str, ZipRecord]]:
-    prefix = records[0].name.partition("/")[0] + "/" if records else ""
-    if any(not record.name.startswith(prefix) for record in records):
-        raise CheckpointRefused(f"{source.name}: its records lie in more than one folder")
-    archive = {record.name.removeprefix(prefix): record for record in records}
-    if "constants.pkl" in archive or any(name.startswith("code/") for name in archive):
-        raise CheckpointRefused(f"{source.name}: a TorchScript archive, not a state dict")
-    packed = next((record.name for record in records if not record.is_stored), None)
-    if packed is not None:
-        raise CheckpointRefused(f"{source.name}: record {shown(packed)} is compressed or encrypted")
-    if _ROOT_PICKLE not in archive:
-        raise CheckpointRefused(f"{source.name}: a zip file without {_ROOT_PICKLE}")
-    return prefix, archive
-
-
-def _describe(
-    source: SourceFile,
-    archive: tuple[str, dict[str, ZipRecord]],
-    find: Callable[[Node], ModelPart],
-) -> Checkpoint:
-    prefix, records = archive
-    # set_crc32_options(False) stores zero everywhere; then there is nothing to check.
-    has_crcs = any(record.crc32 for record in records.values())
-    small = tuple(
-        (name, _read_checked(source, record, MAX_SMALL_RECORD_BYTES, has_crcs=has_crcs))
-        for name, record in records.items()
-        if name != _ROOT_PICKLE and not name.startswith("data/")
-    )
-    if dict(small).get("byteorder", b"little") != b"little":
-        raise CheckpointRefused("it was written on a big-endian machine")
-    pickled = _read_checked(source, records[_ROOT_PICKLE], MAX_PICKLE_BYTES, has_crcs=has_crcs)
-    pickle = read_pickle(pickled)
-    part = find(pickle.root)
-    without_training_state(part)  # what speaks against that is said before anything is averaged
-    views = model_tensors(part.node, part.entries)
-    storages = _storage_records(pickle.root, records)
     used = {view.storage.key for view in views.values()}
+    is_small = archive.pickle_bytes <= _MAX_HELD_PICKLE_BYTES
     return Checkpoint(
         sources=(source,),
         format=TorchZip.name,
         tensors={name: _entry(view) for name, view in views.items()},
         records={
-            key: Record(source, found.offset, found.nbytes, found.crc32 if has_crcs else None)
-            for key, found in storages.items()
+            sys.intern(key): Record(
+                source, found.offset, found.nbytes, found.crc32 if archive.has_crcs else None
+            )
+            for key, found in archive.storages.items()
             if key in used
         },
-        step=step_of(pickle.root),
-        template=_Template(prefix, small, pickle, part, storages, source, has_crcs),
-        is_average=_MARK in records,
+        step=step_of(archive.pickle.root),
+        template=_Template(source, find, archive if is_small else None, archive.pickle_crc32),
+        is_average=archive.is_average,
     )
 
 
-def _read_checked(source: SourceFile, record: ZipRecord, limit: int, *, has_crcs: bool) -> bytes:
-    if record.nbytes > limit:
-        raise CheckpointRefused(
-            f"record {shown(record.name)} has {record.nbytes} bytes, "
-            f"more than the {limit} read here"
-        )
-    body = source.read(record.offset, record.nbytes)
-    if has_crcs and isal_zlib.crc32(body) != record.crc32:
-        raise CheckpointRefused(
-            f"record {shown(record.name)} is corrupt: its CRC-32 does not match"
-        )
-    return body
+def _archive_of(template: _Template) -> Archive:
+    """Return the archive as it was when the checkpoint was described.
 
-
-def _storage_records(root: Node, records: Mapping[str, ZipRecord]) -> dict[str, ZipRecord]:
-    """Match every storage of the pickle with its record."""
-    found: dict[str, ZipRecord] = {}
-    for key, storage in storages_below(root).items():
-        record = records.get(f"data/{key}")
-        if record is None or record.nbytes != storage.nbytes:
-            size = "none" if record is None else f"one of {record.nbytes}"
-            raise CheckpointRefused(
-                f"storage {shown(key)} needs {storage.nbytes} bytes, found {size}"
-            )
-        found[key] = record
-    return found
+    Raises:
+        CheckpointRefused: it is another one by now.
+    """
+    if template.archive is not None:
+        return template.archive
+    archive = read_archive(template.source, template.find)
+    if archive.pickle_crc32 != template.pickle_crc32:
+        raise template.source.refusal("changed while it was being read")
+    return archive
 
 
 def _entry(view: TensorView) -> TensorEntry:
@@ -282,7 +171,7 @@ def _entry(view: TensorView) -> TensorEntry:
         dtype=view.dtype,
         shape=view.shape,
         strides=view.strides,
-        record=view.storage.key,
+        record=sys.intern(view.storage.key),
         start=view.offset * itemsize,
         span=view.span * itemsize,
     )
@@ -309,32 +198,28 @@ def _plan(checkpoint: Checkpoint) -> _Plan:
     """
     template = checkpoint.template_as(_Template)
     try:
-        return _planned(checkpoint, template)
+        return _planned(checkpoint, _archive_of(template))
     except SourceRefused:
         raise
     except CheckpointRefused as error:
         raise template.source.refusal(str(error)) from error
 
 
-def _planned(checkpoint: Checkpoint, template: _Template) -> _Plan:
-    root, dropped = without_training_state(template.part)
+def _planned(checkpoint: Checkpoint, archive: Archive) -> _Plan:
+    root, dropped = without_training_state(archive.part)
     kept = storages_below(root)
-    bodies: dict[str, bytes] = {_ROOT_PICKLE: write_pickle(root, template.pickle.protocol)}
-    sizes = [(_ROOT_PICKLE, len(bodies[_ROOT_PICKLE]))]
-    for key in template.storages:
+    bodies: dict[str, bytes] = {ROOT_PICKLE: write_pickle(root, archive.pickle.protocol)}
+    sizes = [(ROOT_PICKLE, len(bodies[ROOT_PICKLE]))]
+    for key, record in archive.storages.items():
         if key in checkpoint.records:
             sizes.append((f"data/{key}", checkpoint.records[key].nbytes))
         elif key in kept:
-            record = template.storages[key]
-            body = _read_checked(
-                template.source, record, MAX_CARRIED_BYTES, has_crcs=template.has_crcs
-            )
-            bodies[f"data/{key}"] = body
+            bodies[f"data/{key}"] = archive.read(record, MAX_CARRIED_BYTES)
             sizes.append((f"data/{key}", record.nbytes))
-    for name, body in (*template.small_records, (_MARK, _MARK_BODY)):
+    for name, body in (*archive.small_records, (MARK, _MARK_BODY)):
         bodies[name] = body
         sizes.append((name, len(body)))
-    prefix = template.prefix
+    prefix = archive.prefix
     placed, directory_at = place_records(tuple((prefix + name, size) for name, size in sizes))
     return _Plan(
         placed,
