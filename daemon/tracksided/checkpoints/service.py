@@ -66,6 +66,9 @@ class _Watched:
     seen: Look = field(default_factory=lambda: Look(frozenset()))
     is_due: bool = False
     is_urgent: bool = False
+    is_rotated: bool = False
+    """Checkpoints were removed before there were enough of them."""
+
     crashes: int = 0
     retry_at: float | None = None
     last: AverageEvent | None = None
@@ -223,10 +226,20 @@ class CheckpointService:
         is_new = watched.settling.observe(seen, is_urgent=watched.is_urgent)
         if seen != watched.seen:
             watched.crashes, watched.retry_at = 0, None
+        self._note_rotation(watched, seen)
         watched.seen = seen
         self._warn_of_refused(watched)
         watched.is_due = is_new and seen.most_of_one_kind >= self._minimum
         watched.is_urgent = False
+
+    def _note_rotation(self, watched: _Watched, seen: Look) -> None:
+        """Find out, and say once, that the training removes checkpoints before there are enough."""
+        kept = seen.most_of_one_kind
+        was_rotated, is_less = watched.is_rotated, not watched.seen.names <= seen.names
+        watched.is_rotated = 0 < kept < self._minimum and (was_rotated or is_less)
+        if watched.is_rotated and not was_rotated:
+            message = "nothing is averaged in %s: %d checkpoints are kept, %d are needed"
+            logger.warning(message, watched.directory, kept, self._minimum)
 
     def _start(self, watched: _Watched, now: float) -> None:
         watched.is_due = False
@@ -311,6 +324,7 @@ class CheckpointService:
 
     def _status_of(self, watched: _Watched) -> dict[str, object]:
         last = watched.last
+        kept = watched.seen.most_of_one_kind if watched.is_rotated else None
         state = "due" if watched.is_due or watched.is_urgent else "idle"
         progress: object = None
         if self._running is not None and self._running.watched is watched:
@@ -322,8 +336,9 @@ class CheckpointService:
             "state": state,
             "progress": progress,
             "num_files": len(watched.seen.names),
-            "outcome": watched.outcome.status,
-            "missing": watched.outcome.missing,
+            "outcome": watched.outcome.status if kept is None else "waiting",
+            "missing": watched.outcome.missing if kept is None else self._minimum - kept,
+            "kept": kept,
             "refused": [
                 {"name": name, "reason": reason} for name, reason in watched.refused[:MAX_REFUSED]
             ],

@@ -65,7 +65,7 @@ def show_checkpoints(directories: list[dict[str, Any]], console: Console) -> Non
                 highlight=False,
             )
         if entry.get("missing", 0) > 0:
-            console.print(f"  {waits_for(entry['missing'])}", highlight=False)
+            console.print(f"  {waits_for(entry['missing'], entry.get('kept'))}", highlight=False)
 
 
 def _exit_code(status: dict[str, Any]) -> int:

@@ -14,8 +14,18 @@ def check_averages(facts: Facts) -> Iterator[Finding]:
         yield from found or [ok(check, f"checkpoints in {entry.directory} are watched")]
 
 
-def waits_for(missing: int) -> str:
-    """Say what an averaging waits for that has too few usable checkpoints."""
+def waits_for(missing: int, kept: int | None) -> str:
+    """Say what an averaging waits for that has too few usable checkpoints.
+
+    Args:
+        missing: number of those that it waits for.
+        kept: number of those that the training's rotation leaves; None where it leaves enough.
+    """
+    if kept is not None:
+        return (
+            f"{counted(kept, 'checkpoint')} kept, {kept + missing} are needed: let the training "
+            "keep more (save_total_limit), or set a lower min_checkpoints"
+        )
     return (
         f"waits for {counted(missing, 'more checkpoint')} like the newest; if that one does not "
         "belong there, move it away"
@@ -35,7 +45,7 @@ def _troubles(check: str, entry: AverageFacts) -> Iterator[Finding]:
         yield warn(
             check,
             f"checkpoints in {entry.directory} are not averaged: {reasons or 'there are too few'}",
-            waits_for(entry.missing),
+            waits_for(entry.missing, entry.kept),
         )
     else:
         for name, reason in entry.refused:

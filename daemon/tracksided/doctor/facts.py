@@ -74,6 +74,9 @@ class AverageFacts:
     missing: int
     """Usable checkpoints that it waits for."""
 
+    kept: int | None
+    """What the training's rotation leaves, where that is not enough."""
+
     refused: tuple[tuple[str, str], ...]
     """Names of checkpoints that cannot be used, and why."""
 

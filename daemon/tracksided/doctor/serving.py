@@ -77,6 +77,7 @@ def _average(entry: Mapping[str, Json]) -> AverageFacts:
         directory=Path(str(entry.get("directory"))),
         error=text(last.get("error")) if isinstance(last, dict) else None,
         missing=_count(entry.get("missing")),
+        kept=None if entry.get("kept") is None else _count(entry.get("kept")),
         refused=tuple(
             (str(refused.get("name")), str(refused.get("reason")))
             for refused in objects(entry, "refused")

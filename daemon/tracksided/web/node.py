@@ -184,7 +184,12 @@ def _run_overview(known: KnownRun, checkpoints: Sequence[WatchedCheckpoints]) ->
         "problem": run.problem,
         "active_alerts": run.active_alerts,
         "checkpoints": [
-            {"directory": entry.directory, "missing": entry.missing, "refused": entry.refused}
+            {
+                "directory": entry.directory,
+                "missing": entry.missing,
+                "kept": entry.kept,
+                "refused": entry.refused,
+            }
             for entry in checkpoints
             if entry.run == run.run
         ],

@@ -74,6 +74,9 @@ class WatchedCheckpoints:
     missing: int
     """Usable checkpoints that the next average waits for."""
 
+    kept: int | None
+    """What the training's rotation leaves, where that is not enough."""
+
     refused: tuple[tuple[str, str], ...]
     """Names of checkpoints that are not averaged, and why."""
 
@@ -153,6 +156,7 @@ def _watched(entry: Mapping[str, Any]) -> WatchedCheckpoints:
         run=text(entry, "run"),
         directory=text(entry, "directory") or "unnamed",
         missing=count(entry, "missing"),
+        kept=count(entry, "kept") or None,
         refused=tuple(
             (text(refused, "name") or "unnamed", text(refused, "reason") or "unknown")
             for refused in objects(entry, "refused")

@@ -212,3 +212,29 @@ def test_an_unforeseen_error_costs_its_directory_alone_and_is_told_once(
     ]
     (record,) = [record for record in caplog.records if record.exc_info is not None]
     assert str(broken) in record.getMessage()
+
+
+def test_a_rotation_that_keeps_too_few_is_said(
+    tmp_path: Path,
+    clock: Clock,
+    make_service: Callable[..., CheckpointService],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def entry() -> dict[str, Any]:
+        directories: Any = service.status()["directories"]
+        found: dict[str, Any] = directories[0]
+        return found
+
+    service = make_service()
+    service.watch(tmp_path, run=None)
+    for step in range(1, 7):
+        save(tmp_path, step)
+        (tmp_path / f"step_{step - 2}.pt").unlink(missing_ok=True)
+        assert settle(service, clock) == []
+        assert entry()["kept"] == (2 if step > 2 else None)
+
+    assert (entry()["outcome"], entry()["missing"]) == ("waiting", 1)
+    assert caplog.text.count("2 checkpoints are kept, 3 are needed") == 1
+    save(tmp_path, 7)
+    assert [event.step for event in settle(service, clock)] == [7]
+    assert (entry()["outcome"], entry()["missing"], entry()["kept"]) == ("averaged", 0, None)

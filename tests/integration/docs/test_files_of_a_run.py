@@ -44,6 +44,7 @@ MAY_STAY_NULL = {
     ("a-run-in-the-status", "problem"),
     ("a-rank-in-the-status", "problem"),
     ("a-watched-directory", "progress"),
+    ("a-watched-directory", "kept"),
     ("a-child-of-the-daemon", "problem"),
     ("an-averaging", "error"),
 }

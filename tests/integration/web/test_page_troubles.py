@@ -93,14 +93,17 @@ def test_checkpoints_that_are_not_averaged_are_named(site: WebSite, run: str, op
     refused = [{"name": "step_3.pt", "reason": "keys differ from step_4.pt"}]
     entry = {"directory": "/ck", "run": "a", "missing": 2, "refused": refused}
     others = {"directory": "/other", "run": "b", "missing": 1, "refused": []}
+    few = {"directory": "/few", "run": "a", "missing": 1, "kept": 2, "refused": []}
+    directories = {"directories": [entry, others, few]}
 
-    site.write_status(make_run("a", site.root / "a"), checkpoints={"directories": [entry, others]})
+    site.write_status(make_run("a", site.root / "a"), checkpoints=directories)
 
     notes = page.locator("#average-notes li")
-    notes.nth(1).wait_for()
-    first, second = notes.all_inner_texts()
+    notes.nth(2).wait_for()
+    first, second, third = notes.all_inner_texts()
     assert first == "step_3.pt is not averaged: keys differ from step_4.pt"
     assert second.startswith("/ck waits for 2 more like the newest")
+    assert third.startswith("/few: 2 checkpoints kept, 3 are needed")
 
 
 def test_a_silent_daemon_is_told(site: WebSite, run: str, open_page: Any):

@@ -26,7 +26,9 @@ OUTPUT = OutputFacts(path=Path("/data/out"), is_writable=True, space=DISK, probl
 DAEMON = DaemonFacts(
     pid=42, version="1.0", silent_s=2.0, refused={}, problems=(), runs=(), averages=()
 )
-AVERAGE = AverageFacts(directory=Path("/data/checkpoints"), error=None, missing=0, refused=())
+AVERAGE = AverageFacts(
+    directory=Path("/data/checkpoints"), error=None, missing=0, kept=None, refused=()
+)
 RUN = RunFacts(name="gpt", drops={}, num_shed=0, num_failed=0, defect=None)
 HEALTHY = Facts(
     uid=1000,
@@ -163,6 +165,12 @@ ILL: dict[str, tuple[dict[str, Any], str, Level, str]] = {
         "averages",
         WARN,
         "2 more checkpoints like the newest",
+    ),
+    "too few that are kept": (
+        average(missing=1, kept=2),
+        "averages",
+        WARN,
+        "2 checkpoints kept, 3 are needed",
     ),
     "a damaged checkpoint": (
         average(refused=(("step_1.pt", "ends at byte 7"),)),

@@ -94,9 +94,10 @@ function showRanks(run, processes) {
 }
 
 /** What is to be said of a directory of checkpoints that is not averaged, or not all of it. */
-function notesOf({ directory, missing, refused }) {
+function notesOf({ directory, missing, kept, refused }) {
   const notes = refused.map(([name, reason]) => `${name} is not averaged: ${reason}`);
-  if (missing) notes.push(`${directory} waits for ${missing} more like the newest; if that one does not belong there, move it away.`);
+  if (kept) notes.push(`${directory}: ${kept} checkpoints kept, ${kept + missing} are needed; let the training keep more, or set a lower min_checkpoints.`);
+  else if (missing) notes.push(`${directory} waits for ${missing} more like the newest; if that one does not belong there, move it away.`);
   return notes;
 }
 
