@@ -15,6 +15,7 @@ from tracksided.checkpoints.formats.base import Checkpoint, Place, Record
 from tracksided.checkpoints.planning import Piece, RecordJob, plan_records
 from tracksided.checkpoints.shares import Chunk, ChunkCrcs, Crcs, Share, is_averaged
 from tracksided.checkpoints.shown import shown
+from tracksided.checkpoints.source import SourceFile
 from tracksided.checkpoints.writeback import Target
 
 Progress = Callable[[int, int], None]
@@ -140,9 +141,9 @@ class Averaging:
         nbytes = stop - start
         block = block_sum.block[:nbytes]
         block_sum.clear()
-        for index, (record, shift) in enumerate(zip(piece.records, piece.shifts, strict=True)):
-            record.source.read_into(block, record.offset + shift + start)
-            if job.aligned[index] is not None:
+        for index in range(len(self.checkpoints)):
+            self._read(piece, index, block, start)
+            if job.aligned_in(index) is not None:
                 crcs[index] = isal_zlib.crc32(block, crcs[index])
             block_sum.add(nbytes, element, self._factors[index])
         if block_sum.is_finite(nbytes, element):
@@ -159,14 +160,14 @@ class Averaging:
         element = piece.element or ""
         nbytes = stop - start
         block_sum.begin_smaller()
-        for record, shift, factor in zip(piece.records, piece.shifts, self._factors, strict=True):
-            record.source.read_into(block_sum.block[:nbytes], record.offset + shift + start)
+        for index, factor in enumerate(self._factors):
+            source = self._read(piece, index, block_sum.block[:nbytes], start)
             block_sum.add(nbytes, element, factor)
             if not block_sum.is_finite(nbytes, element):
-                raise record.source.refusal(f"NaN or infinity in tensor {shown(piece.tensor)}")
+                raise source.refusal(f"NaN or infinity in tensor {shown(piece.tensor)}")
         out = block_sum.result(nbytes, element, self._divisor)
         if not block_sum.is_finite(nbytes, element):
-            raise piece.records[-1].source.refusal(
+            raise self.checkpoints[-1].refusal(
                 f"the average of tensor {shown(piece.tensor)} exceeds float64"
             )
         return out
@@ -176,16 +177,24 @@ class Averaging:
     ) -> None:
         """Read what is not averaged, only for the CRC of the record around it."""
         block = block_sum.block[: stop - start]
-        for index, record in enumerate(job.aligned):
-            if record is not None:
+        for index, checkpoint in enumerate(self.checkpoints):
+            key = job.aligned_in(index)
+            if key is not None:
+                record = checkpoint.records[key]
                 record.source.read_into(block, record.offset + start)
                 crcs[index] = isal_zlib.crc32(block, crcs[index])
 
     def _newest(self, piece: Piece, start: int, stop: int, block_sum: BlockSum) -> memoryview:
         block = block_sum.block[: stop - start]
-        record, shift = piece.records[-1], piece.shifts[-1]
-        record.source.read_into(block, record.offset + shift + start)
+        self._read(piece, len(self.checkpoints) - 1, block, start)
         return block
+
+    def _read(self, piece: Piece, index: int, block: memoryview, start: int) -> SourceFile:
+        """Fill a block from one of the checkpoints, and return the file it was read from."""
+        key, shift = piece.origin(index)
+        record = self.checkpoints[index].records[key]
+        record.source.read_into(block, record.offset + shift + start)
+        return record.source
 
 
 def _record_crc(record: Record, block: memoryview) -> int:

@@ -1,11 +1,17 @@
 """From checkpoints that fit together to runs of bytes: what is read, averaged or copied where."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from tracksided.checkpoints.dtypes import DTYPES, Rule
 from tracksided.checkpoints.formats.base import Checkpoint, Record, TensorEntry
 from tracksided.checkpoints.shown import shown
+
+Origin = tuple[str, int]
+"""Key of a record, and a position in it minus the position in the output's record."""
+
+_Entry = TypeVar("_Entry")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +26,12 @@ class Piece:
     tensor: str
     """For messages; empty where no tensor covers the bytes."""
 
-    records: tuple[Record, ...]
-    """Where the bytes come from, per checkpoint, oldest first."""
+    origins: tuple[Origin, ...]
+    """Where the bytes come from, per checkpoint, oldest first; a single one where all agree."""
 
-    shifts: tuple[int, ...]
-    """Per checkpoint: position in its record minus position in the output record."""
+    def origin(self, index: int) -> Origin:
+        """Return where the bytes come from in one of the checkpoints."""
+        return _of(self.origins, index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +41,13 @@ class RecordJob:
     key: str
     nbytes: int
     pieces: tuple[Piece, ...]
-    aligned: tuple[Record | None, ...]
-    """Per checkpoint: the record that is read from end to end beside this one, in step,
-    so that its CRC comes for free; None where there is none."""
+    aligned: tuple[str | None, ...]
+    """Per checkpoint, or once where all agree: key of the record that is read from end to end
+    beside this one, in step, so that its CRC comes for free; None where there is none."""
+
+    def aligned_in(self, index: int) -> str | None:
+        """Return the key of the record that is read beside this one in one of the checkpoints."""
+        return _of(self.aligned, index)
 
 
 @dataclass(slots=True)
@@ -47,8 +58,11 @@ class _Run:
     stop: int
     entry: TensorEntry
     tensor: str
-    origin: tuple[tuple[str, int], ...]
-    """(record, shift) per checkpoint."""
+    origins: tuple[Origin, ...]
+    """As in `Piece`."""
+
+    def origin(self, index: int) -> Origin:
+        return _of(self.origins, index)
 
 
 def plan_records(checkpoints: Sequence[Checkpoint]) -> tuple[RecordJob, ...]:
@@ -72,11 +86,9 @@ def plan_records(checkpoints: Sequence[Checkpoint]) -> tuple[RecordJob, ...]:
 
 
 def _run(checkpoints: Sequence[Checkpoint], name: str, entry: TensorEntry) -> _Run:
-    origin = tuple(
-        (checkpoint.tensors[name].record, checkpoint.tensors[name].start - entry.start)
-        for checkpoint in checkpoints
-    )
-    return _Run(entry.start, entry.start + entry.span, entry, name, origin)
+    places = [checkpoint.tensors[name] for checkpoint in checkpoints]
+    origins = _once((place.record, place.start - entry.start) for place in places)
+    return _Run(entry.start, entry.start + entry.span, entry, name, origins)
 
 
 def _joined(checkpoints: Sequence[Checkpoint], runs: list[_Run]) -> list[_Run]:
@@ -97,8 +109,8 @@ def _require_shared(checkpoints: Sequence[Checkpoint], run: _Run, last: _Run) ->
     both = f"{shown(last.tensor)} and {shown(run.tensor)}"
     if run.entry.dtype != last.entry.dtype:
         raise checkpoints[-1].refusal(f"{both} share memory as different dtypes")
-    for checkpoint, one, other in zip(checkpoints, run.origin, last.origin, strict=True):
-        if one != other:
+    for index, checkpoint in enumerate(checkpoints):
+        if run.origin(index) != last.origin(index):
             raise checkpoint.refusal(
                 f"{both} do not share memory as they do in {checkpoints[-1].name}"
             )
@@ -110,42 +122,40 @@ def _job(
     pieces: list[Piece] = []
     position = 0
     for run in runs:
-        pieces += _gap(record, position, run.start)
-        pieces.append(_piece(checkpoints, run))
+        pieces += _gap(key, position, run.start)
+        pieces.append(_piece(run))
         position = run.stop
-    pieces += _gap(record, position, record.nbytes)
-    aligned = tuple(
-        _aligned(checkpoint, record, runs, index) for index, checkpoint in enumerate(checkpoints)
+    pieces += _gap(key, position, record.nbytes)
+    aligned = _once(
+        _aligned(checkpoint, record, {run.origin(index) for run in runs})
+        for index, checkpoint in enumerate(checkpoints)
     )
     return RecordJob(key, record.nbytes, tuple(pieces), aligned)
 
 
-def _piece(checkpoints: Sequence[Checkpoint], run: _Run) -> Piece:
+def _piece(run: _Run) -> Piece:
     dtype = DTYPES[run.entry.dtype]
-    return Piece(
-        start=run.start,
-        nbytes=run.stop - run.start,
-        element=dtype.element if dtype.rule is Rule.AVERAGE else None,
-        tensor=run.tensor,
-        records=tuple(
-            checkpoint.records[key]
-            for checkpoint, (key, _) in zip(checkpoints, run.origin, strict=True)
-        ),
-        shifts=tuple(shift for _, shift in run.origin),
-    )
+    element = dtype.element if dtype.rule is Rule.AVERAGE else None
+    return Piece(run.start, run.stop - run.start, element, run.tensor, run.origins)
 
 
-def _gap(record: Record, start: int, stop: int) -> list[Piece]:
+def _gap(key: str, start: int, stop: int) -> list[Piece]:
     """Bytes that no tensor covers come from the newest."""
-    if start >= stop:
-        return []
-    return [Piece(start, stop - start, None, "", (record,), (0,))]
+    return [Piece(start, stop - start, None, "", ((key, 0),))] if start < stop else []
 
 
-def _aligned(checkpoint: Checkpoint, record: Record, runs: list[_Run], index: int) -> Record | None:
-    origins = {run.origin[index] for run in runs}
+def _aligned(checkpoint: Checkpoint, record: Record, origins: set[Origin]) -> str | None:
     if len(origins) != 1:
         return None
     key, shift = origins.pop()
-    found = checkpoint.records[key]
-    return found if shift == 0 and found.nbytes == record.nbytes else None
+    return key if shift == 0 and checkpoint.records[key].nbytes == record.nbytes else None
+
+
+def _once(entries: Iterable[_Entry]) -> tuple[_Entry, ...]:
+    """Return a single one where all are equal: there may be many checkpoints, and many tensors."""
+    found = tuple(entries)
+    return found[:1] if all(entry == found[0] for entry in found) else found
+
+
+def _of(entries: Sequence[_Entry], index: int) -> _Entry:
+    return entries[index if len(entries) > 1 else 0]

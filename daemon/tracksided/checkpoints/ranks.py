@@ -89,7 +89,7 @@ class Ranks:
             round=self._round + 1,
             sources=tuple(_source_order(checkpoint) for checkpoint in averaging.checkpoints),
             weights=averaging.weights,
-            fingerprint=fingerprint(averaging.jobs, averaging.weights),
+            fingerprint=fingerprint(averaging.checkpoints, averaging.jobs, averaging.weights),
             paths=tuple(str(path.absolute()) for path in work.paths),
             places=work.places,
             num_threads=work.num_threads,
@@ -256,7 +256,7 @@ def _open_work(order: WriteOrder, opened: contextlib.ExitStack) -> Work:
     """
     checkpoints = [_open_source(source, opened) for source in order.sources]
     averaging = Averaging(checkpoints, order.weights)
-    if fingerprint(averaging.jobs, averaging.weights) != order.fingerprint:
+    if fingerprint(averaging.checkpoints, averaging.jobs, averaging.weights) != order.fingerprint:
         raise CheckpointError(
             "plans another averaging than rank 0; all ranks must run the same version of trackside"
         )

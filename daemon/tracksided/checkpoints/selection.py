@@ -10,6 +10,7 @@ from typing import Self
 from tracksided.checkpoints.content import is_same_content
 from tracksided.checkpoints.formats.base import Checkpoint
 from tracksided.checkpoints.formats.catalog import describe
+from tracksided.checkpoints.formats.compact import compacted
 from tracksided.checkpoints.metrics import metric_of
 from tracksided.checkpoints.policy import (
     BestBy,
@@ -86,8 +87,10 @@ class Selection:
         self.skipped.append(_Twin(chosen, twin.chosen.checkpoint.name, twin.relation).skipped)
 
     def keep_only_sources(self) -> None:
-        """Close the files beside the weights: only the newest is the template."""
-        for entry in self.chosen[:-1]:
+        """Let go of what is beside the weights: only the newest is the template."""
+        for place, entry in enumerate(self.chosen[:-1]):
+            bare = replace(entry.checkpoint, template=None)
+            self.chosen[place] = replace(entry, checkpoint=bare)
             if isinstance(entry.source, SourceDirectory):
                 entry.source.keep_open(entry.checkpoint.sources)
 
@@ -212,7 +215,7 @@ def _take(
         try:
             source = _open(store, candidate)
             unused.callback(source.close)
-            checkpoint = describe(source)
+            checkpoint = _described(source, selection)
             unfit = _unfit(checkpoint, selection)
         except CheckpointRefused as error:
             unfit = Skipped(candidate.path.name, _reason(error, candidate.path))
@@ -230,6 +233,11 @@ def _take(
         unfit = unfit.skipped
     if unfit is not None and not is_full:
         selection.skipped.append(unfit)
+
+
+def _described(source: SourceFile | SourceDirectory, selection: Selection) -> Checkpoint:
+    like = selection.chosen[0].checkpoint if selection.chosen else None
+    return compacted(describe(source), like)
 
 
 def _own(checkpoint: Checkpoint) -> Skipped:

@@ -8,6 +8,7 @@ from typing import TypeVar
 from isal import isal_zlib
 
 from tracksided.checkpoints.arithmetic import BLOCK_BYTES
+from tracksided.checkpoints.content import content_digest
 from tracksided.checkpoints.formats.base import Checkpoint
 from tracksided.checkpoints.planning import RecordJob
 from tracksided.checkpoints.shown import shown
@@ -60,13 +61,13 @@ class Crcs:
 
 @dataclass(frozen=True, slots=True)
 class Averaged:
-    """CRC-32 of what was read and written."""
+    """What was read and written."""
 
     output: Mapping[str, int]
-    """Per record of the output."""
+    """Per record of the output: its CRC-32."""
 
-    sources: tuple[Mapping[str, int], ...]
-    """Per checkpoint, oldest first: per record."""
+    sources: tuple[str, ...]
+    """Per checkpoint, oldest first: digest of its content."""
 
 
 def is_averaged(job: RecordJob) -> bool:
@@ -101,7 +102,7 @@ def shares(
 
 
 def conclude(checkpoints: Sequence[Checkpoint], jobs: Sequence[RecordJob], crcs: Crcs) -> Averaged:
-    """Put the CRCs of all shares together, and compare them with what the sources state.
+    """Put the CRCs of all shares together, compare what the sources state, and digest them.
 
     Raises:
         SourceRefused: a source is corrupt.
@@ -113,7 +114,7 @@ def conclude(checkpoints: Sequence[Checkpoint], jobs: Sequence[RecordJob], crcs:
         job.key: _combined((crcs.chunks[chunk].output, chunk) for chunk in by_job[number])
         for number, job in enumerate(jobs)
     }
-    found: list[dict[str, int]] = []
+    found: list[str] = []
     for index, (checkpoint, beside) in enumerate(
         zip(checkpoints, _read_beside(checkpoints, jobs), strict=True)
     ):
@@ -123,19 +124,24 @@ def conclude(checkpoints: Sequence[Checkpoint], jobs: Sequence[RecordJob], crcs:
         }
         own |= {key: crc for (at, key), crc in crcs.rest.items() if at == index}
         _require_stated(checkpoint, own)
-        found.append(own)
+        found.append(content_digest(checkpoint, own))
     return Averaged(output, tuple(found))
 
 
-def fingerprint(jobs: Sequence[RecordJob], weights: Sequence[float]) -> str:
+def fingerprint(
+    checkpoints: Sequence[Checkpoint], jobs: Sequence[RecordJob], weights: Sequence[float]
+) -> str:
     """Digest everything that decides which bytes are read, summed and written where."""
     digest = hashlib.sha256(repr(tuple(weights)).encode())
     for job in jobs:
         digest.update(repr((job.key, job.nbytes)).encode())
         for piece in job.pieces:
-            places = [(record.source.name, record.offset) for record in piece.records]
-            line = (piece.start, piece.nbytes, piece.element, piece.shifts, places)
-            digest.update(repr(line).encode())
+            digest.update(repr((piece.start, piece.nbytes, piece.element)).encode())
+            read = range(len(checkpoints)) if piece.element else (len(checkpoints) - 1,)
+            for index in read:
+                key, shift = piece.origin(index)
+                record = checkpoints[index].records[key]
+                digest.update(repr((record.source.name, record.offset, shift)).encode())
     return digest.hexdigest()
 
 
@@ -143,16 +149,15 @@ def _read_beside(
     checkpoints: Sequence[Checkpoint], jobs: Sequence[RecordJob]
 ) -> tuple[Mapping[str, int], ...]:
     """Per checkpoint: the records that are read from end to end by the averaging of a job."""
-    keys = [
-        {id(record): key for key, record in checkpoint.records.items()}
-        for checkpoint in checkpoints
-    ]
-    beside: tuple[dict[str, int], ...] = tuple({} for _ in checkpoints)
-    for number, job in enumerate(jobs):
-        for index, record in enumerate(job.aligned):
-            if record is not None and is_averaged(job):
-                beside[index][keys[index][id(record)]] = number
-    return beside
+    averaged = [(number, job) for number, job in enumerate(jobs) if is_averaged(job)]
+
+    def beside(index: int) -> dict[str, int]:
+        keys = ((job.aligned_in(index), number) for number, job in averaged)
+        return {key: number for key, number in keys if key is not None}
+
+    if all(len(job.aligned) == 1 for _, job in averaged):
+        return (beside(0),) * len(checkpoints)
+    return tuple(beside(index) for index in range(len(checkpoints)))
 
 
 def _split(units: Sequence[tuple[_Unit, int]], count: int) -> list[list[_Unit]]:

@@ -166,12 +166,14 @@ def _provenance(
             step=entry.step,
             bytes=entry.checkpoint.nbytes,
             mtime_ns=entry.checkpoint.mtime_ns,
-            digest=content_digest(entry.checkpoint, crcs),
+            digest=digest_of_source,
             verified=all(r.crc32 is not None for r in entry.checkpoint.records.values()),
             weight=weight,
             metric=entry.metric,
         )
-        for entry, weight, crcs in zip(chosen, task.weights, averaged.sources, strict=True)
+        for entry, weight, digest_of_source in zip(
+            chosen, task.weights, averaged.sources, strict=True
+        )
     )
     now = dt.datetime.now(tz=dt.UTC)
     return Provenance(
