@@ -256,6 +256,17 @@ def test_memory_is_bounded_whatever_a_pickle_repeats(
     assert peak < 1.3 * limit
 
 
+def test_long_containers_are_written_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    value = [list(range(5001)), dict.fromkeys(range(4500)), set(range(3000)), [], {}, set()]
+    monkeypatch.setattr(pickle_machine, "MAX_STACKED", 2010)  # a batch of pairs, and what is around
+
+    inert = read_pickle(pickle.dumps(value, 4))
+    written = write_pickle(inert.root, inert.protocol)
+
+    assert pickle.loads(written) == value  # noqa: S301 - made above
+    assert write_pickle(read_pickle(written).root, 4) == written
+
+
 def test_names_of_shared_nodes_are_short_and_take_no_time() -> None:
     # Each tuple holds the one before it twice: 2 ** 1000 leaves.
     laughs = read_pickle(b"\x80\x02)" + b"2\x86" * 1000 + b".").root

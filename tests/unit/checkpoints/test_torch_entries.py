@@ -1,6 +1,8 @@
 """What of a torch checkpoint is averaged, what goes along, and what is refused or left out."""
 
 import enum
+import struct
+import zipfile
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -251,18 +253,19 @@ def test_what_is_shaped_or_called_like_an_optimizer_goes(
 
 
 def test_a_single_dict_of_tensors_is_the_model_whatever_it_is_called(tmp_path: Path) -> None:
-    averaged, _ = average(
+    averaged, provenance = average(
         tmp_path,
         lambda step: {
             "net": {"w": filled(step)},
             "epoch": step,
-            "optim": {"m": filled(step)},
+            "\x1b[1m_optim": {"m": filled(step)},
             "settings": {"lr": 0.1},
         },
     )
 
     assert torch.equal(averaged["net"]["w"], filled(2))
     assert list(averaged) == ["net", "epoch", "settings"]
+    assert provenance.dropped == (r"\x1b[1m_optim",)
 
 
 @pytest.mark.parametrize(
@@ -297,3 +300,75 @@ def test_a_step_beyond_64_bits_is_none(tmp_path: Path) -> None:
 
     assert isinstance(provenance, Provenance)
     assert {source.name: source.step for source in provenance.sources} == {"a.pt": 1, "b.pt": None}
+
+
+def text(value: str) -> bytes:
+    return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+
+def tensor_call(key: str, count: int) -> bytes:
+    """The opcodes of a float32 tensor of one dimension over a storage of its own."""
+    storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text(key) + text("cpu")
+    size = b"J" + struct.pack("<i", count)
+    call = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + size + b"tQK\0"
+    return call + size + b"\x85K\x01\x85\x89}tR"
+
+
+def save_opcodes(path: Path, entries: bytes, storages: dict[str, bytes]) -> None:
+    """Write an archive around a dict of model `w` and more entries."""
+    model = text("model") + b"}" + text("w") + tensor_call("0", 2) + b"s"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02}(" + model + entries + b"u.")
+        for key, content in storages.items():
+            archive.writestr(f"a/data/{key}", content)
+        archive.writestr("a/version", "3\n")
+
+
+PARAMETER = b"ctorch._utils\n_rebuild_parameter\n"
+
+
+# Large enough to be taken for the model, or to be left out.
+TENSOR = tensor_call("1", LARGE)
+
+
+@pytest.mark.parametrize(
+    ("entries", "reason"),
+    [
+        # A key whose text would have 2 ** 60 parts, in front of what is left out for its size.
+        (b")" + b"2\x86" * 60 + TENSOR, "('a tuple')"),
+        (b")" + b"\x85" * 5000 + TENSOR, "('a tuple')"),
+        (text("k" * 9999) + TENSOR, f"('{'k' * 100}...')"),
+        (text("deep") + b"]" * 20_000 + b"a" * 19_999, "nested deeper than 10000"),
+        (
+            text("state_dict")
+            + b"}"
+            + text("p")
+            + PARAMETER * 5000
+            + TENSOR
+            + b"\x89}\x87R" * 5000
+            + b"s",
+            "tensor 'p' is wrapped too often",
+        ),
+        (
+            text("state_dict") + b"}" + b")" + b"2\x86" * 60 + TENSOR + b"s",
+            "a key is longer than 1000 characters",
+        ),
+        (
+            text("state_dict") + b"}" + text("k" * 1001) + TENSOR + b"s",
+            f"a name has 1001 characters: '{'k' * 100}...'",
+        ),
+    ],
+)
+def test_bombs_in_names_end_in_a_short_refusal(tmp_path: Path, entries: bytes, reason: str) -> None:
+    for step in (7, 8):
+        save_opcodes(tmp_path / f"step_{step}.pt", b"", {"0": struct.pack("<2f", step, 1)})
+    save_opcodes(
+        tmp_path / "step_9.pt", entries, {"0": struct.pack("<2f", 9, 1), "1": bytes(4 * LARGE)}
+    )
+
+    provenance = run_average(AverageRequest(directory=tmp_path))
+
+    assert isinstance(provenance, Provenance)
+    (skipped,) = provenance.skipped
+    assert reason in skipped.reason
+    assert len(skipped.reason) < 400

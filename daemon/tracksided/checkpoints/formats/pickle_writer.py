@@ -20,6 +20,7 @@ from tracksided.checkpoints.shown import shown
 from tracksided.errors import CheckpointRefused
 
 MIN_PROTOCOL = 2  # what torch.save writes; its weights-only reader knows little beyond
+BATCH = 1000  # items at once, as Python's own pickler: readers hold them on their stack
 MAX_DEPTH = 10_000  # nesting of open containers, far beyond what Python's own pickler reaches
 
 _U8_MAX, _U16_MAX = 0xFF, 0xFFFF
@@ -132,9 +133,9 @@ class _Writer:
     def _set(self, node: SetNode) -> Step:
         self._out.write(b"\x8f")
         self._remember(node)
-        if node.items:
+        for start in range(0, len(node.items), BATCH):
             self._out.write(b"(")
-            yield from node.items
+            yield from node.items[start : start + BATCH]
             self._out.write(b"\x90")
 
     def _call(self, node: CallNode) -> Step:
@@ -153,13 +154,13 @@ class _Writer:
             self._out.write(b"b")
 
     def _contents(self, items: list[Node], pairs: list[tuple[Node, Node]]) -> Step:
-        if items:
+        for start in range(0, len(items), BATCH):
             self._out.write(b"(")
-            yield from items
+            yield from items[start : start + BATCH]
             self._out.write(b"e")
-        if pairs:
+        for start in range(0, len(pairs), BATCH):
             self._out.write(b"(")
-            for key, value in pairs:
+            for key, value in pairs[start : start + BATCH]:
                 yield key
                 yield value
             self._out.write(b"u")

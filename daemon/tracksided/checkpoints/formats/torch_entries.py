@@ -191,7 +191,7 @@ def _require_mostly_model(key: str, model_bytes: int, beside: Mapping[str, int])
     if nbytes <= max(model_bytes, MAX_CARRIED_BYTES):
         return
     largest = sorted(beside, key=lambda label: beside[label], reverse=True)[:_MAX_LISTED]
-    listed = ", ".join(shown(label) for label in largest if beside[label])
+    listed = ", ".join(f"'{label}'" for label in largest if beside[label])
     raise CheckpointRefused(
         f"it is not clear which are the weights: {shown(key)} holds {model_bytes} bytes of "
         f"tensors, other entries {nbytes} ({listed}); save those that are meant alone"
@@ -271,7 +271,8 @@ def _looks_like_optimizer(value: Node) -> bool:
 
 
 def _label(key: Node) -> str:
-    return key if isinstance(key, str) and len(key) <= MAX_NAME_CHARACTERS else describe(key)
+    """Name an entry in the list of what was left out, which is printed: see `shown`."""
+    return shown(key)[1:-1] if isinstance(key, str) else describe(key)
 
 
 def _words(key: Node) -> list[str]:
