@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -18,6 +18,7 @@ from tracksided.intake import Intake
 from tracksided.lifecycle import DaemonLock, ServiceNotifier, Signals, raise_descriptor_limit
 from tracksided.monitors.monitor import Watched, together
 from tracksided.monitors.service import MonitorService
+from tracksided.outputs import RunOutputs
 from tracksided.pool import WorkerPool
 from tracksided.reports import Scalar, Text
 from tracksided.runs import Run, State
@@ -301,8 +302,10 @@ class Daemon:
             for run in runs:
                 self._guard(run, run.note_average, event.error)
         outputs = None if event.run is None else self._intake.outputs_of(event.run)
-        if outputs is None:
-            return
+        if outputs is not None:
+            self._guard(runs[0], self._write_average, event, outputs, runs)
+
+    def _write_average(self, event: AverageEvent, outputs: RunOutputs, runs: Sequence[Run]) -> None:
         average = {
             "output": str(event.output),
             "step": event.step,

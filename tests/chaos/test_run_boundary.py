@@ -9,7 +9,9 @@ from written import load, steps
 
 from trackside.wire.segment import remove
 from tracksided.app import Daemon
+from tracksided.checkpoints.service import AverageEvent
 from tracksided.config import Settings
+from tracksided.outputs import RunOutputs
 from tracksided.runs import Run, State
 
 pytestmark = pytest.mark.integration
@@ -51,3 +53,33 @@ def test_a_run_that_breaks_leaves_the_others_alone(
     assert len([entry for entry in caplog.records if entry.exc_info]) == 1
     assert ranks[0].writer.path.exists()  # the next daemon may do better
     remove(ranks[0].writer.path)
+
+
+def test_an_average_that_cannot_be_noted_costs_its_run_alone(
+    shm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = tmp_path / "checkpoints"
+    hellos = [
+        make_hello(tmp_path / "bad", run="bad", checkpoints=(str(checkpoints),)),
+        make_hello(tmp_path / "good", run="good"),
+    ]
+    bad, good = (FakeRank(shm_dir, hello, nonce=hello.run) for hello in hellos)
+    bad.publish(1)
+    good.publish(1)
+    daemon = Daemon(shm_dir, Settings)
+    event = AverageEvent(checkpoints, "bad", checkpoints / "a.pt", 1, ("step_1.pt",), 0.1, None)
+
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("unforeseen")
+
+    monkeypatch.setattr(RunOutputs, "note_average", fail)
+    wait_until(lambda: daemon._turn(0.01) or steps(tmp_path / "bad") == [1])
+    daemon._note_average(event)
+    bad.close()
+    good.close()
+    wait_until(lambda: daemon._turn(0.01) or not good.writer.path.exists())
+
+    (run,) = daemon._intake.runs
+    assert (run.run_id, run.state) == ("bad", State.BROKEN)
+    daemon._close()
+    remove(bad.writer.path)
