@@ -66,6 +66,26 @@ def test_tensors_under_keys_of_any_kind_are_all_averaged(tmp_path: Path, keys: A
     assert torch.equal(averaged["model"][keys[1]], filled(2, 10))
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize("wrapper", ["model", None])
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda tensor: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8), "_rebuild_qtensor"),
+        (lambda tensor: tensor.to_sparse(), "_rebuild_sparse_tensor"),
+        (lambda tensor: tensor.to("meta"), "_rebuild_meta_tensor_no_storage"),
+    ],
+)
+def test_tensors_of_other_kinds_are_refused_by_name(
+    tmp_path: Path, change: Any, reason: str, wrapper: str | None
+) -> None:
+    def make(step: int) -> Any:
+        state = {"plain": filled(step), "other": change(filled(step))}
+        return state if wrapper is None else {wrapper: state}
+
+    assert f"tensor 'other' is built by 'torch._utils.{reason}'" in refusal(tmp_path, make)
+
+
 class Unnamed:
     """Equal only to itself, and without anything that tells one from another."""
 

@@ -46,11 +46,28 @@ class Archive:
     """Computed."""
 
     part: ModelPart
-    storages: Mapping[str, ZipRecord]
-    """Those that the pickle names, by key."""
+    records: Mapping[str, ZipRecord]
+    """All, by name without prefix."""
 
     has_crcs: bool
     is_average: bool
+
+    def storages(self) -> dict[str, ZipRecord]:
+        """Match every storage that the pickle names, by key, with its record.
+
+        Raises:
+            CheckpointRefused: one has no record, or one of another size.
+        """
+        found: dict[str, ZipRecord] = {}
+        for key, storage in storages_below(self.pickle.root).items():
+            record = self.records.get(f"data/{key}")
+            if record is None or record.nbytes != storage.nbytes:
+                size = "none" if record is None else f"one of {record.nbytes}"
+                raise CheckpointRefused(
+                    f"storage {shown(key)} needs {storage.nbytes} bytes, found {size}"
+                )
+            found[key] = record
+        return found
 
     def read(self, record: ZipRecord, limit: int) -> bytes:
         """Read a small record and compare it with its CRC-32.
@@ -86,7 +103,7 @@ def read_archive(source: SourceFile, find: FindModel) -> Archive:
         pickle_bytes=len(pickled),
         pickle_crc32=isal_zlib.crc32(pickled),
         part=find(pickle.root),
-        storages=_storage_records(pickle.root, records),
+        records=records,
         has_crcs=has_crcs,
         is_average=MARK in records,
     )
@@ -182,17 +199,3 @@ def _read_checked(source: SourceFile, record: ZipRecord, limit: int, *, has_crcs
             f"record {shown(record.name)} is corrupt: its CRC-32 does not match"
         )
     return body
-
-
-def _storage_records(root: Node, records: Mapping[str, ZipRecord]) -> dict[str, ZipRecord]:
-    """Match every storage of the pickle with its record."""
-    found: dict[str, ZipRecord] = {}
-    for key, storage in storages_below(root).items():
-        record = records.get(f"data/{key}")
-        if record is None or record.nbytes != storage.nbytes:
-            size = "none" if record is None else f"one of {record.nbytes}"
-            raise CheckpointRefused(
-                f"storage {shown(key)} needs {storage.nbytes} bytes, found {size}"
-            )
-        found[key] = record
-    return found

@@ -86,8 +86,10 @@ def find_model(root: Node) -> ModelPart:
         others = (key for key, value in entries.items() if _is_other_model(key, value))
         found = list(islice(others, 2))
         _require_one(found, entries)
-    largest = max(found, key=lambda key: _Extra(None).add(entries[key]))
-    return ModelPart(root, largest, entries[largest])
+    key = found[0]
+    if len(found) > 1:
+        key = max(found, key=lambda key: _Extra(None).add(entries[key]))
+    return ModelPart(root, key, entries[key])
 
 
 def tensor_itself(root: Node) -> ModelPart:

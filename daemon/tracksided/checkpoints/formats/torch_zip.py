@@ -116,9 +116,10 @@ class TorchZip:
     def metrics(self, checkpoint: Checkpoint) -> Mapping[str, float]:
         """Read the numbers beside the model; see `CheckpointFormat.metrics`."""
         archive = _archive_of(checkpoint.template_as(_Template))
+        storages = archive.storages()
 
         def read(storage: Storage) -> bytes:
-            return archive.read(archive.storages[storage.key], storage.nbytes)
+            return archive.read(storages[storage.key], storage.nbytes)
 
         return stated_metrics(archive.part, checkpoint.name, read)
 
@@ -126,8 +127,9 @@ class TorchZip:
 def _describe_as(source: SourceFile, find: FindModel) -> Checkpoint:
     try:
         archive = read_archive(source, find)
-        without_training_state(archive.part)  # what speaks against it is said before any work
         views = model_tensors(archive.part.node, archive.part.entries)
+        without_training_state(archive.part)  # what speaks against it is said before any work
+        storages = archive.storages()
     except CheckpointRefused as error:
         if str(error).startswith(source.name):
             raise
@@ -142,7 +144,7 @@ def _describe_as(source: SourceFile, find: FindModel) -> Checkpoint:
             sys.intern(key): Record(
                 source, found.offset, found.nbytes, found.crc32 if archive.has_crcs else None
             )
-            for key, found in archive.storages.items()
+            for key, found in storages.items()
             if key in used
         },
         step=step_of(archive.pickle.root),
@@ -210,7 +212,7 @@ def _planned(checkpoint: Checkpoint, archive: Archive) -> _Plan:
     kept = storages_below(root)
     bodies: dict[str, bytes] = {ROOT_PICKLE: write_pickle(root, archive.pickle.protocol)}
     sizes = [(ROOT_PICKLE, len(bodies[ROOT_PICKLE]))]
-    for key, record in archive.storages.items():
+    for key, record in archive.storages().items():
         if key in checkpoint.records:
             sizes.append((f"data/{key}", checkpoint.records[key].nbytes))
         elif key in kept:
