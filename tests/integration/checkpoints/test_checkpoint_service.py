@@ -75,6 +75,31 @@ def test_checkpoints_of_a_real_training_are_averaged(
     assert debris(directory) == []
 
 
+def test_one_that_is_refused_after_the_choice_is_named_and_does_not_hold_up_the_others(
+    tmp_path: Path, clock: Clock, make_service: Callable[..., CheckpointService]
+) -> None:
+    for step in range(1, 7):
+        tensor = torch.full((3,), float(step))
+        other = tensor.clone() if step == 3 else tensor
+        torch.save({"a": tensor, "b": other}, tmp_path / f"step_{step}.pt")
+    service = make_service()
+    service.watch(tmp_path, run="run-1")
+
+    (event,) = settle(service, clock)
+
+    assert event.error is None
+    assert event.sources == tuple(f"step_{step}.pt" for step in (1, 2, 4, 5, 6))
+    (status,) = service.status()["directories"]
+    statuses: Any = service.status()["directories"]
+    (status,) = statuses
+    assert status["refused"] == [
+        {
+            "name": "step_3.pt",
+            "reason": "'a' and 'b' do not share memory as they do in step_6.pt",
+        }
+    ]
+
+
 def test_it_waits_for_the_minimum_and_follows_new_checkpoints(
     tmp_path: Path, clock: Clock, make_service: Callable[..., CheckpointService]
 ) -> None:

@@ -163,7 +163,10 @@ def _read(directory: SourceDirectory) -> DistributedMetadata:
     except SourceRefused:
         raise
     except CheckpointRefused as error:
-        raise SourceRefused(directory.path, f"{METADATA}: {error}") from error
+        reason = str(error)
+        if not reason.startswith(METADATA):
+            reason = f"{METADATA}: {reason}"
+        raise SourceRefused(directory.path, reason) from error
 
 
 def _require_complete(directory: SourceDirectory, metadata: DistributedMetadata) -> None:
