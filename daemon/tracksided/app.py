@@ -11,7 +11,8 @@ from typing import ParamSpec, TypeVar
 from trackside.wire.doorbell import Listener
 from trackside.wire.segment import ensure_node_directory
 from tracksided.channels.service import AlertSender
-from tracksided.checkpoints.service import AverageEvent, CheckpointService
+from tracksided.checkpoints.outcomes import AverageEvent
+from tracksided.checkpoints.service import CheckpointService
 from tracksided.config import Settings, public_settings
 from tracksided.errors import OutputError, SettingsError
 from tracksided.intake import Intake

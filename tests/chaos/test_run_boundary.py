@@ -9,7 +9,7 @@ from written import load, steps
 
 from trackside.wire.segment import remove
 from tracksided.app import Daemon
-from tracksided.checkpoints.service import AverageEvent
+from tracksided.checkpoints.outcomes import AverageEvent
 from tracksided.config import Settings
 from tracksided.outputs import RunOutputs
 from tracksided.runs import Run, State

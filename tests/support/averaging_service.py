@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from tracksided.checkpoints.service import AverageEvent, CheckpointService
+from tracksided.checkpoints.outcomes import AverageEvent
+from tracksided.checkpoints.service import CheckpointService
 
 DEADLINE_S = 60.0
 

@@ -4,9 +4,10 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import ParamSpec
 
 from tracksided.checkpoints.job import DEFAULT_COUNT
+from tracksided.checkpoints.outcomes import AverageEvent, Outcome, event_of, outcome_of
 from tracksided.checkpoints.process import COMMAND, ChildProcess
 from tracksided.checkpoints.publish import sweep
 from tracksided.checkpoints.watcher import Look, Settling, look
@@ -20,42 +21,6 @@ HANG_S = 600.0  # without a sign of life; a block takes seconds even on a starve
 RETRY_S = 60.0  # after a crash: memory may be free again
 MAX_REFUSED = 10  # in the status; the log names all
 MAX_CRASHES = 3  # of one set of checkpoints, then it waits for another set
-
-
-@dataclass(frozen=True, slots=True)
-class AverageEvent:
-    """One averaging that ended: published, or failed with ``error``."""
-
-    directory: Path
-    run: str | None
-    output: Path
-    step: int | None
-    """Of the newest source."""
-
-    sources: tuple[str, ...]
-    """File names, from oldest to newest."""
-
-    seconds: float
-    error: str | None
-    created: float = 0.0
-    """When it was published, Unix seconds; 0 where it failed."""
-
-    is_found: bool = False
-    """Not made now: it was there when this service looked for the first time."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    """What the last averaging of a directory found."""
-
-    status: str | None = None
-    """As the child names it; None before the first one."""
-
-    missing: int = 0
-    """Usable checkpoints that it waits for."""
-
-    refused: tuple[tuple[str, str], ...] = ()
-    """Names of checkpoints that cannot be used, and why, the newest first."""
 
 
 @dataclass(slots=True)
@@ -72,7 +37,7 @@ class _Watched:
     crashes: int = 0
     retry_at: float | None = None
     last: AverageEvent | None = None
-    outcome: _Outcome = _Outcome()
+    outcome: Outcome = field(default_factory=Outcome)
     warned: set[tuple[str, str]] = field(default_factory=set)
     defects: set[str] = field(default_factory=set)
 
@@ -279,11 +244,11 @@ class CheckpointService:
         self, running: _Running, message: Mapping[str, object], now: float
     ) -> AverageEvent | None:
         watched = running.watched
-        watched.outcome = _outcome(message)
+        watched.outcome = outcome_of(message)
         self._warn_of_refused(watched)
         match message:
             case {"status": "averaged", "made": dict(made)}:
-                watched.last = event = _made(watched, made)
+                watched.last = event = event_of(made, watched.directory, watched.run)
                 logger.info(
                     "averaged %d checkpoints up to step %s into %s in %.1f s",
                     len(event.sources),
@@ -294,7 +259,8 @@ class CheckpointService:
                 return event
             case {"status": "unchanged", "made": dict(made)} if watched.last is None:
                 # The service before this one may have been killed before it told anyone.
-                watched.last = replace(_made(watched, made), is_found=True)
+                found = event_of(made, watched.directory, watched.run)
+                watched.last = replace(found, is_found=True)
                 return watched.last
             case {"status": "failed", "error": str(error)}:
                 return self._failed(running, error, now)
@@ -357,32 +323,3 @@ class CheckpointService:
 def _failure(watched: _Watched, reason: str, seconds: float) -> AverageEvent:
     output = watched.directory / watched.seen.default_output
     return AverageEvent(watched.directory, watched.run, output, None, (), seconds, reason)
-
-
-def _made(watched: _Watched, made: Mapping[str, Any]) -> AverageEvent:
-    return AverageEvent(
-        directory=watched.directory,
-        run=watched.run,
-        output=watched.directory / made["output"],
-        step=made["step"],
-        sources=tuple(made["sources"]),
-        seconds=made["seconds"],
-        error=None,
-        created=made["created"],
-    )
-
-
-def _outcome(message: Mapping[str, object]) -> _Outcome:
-    missing = 0
-    match message:
-        case {"status": "waiting", "usable": int(usable), "needed": int(needed)}:
-            missing = needed - usable
-    refused: list[tuple[str, str]] = []
-    skipped = message.get("skipped")
-    for entry in skipped if isinstance(skipped, list) else ():
-        match entry:
-            case [str(name), str(reason)]:
-                refused.append((name, reason))
-            case _:
-                continue
-    return _Outcome(str(message["status"]), missing, tuple(refused))

@@ -18,7 +18,7 @@ from averaging_service import Clock, averaged, save, settle
 from debris import debris
 
 from tracksided.checkpoints import service as service_module
-from tracksided.checkpoints.service import AverageEvent, CheckpointService
+from tracksided.checkpoints.service import CheckpointService
 from tracksided.checkpoints.watcher import Look
 
 pytestmark = pytest.mark.integration
@@ -52,7 +52,7 @@ def test_checkpoints_of_a_real_training_are_averaged(
     assert settle(service, clock) == []
     directory.mkdir()
     trainer = subprocess.Popen([sys.executable, "-c", TRAINER, str(directory), "70"])
-    events: list[AverageEvent] = []
+    events = list(service.poll(clock.tick(0.5)))
     while trainer.poll() is None:
         events += service.poll(clock.tick(0.5))
         time.sleep(0.02)

@@ -22,7 +22,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from tracksided.checkpoints.service import AverageEvent, CheckpointService
+from tracksided.checkpoints.service import CheckpointService
 
 pytestmark = pytest.mark.integration
 
@@ -87,7 +87,7 @@ class _Poll(TrainerCallback):
     def __init__(self, service: CheckpointService) -> None:
         self._service = service
         self._now = 0.0
-        self.events: list[AverageEvent] = []
+        self.events = list(service.poll(self._now))
 
     def poll(self, seconds: float) -> None:
         self._now += seconds
