@@ -33,8 +33,10 @@ def run(command: Sequence[str], alert: Mapping[str, Any], timeout_s: float) -> O
             start_new_session=True,
             preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, unblocked),  # noqa: PLW1509 - one thread
         )
-    except OSError as error:
+    except BaseException as error:
         signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
+        if not isinstance(error, OSError):
+            raise
         return Outcome(title, f"cannot be started: {error.strerror}")
     with process:
         try:

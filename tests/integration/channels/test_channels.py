@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from tracksided.alerts.catalog import AlertSettings
-from tracksided.channels import hook, service
+from tracksided.channels import service
 from tracksided.channels.outcome import Outcome
 from tracksided.channels.service import AlertSender
 from tracksided.cli.alerts import command
@@ -25,6 +25,23 @@ from tracksided.reports import Alert
 pytestmark = pytest.mark.integration
 
 DEADLINE_S = 60.0
+# In a process with one thread, as the daemon starts commands: any other thread may take a signal
+# that the first one blocks.
+SIGNALLED = """
+import os, signal, subprocess, sys
+from tracksided.channels import hook
+
+start = subprocess.Popen.__init__
+
+def start_and_signal(self, *arguments, **options):
+    start(self, *arguments, **options)
+    print(self.pid, flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+subprocess.Popen.__init__ = start_and_signal
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
+hook.run(("sleep", "600"), {}, 600.0)
+"""
 ALERT = Alert(
     rule="loss_spike",
     severity="critical",
@@ -89,32 +106,13 @@ def is_gone(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
 
 
-def test_signal_in_the_moment_of_the_start_ends_the_command_too(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    class Interrupted(Exception):
-        pass
+def test_signal_in_the_moment_of_the_start_ends_the_command_too() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALLED], capture_output=True, text=True, check=False
+    )
 
-    def unwind(*_: object) -> None:
-        raise Interrupted
-
-    started: list[int] = []
-    start = subprocess.Popen.__init__
-
-    def start_and_signal(self: Any, *arguments: Any, **options: Any) -> None:
-        start(self, *arguments, **options)
-        started.append(self.pid)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(subprocess.Popen, "__init__", start_and_signal)
-    before = signal.signal(signal.SIGTERM, unwind)
-    try:
-        with pytest.raises(Interrupted):
-            hook.run(("sleep", "600"), {}, 600.0)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-    assert is_gone(started[0])
+    assert (done.returncode, done.stderr) == (3, "")
+    assert is_gone(int(done.stdout))
 
 
 def test_command_that_hangs_is_killed_with_all_that_it_started(tmp_path: Path) -> None:
