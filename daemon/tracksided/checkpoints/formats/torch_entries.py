@@ -13,7 +13,12 @@ from tracksided.checkpoints.formats.pickle_nodes import (
     describe,
     mapping_pairs,
 )
-from tracksided.checkpoints.formats.torch_tensors import has_tensor, is_tensor, storages_below
+from tracksided.checkpoints.formats.torch_tensors import (
+    Storage,
+    has_tensor,
+    is_tensor,
+    storages_below,
+)
 from tracksided.checkpoints.shown import shown
 from tracksided.errors import CheckpointRefused
 
@@ -146,7 +151,7 @@ def without_training_state(part: ModelPart) -> tuple[Node, tuple[str, ...]]:
     dropped: list[str] = []
     carried: dict[str, int] = {}
     beside: dict[str, int] = {}
-    extra = _Extra(part.node)
+    extra = _Extra(part.node if part.key is not None else None)
     for key, value in mapping_pairs(part.root) or []:
         if value is part.node or (part.key is None and is_tensor(value)):
             kept.append((key, value))
@@ -164,7 +169,7 @@ def without_training_state(part: ModelPart) -> tuple[Node, tuple[str, ...]]:
             if not _OTHER_WEIGHTS.intersection(_words(key)):
                 beside[_label(key)] = nbytes
     if part.key is not None:
-        _require_mostly_model(part.key, _Extra(None).add(part.node), beside)
+        _require_mostly_model(part.key, extra.model_bytes, beside)
         _require_little(carried)
     return _with_pairs(part.root, kept) if dropped else part.root, tuple(dropped)
 
@@ -174,7 +179,8 @@ class _Extra:
 
     def __init__(self, model: Node) -> None:
         self._seen: set[int] = set()
-        self._storages = storages_below(model, self._seen)
+        self._storages: dict[str, Storage] = {}
+        self.model_bytes = self.add(model)
 
     def add(self, node: Node) -> int:
         """Return the bytes below a node that were not counted yet."""
