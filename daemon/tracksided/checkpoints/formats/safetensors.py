@@ -108,7 +108,7 @@ def _read_head(source: SourceFile) -> bytes:
 
 def _parse(source: SourceFile, head: bytes) -> Header:
     try:
-        return read_header(head[_LENGTH.size :])
+        return read_header(memoryview(head)[_LENGTH.size :])
     except (ValueError, RecursionError) as error:
         raise source.refusal(f"its header is not sane: {error}") from error
 

@@ -70,13 +70,13 @@ class Header:
     """Texts that were saved beside the tensors."""
 
 
-def read_header(content: bytes) -> Header:
+def read_header(content: memoryview) -> Header:
     """Parse a header.
 
     Raises:
         ValueError: it is not sane; the message is fit for the user.
     """
-    reader = _Reader(content.decode("utf-8"))
+    reader = _Reader(str(content, "utf-8"))
     entries: list[HeaderEntry] = []
     metadata: dict[str, str] = {}
     for name in reader.members():
@@ -130,9 +130,7 @@ class _Reader:
             raise ValueError(
                 f"tensor {shown(name)} is described by more than {MAX_ENTRY_CHARACTERS} characters"
             )
-        fields: dict[str, object] = json.loads(
-            self._text[self._at : end], object_pairs_hook=_without_repetition
-        )
+        fields: dict[str, object] = _FLAT_DECODER.decode(self._text[self._at : end])
         self._at = end
         return fields
 
@@ -163,6 +161,9 @@ def _without_repetition(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(unique) != len(pairs):
         raise ValueError("a key stands twice")
     return unique
+
+
+_FLAT_DECODER = json.JSONDecoder(object_pairs_hook=_without_repetition)
 
 
 def _entry(name: str, fields: Mapping[str, object]) -> HeaderEntry:
