@@ -21,6 +21,7 @@ from tracksided.checkpoints.formats.base import Checkpoint
 from tracksided.checkpoints.formats.catalog import stated_metrics
 from tracksided.checkpoints.numbers import numbers_in
 from tracksided.checkpoints.policy import Candidate
+from tracksided.checkpoints.shown import shown
 from tracksided.checkpoints.source import SourceRefused
 from tracksided.checkpoints.store import Store
 
@@ -102,9 +103,11 @@ def _none(metric: str, names: list[str], step: int | None) -> str:
     message = f"states no {metric!r}{at}"
     near = difflib.get_close_matches(metric, names, n=1)
     if near:
-        return f"{message}; did you mean {near[0]!r}?"
+        return f"{message}; did you mean {shown(near[0])}?"
     if not names:
         return message
     more = len(names) - _MAX_NAMED
-    listed = ", ".join(names[:_MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
+    listed = ", ".join(shown(name)[1:-1] for name in names[:_MAX_NAMED]) + (
+        f" and {more} more" if more > 0 else ""
+    )
     return f"{message}; it states {listed}"

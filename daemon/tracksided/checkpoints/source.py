@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from tracksided.checkpoints.shown import shown
 from tracksided.errors import CheckpointRefused
 
 # Nonblocking, so that a named pipe called model.pt is refused instead of waited for.
@@ -246,7 +247,7 @@ class SourceDirectory:
         """
         if name not in self._files:
             if not is_entry_name(name):
-                raise SourceRefused(self.path, f"{name!r} names no file inside of it")
+                raise SourceRefused(self.path, f"{shown(name)} names no file inside of it")
             self._files[name] = SourceFile(self.path / name, inside=self)
         return self._files[name]
 

@@ -20,6 +20,7 @@ Save = Callable[..., list[dict[str, torch.Tensor]]]
         ({}, "states no 'val_loss'"),
         ({"val_los": 0.1}, "states no 'val_loss'; did you mean 'val_los'?"),
         ({"accuracy": 0.1, "f1": 2}, "states no 'val_loss'; it states accuracy, f1"),
+        ({"\x1b": 0.1, "n" * 999: 2}, r"it states \x1b, " + "n" * 100 + "..."),
         ({f"m{n}": n for n in range(9)}, "it states m0, m1, m2, m3, m4, m5 and 3 more"),
         ({"val_loss": "0.1"}, "states no 'val_loss'"),
         ({"val_loss": None}, "states no 'val_loss'"),

@@ -23,6 +23,7 @@ from tracksided.checkpoints.formats.safetensors import Safetensors
 from tracksided.checkpoints.formats.torch_zip import TorchZip
 from tracksided.checkpoints.formats.trainer_logs import logged_metrics
 from tracksided.checkpoints.formats.trainer_state import TRAINER_STATE, trainer_step
+from tracksided.checkpoints.shown import shown
 from tracksided.checkpoints.source import SourceDirectory, SourceFile, SourceRefused
 
 MAX_INDEX_BYTES = 64 << 20  # a million tensors need less
@@ -92,7 +93,7 @@ class HuggingFace:
         for part in parts:
             for name, entry in part.content.tensors.items():
                 if name in tensors:
-                    raise SourceRefused(directory.path, f"tensor {name!r} is in two files")
+                    raise SourceRefused(directory.path, f"tensor {shown(name)} is in two files")
                 tensors[name] = replace(entry, record=_record_key(part, entry.record))
             for key, record in part.content.records.items():
                 records[_record_key(part, key)] = record
@@ -205,7 +206,8 @@ def _read_index(directory: SourceDirectory, name: str) -> _Index:
     suffix = PurePath(name.removesuffix(INDEX_SUFFIX)).suffix
     for shard in weight_map.values():
         if not isinstance(shard, str) or not shard.endswith(suffix):
-            raise source.refusal(f"names {shard!r}, which is no {suffix} file")
+            found = shown(shard) if isinstance(shard, str) else "something else than a text"
+            raise source.refusal(f"names {found}, which is no {suffix} file")
     return _Index(source, weight_map)
 
 
@@ -213,7 +215,7 @@ def _require_as_indexed(index: _Index, part: _Part) -> None:
     announced = {name for name, shard in index.weight_map.items() if shard == part.name}
     missing = sorted(announced - part.content.tensors.keys())
     if missing:
-        raise index.source.refusal(f"places {missing[0]!r} in {part.name}, which lacks it")
+        raise index.source.refusal(f"places {shown(missing[0])} in {part.name}, which lacks it")
     added = sorted(part.content.tensors.keys() - announced)
     if added:
-        raise index.source.refusal(f"does not place {added[0]!r}, which {part.name} holds")
+        raise index.source.refusal(f"does not place {shown(added[0])}, which {part.name} holds")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tracksided.checkpoints.remote.files import RemoteEntry, RemoteFailure, RemoteFiles
 from tracksided.checkpoints.remote.windows import SMALL_BYTES, Windows
+from tracksided.checkpoints.shown import shown
 from tracksided.checkpoints.source import (
     FileIdentity,
     SourceDirectory,
@@ -87,7 +88,7 @@ class RemoteDirectory(SourceDirectory):
     def open(self, name: str) -> SourceFile:
         """Open an object directly below it; see `SourceDirectory.open`."""
         if not is_entry_name(name):
-            raise SourceRefused(self.path, f"{name!r} names no file inside of it")
+            raise SourceRefused(self.path, f"{shown(name)} names no file inside of it")
         if name not in self._files:
             entry = self._entries.get(name)
             if entry is None or entry.is_directory:
