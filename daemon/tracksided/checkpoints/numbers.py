@@ -3,6 +3,9 @@
 import math
 from collections.abc import Mapping
 
+MAX_COUNT = 1 << 62  # what torch can count, with room for a sum; no step comes so far
+MAX_DIMENSIONS = 64  # torch's own limit
+
 
 def as_number(value: object) -> float | None:
     """Return a number as a float, one beyond its range as infinity, and all else as None."""

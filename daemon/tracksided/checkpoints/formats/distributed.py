@@ -19,7 +19,6 @@ from tracksided.checkpoints.formats.base import (
 )
 from tracksided.checkpoints.formats.carried import carried_files
 from tracksided.checkpoints.formats.distributed_metadata import (
-    MAX_COUNT,
     METADATA,
     DistributedMetadata,
     Item,
@@ -30,6 +29,7 @@ from tracksided.checkpoints.formats.inert_pickle import MAX_PICKLE_BYTES
 from tracksided.checkpoints.formats.torch_archive import read_object, require_sound
 from tracksided.checkpoints.formats.torch_entries import STEP_KEYS, is_training_state
 from tracksided.checkpoints.formats.torch_zip import TorchZip
+from tracksided.checkpoints.numbers import MAX_COUNT
 from tracksided.checkpoints.shown import shown
 from tracksided.checkpoints.source import SourceDirectory, SourceFile, SourceRefused, SourceWindow
 from tracksided.errors import CheckpointRefused

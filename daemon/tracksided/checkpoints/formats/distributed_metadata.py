@@ -20,13 +20,12 @@ from tracksided.checkpoints.formats.pickle_nodes import (
     mapping_pairs,
 )
 from tracksided.checkpoints.formats.pickle_writer import write_pickle
+from tracksided.checkpoints.numbers import MAX_COUNT, MAX_DIMENSIONS
 from tracksided.checkpoints.shown import shown
 from tracksided.errors import CheckpointRefused
 
 METADATA = ".metadata"
 MAX_NESTING = 100  # of dicts and lists in a state dict
-MAX_DIMENSIONS = 64  # torch's own limit
-MAX_COUNT = 1 << 62  # what torch can count, with room for a sum
 
 _MODULE = "torch.distributed.checkpoint"
 _TENSOR = f"{_MODULE}.metadata.TensorStorageMetadata"

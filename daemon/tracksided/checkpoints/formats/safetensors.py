@@ -17,7 +17,8 @@ from tracksided.checkpoints.formats.base import (
     Record,
     TensorEntry,
 )
-from tracksided.checkpoints.formats.safetensors_header import MAX_COUNT, Header, read_header
+from tracksided.checkpoints.formats.safetensors_header import Header, read_header
+from tracksided.checkpoints.numbers import MAX_COUNT
 from tracksided.checkpoints.shown import shown
 from tracksided.checkpoints.source import SourceFile
 from tracksided.errors import CheckpointRefused

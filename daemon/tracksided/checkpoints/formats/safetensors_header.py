@@ -13,10 +13,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from tracksided.checkpoints.dtypes import DTYPES
+from tracksided.checkpoints.numbers import MAX_COUNT, MAX_DIMENSIONS
 from tracksided.checkpoints.shown import shown
 
-MAX_DIMENSIONS = 64  # torch's own limit
-MAX_COUNT = 1 << 62  # what torch can count, with room for a sum
 MAX_ENTRY_CHARACTERS = 4096  # that many dimensions of that size take 1,400
 
 DTYPE_NAMES: Mapping[str, str] = {

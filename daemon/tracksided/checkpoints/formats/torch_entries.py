@@ -19,6 +19,7 @@ from tracksided.checkpoints.formats.torch_tensors import (
     is_tensor,
     storages_below,
 )
+from tracksided.checkpoints.numbers import MAX_COUNT
 from tracksided.checkpoints.shown import shown
 from tracksided.errors import CheckpointRefused
 
@@ -29,7 +30,6 @@ STEP_KEYS = ("global_step", "step", "steps", "num_updates", "iteration", "iter")
 MAX_CARRIED_BYTES = 1 << 20
 MAX_CARRIED_IN_ALL_BYTES = 16 << 20  # they are held while the output is laid out
 
-_MAX_STEP = (1 << 62) - 1  # what reads the output counts in 64 bits
 _MAX_LISTED = 8  # keys in a message
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 # State of one moment of the training: beside averaged weights it would be a lie.
@@ -113,7 +113,7 @@ def step_of(root: Node) -> int | None:
     entries = {key: value for key, value in mapping_pairs(root) or [] if isinstance(key, str)}
     for key in STEP_KEYS:
         value = entries.get(key)
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_STEP:
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MAX_COUNT:
             return value
     return None
 

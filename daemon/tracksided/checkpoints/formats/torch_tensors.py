@@ -20,12 +20,12 @@ from tracksided.checkpoints.formats.pickle_nodes import (
     key_name,
     mapping_pairs,
 )
+from tracksided.checkpoints.numbers import MAX_COUNT, MAX_DIMENSIONS
 from tracksided.checkpoints.shown import shown
 from tracksided.errors import CheckpointRefused
 
 MAX_NAMES_CHARACTERS = 32 << 20  # of all tensors together; 200,000 have some 20 million
 MAX_WRAPPERS = 4  # a parameter around a subclass around a tensor has two
-MAX_DIMENSIONS = 64  # torch's own limit
 STORAGE_DTYPES: Mapping[str, str] = {
     "torch.HalfStorage": "float16",
     "torch.BFloat16Storage": "bfloat16",
@@ -355,6 +355,6 @@ def _counts(node: Node, name: str) -> tuple[int, ...]:
 
 
 def _count(node: Node, name: str) -> int:
-    if isinstance(node, bool) or not isinstance(node, int) or not 0 <= node < 1 << 62:
+    if isinstance(node, bool) or not isinstance(node, int) or not 0 <= node < MAX_COUNT:
         raise CheckpointRefused(f"tensor {shown(name)}: {describe(node)} is not a count")
     return node
