@@ -131,7 +131,13 @@ def conclude(checkpoints: Sequence[Checkpoint], jobs: Sequence[RecordJob], crcs:
 def fingerprint(
     checkpoints: Sequence[Checkpoint], jobs: Sequence[RecordJob], weights: Sequence[float]
 ) -> str:
-    """Digest everything that decides which bytes are read, summed and written where."""
+    """Digest everything that decides which bytes are read, summed and written where.
+
+    Args:
+        checkpoints: oldest first.
+        jobs: how their records are averaged.
+        weights: one per checkpoint.
+    """
     digest = hashlib.sha256(repr(tuple(weights)).encode())
     for job in jobs:
         digest.update(repr((job.key, job.nbytes)).encode())

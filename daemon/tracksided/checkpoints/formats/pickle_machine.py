@@ -43,7 +43,11 @@ class Machine:
         return not self._stack
 
     def take(self, count: int) -> bytes:
-        """Read exactly ``count`` bytes."""
+        """Read exactly ``count`` bytes.
+
+        Raises:
+            ValueError: it ends before.
+        """
         end = self.position + count
         if count < 0 or end > len(self._pickled):
             raise ValueError("it ends too early")
@@ -68,7 +72,11 @@ class Machine:
         return text.decode("utf-8")
 
     def hold(self, nbytes: int) -> None:
-        """Account for memory that is taken; it is never given back, which bounds the work too."""
+        """Account for memory that is taken; it is never given back, which bounds the work too.
+
+        Raises:
+            CheckpointRefused: it is more than `MAX_HELD_BYTES` in all.
+        """
         self._held_bytes += nbytes
         if self._held_bytes > MAX_HELD_BYTES:
             raise CheckpointRefused(
@@ -90,14 +98,22 @@ class Machine:
         self.push(atom, sys.getsizeof(atom))
 
     def pop(self) -> Node:
-        """Take the value on top."""
+        """Take the value on top.
+
+        Raises:
+            ValueError: a mark is there.
+        """
         node = self._stack.pop()
         if isinstance(node, _Mark):
             raise ValueError("a mark stands where a value is expected")  # noqa: TRY004 - malformed
         return node
 
     def top(self) -> Node:
-        """Look at the value on top."""
+        """Look at the value on top.
+
+        Raises:
+            ValueError: a mark is there.
+        """
         node = self._stack[-1]
         if isinstance(node, _Mark):
             raise ValueError("a mark stands where a value is expected")  # noqa: TRY004 - malformed
@@ -124,7 +140,11 @@ class Machine:
         return tuple(reversed(items))
 
     def memoize(self, index: int) -> None:
-        """Remember the value on top; picklers number what they remember from 0, without gaps."""
+        """Remember the value on top; picklers number what they remember from 0, without gaps.
+
+        Raises:
+            ValueError: ``index`` leaves a gap.
+        """
         if index < len(self._memo):
             self._memo[index] = self.top()
         elif index == len(self._memo):
@@ -142,7 +162,11 @@ class Machine:
         self.push(self._memo[index])
 
     def set_protocol(self) -> None:
-        """Read the protocol's number."""
+        """Read the protocol's number.
+
+        Raises:
+            CheckpointRefused: it is newer than `MAX_PROTOCOL`.
+        """
         self.protocol = self.take(1)[0]
         if self.protocol > MAX_PROTOCOL:
             raise CheckpointRefused(f"its pickle has protocol {self.protocol}, 5 is the last read")
