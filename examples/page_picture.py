@@ -61,6 +61,7 @@ def train(out: Path, steps: int, peak: float) -> None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
+        sys.stdin.read()  # a short one stays until the page has seen it
 
 
 def photograph(url: str, picture: Path, trainings: Sequence["subprocess.Popen[bytes]"]) -> None:
@@ -76,6 +77,8 @@ def photograph(url: str, picture: Path, trainings: Sequence["subprocess.Popen[by
         for entry in entries:
             entry.wait_for()
         for training in trainings:
+            if training.stdin is not None:
+                training.stdin.close()
             if training.wait() != 0:
                 sys.exit(f"a training ended with {training.returncode}")
         for entry in entries:
@@ -100,7 +103,11 @@ def serve(memory: Path, outputs: Path, picture: Path, steps: int) -> None:
             command = [sys.executable, __file__, "--train", name, "--out", str(outputs / name)]
             environ = {"TRACKSIDE_SHM_DIR": str(memory), "TRACKSIDE_RUN": name}
             trainings.append(
-                subprocess.Popen([*command, "--steps", str(steps)], env=os.environ | environ)
+                subprocess.Popen(
+                    [*command, "--steps", str(steps)],
+                    stdin=subprocess.PIPE,
+                    env=os.environ | environ,
+                )
             )
         try:
             photograph(f"http://127.0.0.1:{port}/", picture, trainings)
