@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from namespaces import INTERFACE, Node, torchrun
+from namespaces import Node, torchrun
+from nodes_job import ENVIRON
 
 FIRST_PORT = 29700
 OUTPUT = "averaged_model"
@@ -36,12 +37,11 @@ def average(directory: Path, nodes: Sequence[Node], port: int, log: Path) -> Ave
         output.unlink()
     words = ["-m", "tracksided.average" if nodes else "tracksided", *([] if nodes else ["average"])]
     words += [str(directory), "--pattern", "step_*"]
-    environ = {"GLOO_SOCKET_IFNAME": INTERFACE, "OMP_NUM_THREADS": "1"}
     os.sync()
     start = time.perf_counter()
     if nodes:
         jobs = [
-            node.start([*torchrun(nodes, index, port=port), *words], environ, log)
+            node.start([*torchrun(nodes, index, port=port), *words], ENVIRON, log)
             for index, node in enumerate(nodes)
         ]
     else:

@@ -72,10 +72,6 @@ class Selection:
     def take(self, chosen: Chosen) -> None:
         """Add a checkpoint, and close it together with the selection."""
         self._stack.callback(chosen.source.close)
-        if self.chosen:
-            chosen = replace(
-                chosen, checkpoint=_sharing(chosen.checkpoint, self.chosen[0].checkpoint)
-            )
         self.chosen.append(chosen)
 
     def exchange(self, twin: _Twin, chosen: Chosen) -> None:
@@ -108,12 +104,6 @@ class Selection:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _sharing(checkpoint: Checkpoint, other: Checkpoint) -> Checkpoint:
-    """Hold what says where tensors lie once for checkpoints in which they lie alike."""
-    is_alike = checkpoint.tensors == other.tensors
-    return replace(checkpoint, tensors=other.tensors) if is_alike else checkpoint
 
 
 def select(

@@ -1,6 +1,6 @@
 """The archive that torch.save writes: one pickle, a record per storage, a few small ones."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -88,10 +88,7 @@ def read_archive(source: SourceFile, find: FindModel) -> Archive:
     Raises:
         CheckpointRefused: it is something else, incomplete or not sane.
     """
-    _require_zip(source)
-    prefix, records = _split_prefix(source, read_directory(source))
-    # set_crc32_options(False) stores zero everywhere; then there is nothing to check.
-    has_crcs = any(record.crc32 for record in records.values())
+    prefix, records, has_crcs = _open(source)
     small = _small_records(source, records, has_crcs=has_crcs)
     pickled = _read_checked(source, records[ROOT_PICKLE], MAX_PICKLE_BYTES, has_crcs=has_crcs)
     pickle = read_pickle(pickled)
@@ -115,9 +112,7 @@ def read_object(source: SourceFile) -> Node:
     Raises:
         CheckpointRefused: it is incomplete, corrupt or not sane.
     """
-    _require_zip(source)
-    _, records = _split_prefix(source, read_directory(source))
-    has_crcs = any(record.crc32 for record in records.values())
+    _, records, has_crcs = _open(source)
     pickled = _read_checked(source, records[ROOT_PICKLE], MAX_PICKLE_BYTES, has_crcs=has_crcs)
     return read_pickle(pickled).root
 
@@ -130,7 +125,7 @@ def require_sound(source: SourceFile) -> None:
     """
     _require_zip(source)
     records = read_directory(source)
-    has_crcs = any(record.crc32 for record in records)
+    has_crcs = _has_crcs(records)
     for record in records:
         crc = 0
         for start in range(0, record.nbytes, _CHECKED_BYTES):
@@ -140,6 +135,18 @@ def require_sound(source: SourceFile) -> None:
             raise source.refusal(
                 f"record {shown(record.name)} is corrupt: its CRC-32 does not match"
             )
+
+
+def _open(source: SourceFile) -> tuple[str, dict[str, ZipRecord], bool]:
+    """Return prefix and records as in `Archive`, and whether these have a CRC-32."""
+    _require_zip(source)
+    prefix, records = _split_prefix(source, read_directory(source))
+    return prefix, records, _has_crcs(records.values())
+
+
+def _has_crcs(records: Iterable[ZipRecord]) -> bool:
+    # set_crc32_options(False) stores zero everywhere; then there is nothing to check.
+    return any(record.crc32 for record in records)
 
 
 def _require_zip(source: SourceFile) -> None:
