@@ -179,11 +179,11 @@ def main(arguments: Sequence[str]) -> int:
         while True:
             try:
                 job = connection.recv()
-            except EOFError:
+                if not isinstance(job, AnyJob):
+                    raise RecordCorrupt(f"the daemon sent {type(job).__name__}, expected a Job")
+                connection.send(worker.run(job))
+            except (EOFError, BrokenPipeError, ConnectionResetError):
                 return 0
-            if not isinstance(job, AnyJob):
-                raise RecordCorrupt(f"the daemon sent {type(job).__name__}, expected a Job")
-            connection.send(worker.run(job))
 
 
 if __name__ == "__main__":
