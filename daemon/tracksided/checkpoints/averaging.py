@@ -11,7 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from isal import isal_zlib
 
 from tracksided.checkpoints.arithmetic import BLOCK_BYTES, BlockSum
-from tracksided.checkpoints.formats.base import Checkpoint, Place, Record
+from tracksided.checkpoints.formats.base import Checkpoint, Place
 from tracksided.checkpoints.planning import Piece, RecordJob, plan_records
 from tracksided.checkpoints.shares import Chunk, ChunkCrcs, Crcs, Share, is_averaged
 from tracksided.checkpoints.shown import shown
@@ -66,9 +66,9 @@ class Averaging:
             OSError: the output cannot be written.
         """
         crcs = Crcs(self._run_chunks(share.chunks, (places, targets), num_threads, progress))
-        block = memoryview(bytearray(BLOCK_BYTES))
         for index, key in share.rest:
-            crcs.rest[index, key] = _record_crc(self.checkpoints[index].records[key], block)
+            record = self.checkpoints[index].records[key]
+            crcs.rest[index, key] = record.source.crc32(record.offset, record.nbytes)
         return crcs
 
     def _run_chunks(
@@ -195,16 +195,6 @@ class Averaging:
         record = self.checkpoints[index].records[key]
         record.source.read_into(block, record.offset + shift + start)
         return record.source
-
-
-def _record_crc(record: Record, block: memoryview) -> int:
-    """Read a record through ``block`` and return its CRC-32."""
-    crc = 0
-    for start in range(0, record.nbytes, len(block)):
-        part = block[: min(len(block), record.nbytes - start)]
-        record.source.read_into(part, record.offset + start)
-        crc = isal_zlib.crc32(part, crc)
-    return crc
 
 
 def _blocks(job: RecordJob, start: int, stop: int) -> list[tuple[Piece, int, int]]:

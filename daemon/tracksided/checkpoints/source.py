@@ -3,16 +3,20 @@
 import errno
 import os
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+
+from isal import isal_zlib
 
 from tracksided.checkpoints.shown import shown
 from tracksided.errors import CheckpointRefused
 
 # Nonblocking, so that a named pipe called model.pt is refused instead of waited for.
 OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+
+_BLOCK_BYTES = 1 << 20  # small enough for the cache, large enough to hide the system call
 
 
 class SourceRefused(CheckpointRefused):
@@ -125,6 +129,32 @@ class SourceFile:
                 missing = len(buffer) - filled
                 raise self.refusal(f"ends at byte {offset + filled}, {missing} bytes are missing")
             filled += count
+
+    def blocks(self, offset: int, nbytes: int) -> Iterator[tuple[int, memoryview]]:
+        """Read a range of any length, in order, without holding it.
+
+        Args:
+            offset: bytes from the start.
+            nbytes: how many.
+
+        Yields:
+            Position in the range, and what begins there, which stands until the next is taken.
+
+        Raises:
+            CheckpointRefused: as in `read_into`.
+        """
+        buffer = memoryview(bytearray(min(_BLOCK_BYTES, nbytes)))
+        for position in range(0, nbytes, _BLOCK_BYTES):
+            block = buffer[: min(_BLOCK_BYTES, nbytes - position)]
+            self.read_into(block, offset + position)
+            yield position, block
+
+    def crc32(self, offset: int, nbytes: int) -> int:
+        """Read ``nbytes`` at ``offset`` and return their CRC-32; see `blocks`."""
+        crc = 0
+        for _, block in self.blocks(offset, nbytes):
+            crc = isal_zlib.crc32(block, crc)
+        return crc
 
     def require_unchanged(self) -> None:
         """Refuse the file if it was written to since it was opened."""

@@ -6,9 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from isal import isal_zlib
-
-from tracksided.checkpoints.arithmetic import BLOCK_BYTES
 from tracksided.checkpoints.averaging import Averaging, Progress
 from tracksided.checkpoints.formats.base import Place
 from tracksided.checkpoints.planning import RecordJob
@@ -106,20 +103,14 @@ def compare(
     """
     files: list[SourceFile] = []
 
-    def read(chunk: Chunk) -> int:
+    def crc32(chunk: Chunk) -> int:
         place = places[jobs[chunk.job].key]
-        block = memoryview(bytearray(min(BLOCK_BYTES, chunk.stop - chunk.start)))
-        crc = 0
-        for start in range(chunk.start, chunk.stop, BLOCK_BYTES):
-            part = block[: min(BLOCK_BYTES, chunk.stop - start)]
-            files[place.file].read_into(part, place.offset + start)
-            crc = isal_zlib.crc32(part, crc)
-        return crc
+        return files[place.file].crc32(place.offset + chunk.start, chunk.stop - chunk.start)
 
     try:
         files += [SourceFile(path) for path in paths]
         with ThreadPoolExecutor(num_threads, "read-back") as pool:
-            found = list(pool.map(read, written))
+            found = list(pool.map(crc32, written))
     except CheckpointRefused as error:
         raise OutputError(f"{paths[0].parent}: the average does not read back: {error}") from error
     finally:

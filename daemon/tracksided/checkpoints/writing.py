@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from tracksided.checkpoints.arithmetic import BLOCK_BYTES
 from tracksided.checkpoints.averaging import Averaging, Progress
 from tracksided.checkpoints.content import content_digest
 from tracksided.checkpoints.formats.base import (
@@ -101,13 +100,8 @@ def _write_around(layout: OutputLayout, targets: Sequence[Target]) -> None:
         for offset, literal in file.literals:
             target.write(literal, offset)
         for offset, source in file.copied:
-            _copy(source, target, offset)
-
-
-def _copy(source: SourceFile, target: Target, offset: int) -> None:
-    for start in range(0, source.nbytes, BLOCK_BYTES):
-        block = source.read(start, min(BLOCK_BYTES, source.nbytes - start))
-        target.write(block, offset + start)
+            for position, block in source.blocks(0, source.nbytes):
+                target.write(block, offset + position)
 
 
 def _seal(

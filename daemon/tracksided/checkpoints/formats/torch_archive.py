@@ -23,7 +23,6 @@ ROOT_PICKLE = "data.pkl"
 # Says that an archive is an average, under any name; loaders skip records they do not know.
 MARK = ".trackside_average"
 
-_CHECKED_BYTES = 1 << 20  # at once
 _MAX_SMALL_BYTES = 1 << 20  # of version, byteorder and their like together; each has a few
 
 FindModel: TypeAlias = Callable[[Node], ModelPart]
@@ -127,10 +126,7 @@ def require_sound(source: SourceFile) -> None:
     records = read_directory(source)
     has_crcs = _has_crcs(records)
     for record in records:
-        crc = 0
-        for start in range(0, record.nbytes, _CHECKED_BYTES):
-            part = source.read(record.offset + start, min(_CHECKED_BYTES, record.nbytes - start))
-            crc = isal_zlib.crc32(part, crc)
+        crc = source.crc32(record.offset, record.nbytes)
         if has_crcs and crc != record.crc32:
             raise source.refusal(
                 f"record {shown(record.name)} is corrupt: its CRC-32 does not match"

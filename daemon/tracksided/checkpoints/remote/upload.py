@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tracksided.checkpoints.arithmetic import BLOCK_BYTES
 from tracksided.checkpoints.formats.base import OutputFile, OutputLayout
 from tracksided.checkpoints.naming import DIRECTORY_PROVENANCE, provenance_name
 from tracksided.checkpoints.publish import encode_json
@@ -284,7 +283,7 @@ def part_bytes(nbytes: int) -> int:
 def _send(path: Path, target: Target) -> None:
     source = SourceFile(path)
     try:
-        for start in range(0, source.nbytes, BLOCK_BYTES):
-            target.write(source.read(start, min(BLOCK_BYTES, source.nbytes - start)), start)
+        for position, block in source.blocks(0, source.nbytes):
+            target.write(block, position)
     finally:
         source.close()
