@@ -21,7 +21,7 @@ from tracksided.checkpoints.formats.base import Checkpoint
 from tracksided.checkpoints.formats.catalog import stated_metrics
 from tracksided.checkpoints.numbers import numbers_in
 from tracksided.checkpoints.policy import Candidate
-from tracksided.checkpoints.shown import shown
+from tracksided.checkpoints.shown import shown, unquoted
 from tracksided.checkpoints.source import SourceRefused
 from tracksided.checkpoints.store import Store
 
@@ -107,7 +107,7 @@ def _none(metric: str, names: list[str], step: int | None) -> str:
     if not names:
         return message
     more = len(names) - _MAX_NAMED
-    listed = ", ".join(shown(name)[1:-1] for name in names[:_MAX_NAMED]) + (
+    listed = ", ".join(unquoted(name) for name in names[:_MAX_NAMED]) + (
         f" and {more} more" if more > 0 else ""
     )
     return f"{message}; it states {listed}"

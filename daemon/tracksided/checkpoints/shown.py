@@ -14,6 +14,15 @@ def shown(name: str) -> str:
     return repr(name[:MAX_SHOWN_CHARACTERS] + "...")
 
 
+def unquoted(name: str) -> str:
+    """Write a name as `shown` does, without its quotes: where a list of names stands.
+
+    Args:
+        name: as in `shown`.
+    """
+    return shown(name)[1:-1]
+
+
 def printable(message: str) -> str:
     """Escape what a terminal would obey, or cannot show, such as newlines in file names.
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tracksided.checkpoints.shown import shown
+from tracksided.checkpoints.shown import shown, unquoted
 
 
 @pytest.mark.parametrize(
@@ -20,3 +20,17 @@ from tracksided.checkpoints.shown import shown
 )
 def test_names_are_quoted_and_cut(name: str, expected: str) -> None:
     assert shown(name) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("layers.0.weight", "layers.0.weight"),
+        ("", ""),
+        ("it's", "it's"),
+        ("'\x1b", r"'\x1b"),
+        ("k" * 101, "k" * 100 + "..."),
+    ],
+)
+def test_without_quotes_names_are_just_as_harmless(name: str, expected: str) -> None:
+    assert unquoted(name) == expected

@@ -20,7 +20,7 @@ from tracksided.checkpoints.formats.torch_tensors import (
     storages_below,
 )
 from tracksided.checkpoints.numbers import MAX_COUNT
-from tracksided.checkpoints.shown import shown
+from tracksided.checkpoints.shown import shown, unquoted
 from tracksided.errors import CheckpointRefused
 
 WRAPPER_KEYS = ("model", "state_dict", "model_state_dict", "module")
@@ -279,8 +279,8 @@ def _looks_like_optimizer(value: Node) -> bool:
 
 
 def _label(key: Node) -> str:
-    """Name an entry in the list of what was left out, which is printed: see `shown`."""
-    return shown(key)[1:-1] if isinstance(key, str) else describe(key)
+    """Name an entry in the list of what was left out, which is printed."""
+    return unquoted(key) if isinstance(key, str) else describe(key)
 
 
 def _words(key: Node) -> list[str]:
