@@ -15,9 +15,9 @@ from tracksided.checkpoints.provenance import (
     Skipped,
     describes,
 )
+from tracksided.checkpoints.refusals import SourceRefused
 from tracksided.checkpoints.remote.address import RemoteAddress
 from tracksided.checkpoints.selection import Selection, select
-from tracksided.checkpoints.source import SourceRefused
 from tracksided.checkpoints.store import Store
 from tracksided.checkpoints.stores import open_store
 from tracksided.checkpoints.weights import DEFAULT_DECAY, weights

@@ -21,8 +21,8 @@ from tracksided.checkpoints.formats.base import Checkpoint
 from tracksided.checkpoints.formats.catalog import stated_metrics
 from tracksided.checkpoints.numbers import numbers_in
 from tracksided.checkpoints.policy import Candidate
+from tracksided.checkpoints.refusals import SourceRefused
 from tracksided.checkpoints.shown import shown, unquoted
-from tracksided.checkpoints.source import SourceRefused
 from tracksided.checkpoints.store import Store
 
 METRICS_FILE = "metrics.json"

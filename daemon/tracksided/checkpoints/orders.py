@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from tracksided.checkpoints.formats.base import Place
+from tracksided.checkpoints.refusals import SourceRefused
 from tracksided.checkpoints.shares import Chunk, ChunkCrcs, Crcs
-from tracksided.checkpoints.source import SourceRefused
 from tracksided.errors import (
     CheckpointError,
     CheckpointRefused,

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from tracksided.checkpoints.naming import DIRECTORY_PROVENANCE, provenance_name
 from tracksided.checkpoints.policy import BestBy
-from tracksided.checkpoints.source import SourceFile, SourceRefused
+from tracksided.checkpoints.refusals import SourceRefused
+from tracksided.checkpoints.source import SourceFile
 
 MAX_BYTES = 16 << 20  # far above any that is written here
 KIND = "trackside checkpoint average"

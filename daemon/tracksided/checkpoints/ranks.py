@@ -23,8 +23,9 @@ from tracksided.checkpoints.averaging import Averaging, Progress
 from tracksided.checkpoints.formats.base import Checkpoint
 from tracksided.checkpoints.formats.catalog import describe_as
 from tracksided.checkpoints.orders import ReadBackOrder, Report, SourceOrder, WriteOrder
+from tracksided.checkpoints.refusals import SourceRefused
 from tracksided.checkpoints.shares import Crcs, fingerprint, shares
-from tracksided.checkpoints.source import SourceDirectory, SourceFile, SourceRefused
+from tracksided.checkpoints.source import SourceDirectory, SourceFile
 from tracksided.checkpoints.workers import Work, compare, require_unchanged
 from tracksided.checkpoints.writeback import FileTarget
 from tracksided.errors import CheckpointError, OutputError, RankLost, TracksidedError

@@ -24,7 +24,8 @@ from tracksided.checkpoints.policy import (
     unusable,
 )
 from tracksided.checkpoints.provenance import Skipped
-from tracksided.checkpoints.source import SourceDirectory, SourceFile, SourceRefused
+from tracksided.checkpoints.refusals import SourceRefused
+from tracksided.checkpoints.source import SourceDirectory, SourceFile
 from tracksided.checkpoints.store import Store
 from tracksided.errors import CheckpointRefused
 

@@ -10,22 +10,13 @@ from typing import Self
 
 from isal import isal_zlib
 
+from tracksided.checkpoints.refusals import SourceRefused
 from tracksided.checkpoints.shown import shown
-from tracksided.errors import CheckpointRefused
 
 # Nonblocking, so that a named pipe called model.pt is refused instead of waited for.
 OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
 _BLOCK_BYTES = 1 << 20  # small enough for the cache, large enough to hide the system call
-
-
-class SourceRefused(CheckpointRefused):
-    """One source cannot be used; the others may be."""
-
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path.name}: {reason}")
-        self.path = path
-        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tracksided.checkpoints import source as source_module
-from tracksided.checkpoints.source import SourceFile, SourceRefused, SourceWindow
+from tracksided.checkpoints.refusals import SourceRefused
+from tracksided.checkpoints.source import SourceFile, SourceWindow
 
 CONTENT = bytes(range(256)) * 5
 BLOCK_BYTES = 64

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from tracksided.checkpoints.formats.trainer_logs import logged_metrics
 from tracksided.checkpoints.job import AverageRequest, plan_average
 from tracksided.checkpoints.policy import BestBy
-from tracksided.checkpoints.source import SourceDirectory, SourceRefused
+from tracksided.checkpoints.refusals import SourceRefused
+from tracksided.checkpoints.source import SourceDirectory
 
 
 def logs(step: int, *, evaluated: dict[int, float]) -> list[dict[str, float]]:

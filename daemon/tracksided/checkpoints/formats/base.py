@@ -5,7 +5,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from tracksided.checkpoints.source import SourceDirectory, SourceFile, SourceRefused
+from tracksided.checkpoints.refusals import SourceRefused
+from tracksided.checkpoints.source import SourceDirectory, SourceFile
 
 _Template = TypeVar("_Template")
 

@@ -30,8 +30,9 @@ from tracksided.checkpoints.formats.torch_archive import read_object, require_so
 from tracksided.checkpoints.formats.torch_entries import STEP_KEYS, is_training_state
 from tracksided.checkpoints.formats.torch_zip import TorchZip
 from tracksided.checkpoints.numbers import MAX_COUNT
+from tracksided.checkpoints.refusals import SourceRefused
 from tracksided.checkpoints.shown import shown
-from tracksided.checkpoints.source import SourceDirectory, SourceFile, SourceRefused, SourceWindow
+from tracksided.checkpoints.source import SourceDirectory, SourceFile, SourceWindow
 from tracksided.errors import CheckpointRefused
 
 _SUFFIX = ".distcp"

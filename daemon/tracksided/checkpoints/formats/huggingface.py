@@ -23,8 +23,9 @@ from tracksided.checkpoints.formats.safetensors import Safetensors
 from tracksided.checkpoints.formats.torch_zip import TorchZip
 from tracksided.checkpoints.formats.trainer_logs import logged_metrics
 from tracksided.checkpoints.formats.trainer_state import TRAINER_STATE, trainer_step
+from tracksided.checkpoints.refusals import SourceRefused
 from tracksided.checkpoints.shown import shown
-from tracksided.checkpoints.source import SourceDirectory, SourceFile, SourceRefused
+from tracksided.checkpoints.source import SourceDirectory, SourceFile
 
 MAX_INDEX_BYTES = 64 << 20  # a million tensors need less
 MAX_INDEX_CONTAINERS = 10_000  # three, but names may hold brackets

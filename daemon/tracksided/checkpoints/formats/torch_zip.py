@@ -44,7 +44,8 @@ from tracksided.checkpoints.formats.zip_container import (
     local_header,
     place_records,
 )
-from tracksided.checkpoints.source import SourceFile, SourceRefused
+from tracksided.checkpoints.refusals import SourceRefused
+from tracksided.checkpoints.source import SourceFile
 from tracksided.errors import CheckpointRefused
 
 # Chunks of distributed checkpoints are tensors of their own, with some 300 bytes of pickle each.

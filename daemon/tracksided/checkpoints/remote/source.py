@@ -6,16 +6,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from tracksided.checkpoints.refusals import SourceRefused
 from tracksided.checkpoints.remote.files import RemoteEntry, RemoteFailure, RemoteFiles
 from tracksided.checkpoints.remote.windows import SMALL_BYTES, Windows
 from tracksided.checkpoints.shown import shown
-from tracksided.checkpoints.source import (
-    FileIdentity,
-    SourceDirectory,
-    SourceFile,
-    SourceRefused,
-    is_entry_name,
-)
+from tracksided.checkpoints.source import FileIdentity, SourceDirectory, SourceFile, is_entry_name
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from tracksided.checkpoints.formats.base import OutputLayout
 from tracksided.checkpoints.naming import DIRECTORY_PROVENANCE
 from tracksided.checkpoints.provenance import KIND, MAX_BYTES
 from tracksided.checkpoints.publish import sweep
+from tracksided.checkpoints.refusals import SourceRefused
 from tracksided.checkpoints.remote.address import RemoteAddress
 from tracksided.checkpoints.remote.files import RemoteEntry, RemoteFailure, RemoteFiles
 from tracksided.checkpoints.remote.source import Reading, RemoteDirectory, RemoteFile
@@ -20,7 +21,7 @@ from tracksided.checkpoints.remote.upload import (
     streamed,
 )
 from tracksided.checkpoints.remote.windows import Windows
-from tracksided.checkpoints.source import SourceDirectory, SourceFile, SourceRefused
+from tracksided.checkpoints.source import SourceDirectory, SourceFile
 from tracksided.checkpoints.store import Entry, Unpublished
 from tracksided.errors import CheckpointError, OutputError
 
