@@ -38,8 +38,8 @@ def metric_of(store: Store, candidate: Candidate, checkpoint: Checkpoint, metric
     """Return a metric of a checkpoint that is open.
 
     Raises:
-        CheckpointRefused: it states no such metric, states NaN or infinity, or what should say
-            so is damaged.
+        SourceRefused: it states no such metric, states NaN or infinity, or what should say so is
+            damaged.
     """
     names: list[str] = []
     path = candidate.path

@@ -27,7 +27,6 @@ from tracksided.checkpoints.provenance import Skipped
 from tracksided.checkpoints.refusals import SourceRefused
 from tracksided.checkpoints.source import SourceDirectory, SourceFile
 from tracksided.checkpoints.store import Store
-from tracksided.errors import CheckpointRefused
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +160,8 @@ def _with_content_steps(
         try:
             with closing(_open(store, candidate)) as source:
                 checkpoint = describe(source)
-        except CheckpointRefused as error:
-            skipped.append(Skipped(candidate.path.name, _reason(error, candidate.path)))
+        except SourceRefused as error:
+            skipped.append(Skipped(candidate.path.name, error.reason))
         else:
             if checkpoint.is_average:
                 skipped.append(_own(checkpoint))
@@ -185,8 +184,8 @@ def _ranked(
         try:
             with closing(_open(store, candidate)) as source:
                 value = metric_of(store, candidate, describe(source), best.metric)
-        except CheckpointRefused as error:
-            skipped.append(Skipped(candidate.path.name, _reason(error, candidate.path)))
+        except SourceRefused as error:
+            skipped.append(Skipped(candidate.path.name, error.reason))
         else:
             scored.append((candidate, value))
     return list(best.rank(scored))
@@ -208,8 +207,8 @@ def _take(
             unused.callback(source.close)
             checkpoint = _described(source, selection)
             unfit = _unfit(checkpoint, selection)
-        except CheckpointRefused as error:
-            unfit = Skipped(candidate.path.name, _reason(error, candidate.path))
+        except SourceRefused as error:
+            unfit = Skipped(candidate.path.name, error.reason)
         else:
             is_stated = is_step_stated(candidate)
             chosen = Chosen(checkpoint, step_of(candidate), metric, source, is_stated)
@@ -258,14 +257,9 @@ def _open(store: Store, candidate: Candidate) -> SourceFile | SourceDirectory:
     """Open a candidate.
 
     Raises:
-        CheckpointRefused: it cannot be opened, or cannot be complete yet.
+        SourceRefused: it cannot be opened, or cannot be complete yet.
     """
     if candidate.unfinished is not None:
         raise SourceRefused(candidate.path, candidate.unfinished)
     name = candidate.path.name
     return store.open_directory(name) if candidate.is_directory else store.open_file(name)
-
-
-def _reason(error: CheckpointRefused, path: Path) -> str:
-    """Take the checkpoint's own name out of a message that stands beside it."""
-    return str(error).removeprefix(f"{path.name}: ").removeprefix(f"{path.name}/")

@@ -71,7 +71,7 @@ class SourceFile:
 
     @property
     def name(self) -> str:
-        """The file's name, with its directory's where that is the checkpoint; for messages."""
+        """The file's name, with its directory's where that is the checkpoint."""
         if self.owner == self.path:
             return self.path.name
         return f"{self.owner.name}/{self.path.name}"
@@ -94,7 +94,7 @@ class SourceFile:
             nbytes: how many.
 
         Raises:
-            CheckpointRefused: as in `read_into`.
+            SourceRefused: as in `read_into`.
         """
         buffer = bytearray(nbytes)
         self.read_into(memoryview(buffer), offset)
@@ -108,7 +108,7 @@ class SourceFile:
             offset: bytes from the start.
 
         Raises:
-            CheckpointRefused: the file ends before, or cannot be read.
+            SourceRefused: the file ends before, or cannot be read.
         """
         filled = 0
         while filled < len(buffer):
@@ -132,7 +132,7 @@ class SourceFile:
             Position in the range, and what begins there, which stands until the next is taken.
 
         Raises:
-            CheckpointRefused: as in `read_into`.
+            SourceRefused: as in `read_into`.
         """
         buffer = memoryview(bytearray(min(_BLOCK_BYTES, nbytes)))
         for position in range(0, nbytes, _BLOCK_BYTES):
@@ -188,7 +188,7 @@ class SourceWindow(SourceFile):
 
     @property
     def name(self) -> str:
-        """The file's name and the label, for messages."""
+        """The file's name and the label."""
         return f"{self._whole.name}: {self._label}"
 
     @property
@@ -249,13 +249,13 @@ class SourceDirectory:
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
             self.descriptor = os.open(path, flags)
         except OSError as error:
-            raise SourceRefused(path, f"cannot be opened: {error.strerror}") from error
+            raise self.refusal(f"cannot be opened: {error.strerror}") from error
         try:
             self.status = os.fstat(self.descriptor)
             self.names = frozenset(os.listdir(self.descriptor))  # noqa: PTH208 - by descriptor
         except OSError as error:
             self.close()
-            raise SourceRefused(path, f"cannot be listed: {error.strerror}") from error
+            raise self.refusal(f"cannot be listed: {error.strerror}") from error
 
     def open(self, name: str) -> SourceFile:
         """Open a file of the directory, once; it is closed together with the directory.
@@ -268,7 +268,7 @@ class SourceDirectory:
         """
         if name not in self._files:
             if not is_entry_name(name):
-                raise SourceRefused(self.path, f"{shown(name)} names no file inside of it")
+                raise self.refusal(f"{shown(name)} names no file inside of it")
             self._files[name] = SourceFile(self.path / name, inside=self)
         return self._files[name]
 
@@ -310,8 +310,16 @@ class SourceDirectory:
                 raise
         target = os.readlink(name, dir_fd=self.descriptor)
         if not is_entry_name(target):
-            raise SourceRefused(self.path, f"{name}: a link that leaves the directory")
+            raise self.refusal(f"{name}: a link that leaves the directory")
         return os.open(target, flags, dir_fd=self.descriptor)
+
+    def refusal(self, reason: str) -> SourceRefused:
+        """Make the error that costs the checkpoint its place.
+
+        Args:
+            reason: what is wrong with it, for the user.
+        """
+        return SourceRefused(self.path, reason)
 
     def keep_open(self, kept: Collection[SourceFile]) -> None:
         """Close all other files: many checkpoints of many files would use up the descriptors.

@@ -9,10 +9,11 @@ from typing import Protocol
 from tracksided.checkpoints.averaging import Averaging, Progress
 from tracksided.checkpoints.formats.base import Place
 from tracksided.checkpoints.planning import RecordJob
+from tracksided.checkpoints.refusals import SourceRefused
 from tracksided.checkpoints.shares import Chunk, Crcs, shares
 from tracksided.checkpoints.source import SourceFile
 from tracksided.checkpoints.writeback import Target
-from tracksided.errors import CheckpointRefused, OutputError
+from tracksided.errors import OutputError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +112,7 @@ def compare(
         files += [SourceFile(path) for path in paths]
         with ThreadPoolExecutor(num_threads, "read-back") as pool:
             found = list(pool.map(crc32, written))
-    except CheckpointRefused as error:
+    except SourceRefused as error:
         raise OutputError(f"{paths[0].parent}: the average does not read back: {error}") from error
     finally:
         for file in files:

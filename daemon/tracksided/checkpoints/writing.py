@@ -17,13 +17,14 @@ from tracksided.checkpoints.formats.base import (
 from tracksided.checkpoints.formats.catalog import describe_as, format_named
 from tracksided.checkpoints.policy import BestBy
 from tracksided.checkpoints.provenance import Provenance, SourceRecord
+from tracksided.checkpoints.refusals import SourceRefused, refused_as
 from tracksided.checkpoints.selection import Selection
 from tracksided.checkpoints.shares import Averaged, conclude
 from tracksided.checkpoints.source import SourceDirectory, SourceFile
 from tracksided.checkpoints.store import Store
 from tracksided.checkpoints.workers import Work, Workers
 from tracksided.checkpoints.writeback import Target
-from tracksided.errors import CheckpointRefused, OutputError
+from tracksided.errors import OutputError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,10 +89,8 @@ def _layout(checkpoint_format: CheckpointFormat, template: Checkpoint) -> Output
     Raises:
         SourceRefused: it cannot.
     """
-    try:
+    with refused_as(template):
         return checkpoint_format.layout(template)
-    except CheckpointRefused as error:
-        raise template.refusal(error) from error
 
 
 def _write_around(layout: OutputLayout, targets: Sequence[Target]) -> None:
@@ -143,7 +142,7 @@ def _digest_of(path: Path | None, work: Work, averaged: Averaged) -> str:
             if not is_there or record.crc32 not in {None, averaged.output[key]}:
                 raise OutputError(f"{path.parent}: what was written reads back differently")
         return content_digest(written, averaged.output)
-    except CheckpointRefused as error:
+    except SourceRefused as error:
         raise OutputError(f"{path.parent}: the average does not read back: {error}") from error
     finally:
         source.close()

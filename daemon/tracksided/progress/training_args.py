@@ -13,8 +13,8 @@ from tracksided.checkpoints.formats.pickle_nodes import (
     global_path,
 )
 from tracksided.checkpoints.formats.torch_archive import read_object
+from tracksided.checkpoints.refusals import SourceRefused, refused_as
 from tracksided.checkpoints.source import SourceFile
-from tracksided.errors import CheckpointRefused
 from tracksided.progress.directories import checkpoints_in
 from tracksided.sinks.json_file import Json
 
@@ -36,11 +36,12 @@ def read_training_args(directory: Path) -> tuple[dict[str, Json], str | None]:
     try:
         source = SourceFile(path)
         try:
-            root = read_object(source)
+            with refused_as(source):
+                root = read_object(source)
         finally:
             source.close()
-    except CheckpointRefused as error:
-        return {}, f"{path.name} tells no settings: {error}"
+    except SourceRefused as error:
+        return {}, f"{path.name} tells no settings: {error.reason}"
     except KeyError as error:
         return {}, f"{path.name} tells no settings: it lacks {error}"
     state = root.state if isinstance(root, CallNode) else root

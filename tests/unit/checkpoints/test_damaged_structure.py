@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from tracksided.checkpoints.formats.torch_zip import TorchZip
 from tracksided.checkpoints.policy import mismatch
+from tracksided.checkpoints.refusals import SourceRefused
 from tracksided.checkpoints.source import SourceFile
-from tracksided.errors import CheckpointRefused
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_a_storage_of_two_sizes_is_refused(tmp_path: Path, unverified: bytes) ->
     path.write_bytes(pickled)
     source = SourceFile(path)
 
-    with pytest.raises(CheckpointRefused, match=r"storage '4' is said to have . bytes and . bytes"):
+    with pytest.raises(SourceRefused, match=r"storage '4' is said to have . bytes and . bytes"):
         TorchZip().describe(source)
 
     source.close()
@@ -62,7 +62,7 @@ def test_changed_bytes_are_described_sanely_or_refused(
         layout = TorchZip().layout(checkpoint)
         TorchZip().seal(checkpoint, dict.fromkeys(checkpoint.records, 0))
         assert mismatch(checkpoint, checkpoint) is None
-    except CheckpointRefused:
+    except SourceRefused:
         return
     finally:
         source.close()

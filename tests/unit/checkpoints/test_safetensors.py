@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from tracksided.checkpoints.formats.safetensors import Safetensors
 from tracksided.checkpoints.job import AverageRequest, run_average
+from tracksided.checkpoints.refusals import SourceRefused
 from tracksided.checkpoints.source import SourceFile
-from tracksided.errors import CheckpointError, CheckpointRefused
+from tracksided.errors import CheckpointError
 
 
 def save(directory: Path, *steps: int) -> list[dict[str, torch.Tensor]]:
@@ -128,7 +129,7 @@ def test_every_truncation_is_refused(tmp_path: Path) -> None:
 
     for nbytes in range(0, len(whole), 7):
         cut.write_bytes(whole[:nbytes])
-        with pytest.raises(CheckpointRefused, match=r"cut\.safetensors"):
+        with pytest.raises(SourceRefused, match=r"cut\.safetensors"):
             describe(cut)
 
 
@@ -137,7 +138,7 @@ def test_bytes_behind_the_tensors_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "step_1.safetensors"
     path.write_bytes(path.read_bytes() + b"x")
 
-    with pytest.raises(CheckpointRefused, match="announces"):
+    with pytest.raises(SourceRefused, match="announces"):
         describe(path)
 
 
@@ -162,7 +163,7 @@ def test_hostile_headers_are_refused(tmp_path: Path, header: bytes) -> None:
     path = tmp_path / "evil.safetensors"
     path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
 
-    with pytest.raises(CheckpointRefused, match=r"evil\.safetensors"):
+    with pytest.raises(SourceRefused, match=r"evil\.safetensors"):
         describe(path)
 
 
@@ -199,7 +200,7 @@ def test_absurd_headers_are_refused_by_what_is_wrong(
     header = "{" + members + "}"
     path.write_bytes(struct.pack("<Q", len(header)) + header.encode() + bytes(4))
 
-    with pytest.raises(CheckpointRefused, match=reason) as refused:
+    with pytest.raises(SourceRefused, match=reason) as refused:
         describe(path)
 
     assert str(refused.value).startswith("evil.safetensors: ")
@@ -212,7 +213,7 @@ def test_a_header_of_empty_lists_takes_no_more_memory_than_its_own_bytes(tmp_pat
     path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
 
     tracemalloc.start()
-    with pytest.raises(CheckpointRefused):
+    with pytest.raises(SourceRefused):
         describe(path)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

@@ -11,10 +11,10 @@ from tracksided.checkpoints.job import AverageRequest, run_average
 from tracksided.checkpoints.listing import list_candidates
 from tracksided.checkpoints.policy import StepRange
 from tracksided.checkpoints.provenance import Provenance
+from tracksided.checkpoints.refusals import SourceRefused
 from tracksided.checkpoints.selection import select
 from tracksided.checkpoints.source import SourceFile
 from tracksided.checkpoints.stores import open_store
-from tracksided.errors import CheckpointRefused
 
 NUM_TENSORS = 300
 
@@ -52,7 +52,7 @@ def test_an_archive_that_is_another_when_it_is_read_again_is_refused(tmp_path: P
     with path.open("r+b") as file:  # the same file, other names of the same length
         file.write(path.read_bytes()[: len(content)])
 
-    with pytest.raises(CheckpointRefused, match="changed while it was being read"):
+    with pytest.raises(SourceRefused, match="changed while it was being read"):
         TorchZip().layout(checkpoint)
 
     source.close()

@@ -194,4 +194,4 @@ def test_damaged_training_arguments_cost_the_settings_only(tmp_path: Path) -> No
     curve = read_trainer_state(path, "run")
 
     assert len(curve.loss) == 1
-    assert curve.notes[0].startswith("training_args.bin tells no settings")
+    assert curve.notes[0] == ("training_args.bin tells no settings: 9 bytes are no checkpoint")

@@ -91,15 +91,13 @@ class Checkpoint:
         """When the last of them was written."""
         return max(source.identity.mtime_ns for source in self.sources)
 
-    def refusal(self, reason: object) -> SourceRefused:
+    def refusal(self, reason: str) -> SourceRefused:
         """Make the error that costs this checkpoint its place.
 
         Args:
-            reason: what is wrong with it; an error that names it already is not doubled.
+            reason: what is wrong with it, for the user.
         """
-        owner = self.sources[0].owner
-        text = str(reason).removeprefix(f"{owner.name}: ").removeprefix(f"{owner.name}/")
-        return SourceRefused(owner, text)
+        return SourceRefused(self.sources[0].owner, reason)
 
     def template_as(self, kind: type[_Template]) -> _Template:
         """Return the template to the format that made it.
@@ -197,6 +195,9 @@ class CheckpointFormat(Protocol):
 
         Args:
             template: the newest checkpoint: keys, order and metadata are taken from it.
+
+        Raises:
+            CheckpointRefused: it cannot be written again.
         """
 
     def seal(self, template: Checkpoint, crcs: Mapping[str, int]) -> tuple[Patch, ...]:
@@ -214,7 +215,7 @@ class CheckpointFormat(Protocol):
             checkpoint: one of this format, still open.
 
         Raises:
-            CheckpointRefused: what says so is damaged.
+            SourceRefused: what says so is damaged.
         """
 
 
@@ -232,7 +233,7 @@ class FileFormat(CheckpointFormat, Protocol):
             source: the file; the checkpoint keeps it open.
 
         Raises:
-            CheckpointRefused: it is another format, incomplete or not sane.
+            SourceRefused: it is another format, incomplete or not sane.
         """
 
 

@@ -14,7 +14,6 @@ from tracksided.checkpoints.formats.huggingface import HuggingFace
 from tracksided.checkpoints.formats.safetensors import Safetensors
 from tracksided.checkpoints.formats.torch_zip import TorchZip
 from tracksided.checkpoints.source import SourceDirectory, SourceFile
-from tracksided.errors import CheckpointRefused
 
 FILE_FORMATS: tuple[FileFormat, ...] = (TorchZip(), Safetensors())
 DIRECTORY_FORMATS: tuple[DirectoryFormat, ...] = (DistributedCheckpoint(), HuggingFace())
@@ -43,7 +42,7 @@ def describe_as(name: str, source: SourceFile | SourceDirectory) -> Checkpoint:
     """Read the structure in the format with a name, whatever the source is called.
 
     Raises:
-        CheckpointRefused: it is incomplete or not sane.
+        SourceRefused: it is incomplete or not sane.
     """
     if isinstance(source, SourceDirectory):
         return next(entry for entry in DIRECTORY_FORMATS if entry.name == name).describe(source)
@@ -54,16 +53,16 @@ def describe(source: SourceFile | SourceDirectory) -> Checkpoint:
     """Read the structure of a file or directory of any format.
 
     Raises:
-        CheckpointRefused: no format reads it, or it is incomplete or not sane.
+        SourceRefused: no format reads it, or it is incomplete or not sane.
     """
     if isinstance(source, SourceDirectory):
         directory_format = directory_format_of(source.names)
         if directory_format is None:
-            raise CheckpointRefused(f"{source.path.name}: holds no weights that are read here")
+            raise source.refusal("holds no weights that are read here")
         return directory_format.describe(source)
     file_format = format_of(source.name)
     if file_format is None:
-        raise CheckpointRefused(f"{source.name}: no format is known for this name")
+        raise source.refusal("no format is known for this name")
     return file_format.describe(source)
 
 

@@ -30,10 +30,9 @@ from tracksided.checkpoints.formats.torch_archive import read_object, require_so
 from tracksided.checkpoints.formats.torch_entries import STEP_KEYS, is_training_state
 from tracksided.checkpoints.formats.torch_zip import TorchZip
 from tracksided.checkpoints.numbers import MAX_COUNT
-from tracksided.checkpoints.refusals import SourceRefused
+from tracksided.checkpoints.refusals import refused_as
 from tracksided.checkpoints.shown import shown
 from tracksided.checkpoints.source import SourceDirectory, SourceFile, SourceWindow
-from tracksided.errors import CheckpointRefused
 
 _SUFFIX = ".distcp"
 _OPTIMIZER = re.compile(r"optim(izer)?s?([_-].*)?", re.IGNORECASE)
@@ -87,13 +86,13 @@ class DistributedCheckpoint:
             if item.shape is None:
                 continue
             if item.key in tensors:
-                raise SourceRefused(directory.path, f"two chunks are called {shown(item.key)}")
+                raise directory.refusal(f"two chunks are called {shown(item.key)}")
             entry, record = _tensor(directory, item)
             tensors[item.key] = replace(entry, record=item.key)
             if record is not None:
                 records[item.key] = record
         if not tensors:
-            raise SourceRefused(directory.path, "holds no tensors besides the optimizer's")
+            raise directory.refusal("holds no tensors besides the optimizer's")
         carried = carried_files(directory, files)
         return Checkpoint(
             sources=tuple(files.values()),
@@ -153,21 +152,14 @@ class DistributedCheckpoint:
 
 def _read(directory: SourceDirectory) -> DistributedMetadata:
     if METADATA not in directory.names:
-        raise SourceRefused(
-            directory.path, f"no {METADATA}, which is written last: incomplete, or still written"
+        raise directory.refusal(
+            f"no {METADATA}, which is written last: incomplete, or still written"
         )
     source = directory.open(METADATA)
     if source.nbytes > MAX_PICKLE_BYTES:
         raise source.refusal(f"{source.nbytes} bytes, more than the {MAX_PICKLE_BYTES} read here")
-    try:
+    with refused_as(directory):
         return read_metadata(source.read(0, source.nbytes))
-    except SourceRefused:
-        raise
-    except CheckpointRefused as error:
-        reason = str(error)
-        if not reason.startswith(METADATA):
-            reason = f"{METADATA}: {reason}"
-        raise SourceRefused(directory.path, reason) from error
 
 
 def _require_complete(directory: SourceDirectory, metadata: DistributedMetadata) -> None:
@@ -175,9 +167,7 @@ def _require_complete(directory: SourceDirectory, metadata: DistributedMetadata)
     ends: dict[str, int] = {}
     for item in sorted(metadata.items, key=lambda item: (item.file, item.offset)):
         if not item.file.endswith(_SUFFIX):
-            raise SourceRefused(
-                directory.path, f"{METADATA} names {shown(item.file)}, no {_SUFFIX} file"
-            )
+            raise directory.refusal(f"{METADATA} names {shown(item.file)}, no {_SUFFIX} file")
         window = _window(directory, item)
         if item.offset < ends.get(item.file, 0):
             raise window.refusal("overlaps another item")
@@ -224,17 +214,11 @@ def _step(directory: SourceDirectory, metadata: DistributedMetadata) -> int | No
     for item in metadata.items:
         if item.shape is None and item.path[-1] in STEP_KEYS and len(item.path) == 1:
             window = _window(directory, item)
-            try:
+            with refused_as(window):
                 value = read_object(window)
-            except SourceRefused:
-                raise
-            except CheckpointRefused as error:
-                raise window.refusal(str(error)) from error
             if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
                 if value >= MAX_COUNT:
-                    raise SourceRefused(
-                        directory.path, f"its {item.name} is 2**62 or more, no step is"
-                    )
+                    raise directory.refusal(f"its {item.name} is 2**62 or more, no step is")
                 return value
     return None
 
@@ -255,7 +239,8 @@ def _lay(
         window = _window(directory, item)
         nbytes = window.nbytes
         if item.shape is None:
-            require_sound(window)
+            with refused_as(window):
+                require_sound(window)
             copied.append((position, window))
         else:
             layout = TorchZip().layout(TorchZip().describe_tensor(window))

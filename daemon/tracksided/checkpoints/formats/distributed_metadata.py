@@ -73,9 +73,12 @@ def read_metadata(pickled: bytes) -> DistributedMetadata:
     """Parse it.
 
     Raises:
-        CheckpointRefused: it is malformed, or says what is not read here.
+        CheckpointRefused: it is malformed, or says what is not read here; the message names it.
     """
-    pickle = read_pickle(pickled)
+    try:
+        pickle = read_pickle(pickled)
+    except CheckpointRefused as error:
+        raise CheckpointRefused(f"{METADATA}: {error}") from error
     fields = _fields(pickle.root, f"{_MODULE}.metadata.Metadata")
     chunks = {
         _text(name): _chunks(_text(name), entry)
@@ -176,7 +179,9 @@ def _item(
     name = _text(index_fields.get("fqn"))
     fields = _fields(place, f"{_MODULE}.filesystem._StorageInfo")
     if fields.get("transform_descriptors") is not None:
-        raise CheckpointRefused(f"{shown(name)} is stored compressed or otherwise transformed")
+        raise CheckpointRefused(
+            f"{METADATA}: {shown(name)} is stored compressed or otherwise transformed"
+        )
     starts = index_fields.get("offset")
     chunk = None if starts is None else _counts(starts, name)
     if name not in chunks or chunk not in chunks[name]:

@@ -23,7 +23,6 @@ from tracksided.checkpoints.formats.safetensors import Safetensors
 from tracksided.checkpoints.formats.torch_zip import TorchZip
 from tracksided.checkpoints.formats.trainer_logs import logged_metrics
 from tracksided.checkpoints.formats.trainer_state import TRAINER_STATE, trainer_step
-from tracksided.checkpoints.refusals import SourceRefused
 from tracksided.checkpoints.shown import shown
 from tracksided.checkpoints.source import SourceDirectory, SourceFile
 
@@ -87,14 +86,12 @@ class HuggingFace:
         for group in _GROUPS:
             _read_group(directory, group, parts, indexes)
         if not parts:
-            raise SourceRefused(
-                directory.path, "its shards have no index: incomplete, or still being written"
-            )
+            raise directory.refusal("its shards have no index: incomplete, or still being written")
         tensors, records = {}, {}
         for part in parts:
             for name, entry in part.content.tensors.items():
                 if name in tensors:
-                    raise SourceRefused(directory.path, f"tensor {shown(name)} is in two files")
+                    raise directory.refusal(f"tensor {shown(name)} is in two files")
                 tensors[name] = replace(entry, record=_record_key(part, entry.record))
             for key, record in part.content.records.items():
                 records[_record_key(part, key)] = record

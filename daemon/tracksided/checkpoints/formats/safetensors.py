@@ -21,7 +21,6 @@ from tracksided.checkpoints.formats.safetensors_header import Header, read_heade
 from tracksided.checkpoints.numbers import MAX_COUNT
 from tracksided.checkpoints.shown import shown
 from tracksided.checkpoints.source import SourceFile
-from tracksided.errors import CheckpointRefused
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library itself
 _LENGTH = struct.Struct("<Q")
@@ -56,12 +55,11 @@ class Safetensors:
             tensors[name] = TensorEntry(entry.dtype, entry.shape, strides, name, 0, entry.nbytes)
             end += entry.nbytes
         if end != source.nbytes:
-            raise CheckpointRefused(
-                f"{source.name}: incomplete or truncated: {source.nbytes} bytes, its header "
-                f"announces {end}"
+            raise source.refusal(
+                f"incomplete or truncated: {source.nbytes} bytes, its header announces {end}"
             )
         if not tensors:
-            raise CheckpointRefused(f"{source.name}: holds no tensors")
+            raise source.refusal("holds no tensors")
         return Checkpoint(
             sources=(source,),
             format=self.name,
@@ -98,12 +96,10 @@ class Safetensors:
 
 def _read_head(source: SourceFile) -> bytes:
     if source.nbytes < _LENGTH.size:
-        raise CheckpointRefused(f"{source.name}: {source.nbytes} bytes are no safetensors file")
+        raise source.refusal(f"{source.nbytes} bytes are no safetensors file")
     (nbytes,) = _LENGTH.unpack(source.read(0, _LENGTH.size))
     if nbytes > min(MAX_HEADER_BYTES, source.nbytes - _LENGTH.size):
-        raise CheckpointRefused(
-            f"{source.name}: announces a header of {nbytes} bytes: truncated, or no safetensors"
-        )
+        raise source.refusal(f"announces a header of {nbytes} bytes: truncated, or no safetensors")
     return source.read(0, _LENGTH.size + nbytes)
 
 

@@ -128,7 +128,7 @@ def require_sound(source: SourceFile) -> None:
     for record in records:
         crc = source.crc32(record.offset, record.nbytes)
         if has_crcs and crc != record.crc32:
-            raise source.refusal(
+            raise CheckpointRefused(
                 f"record {shown(record.name)} is corrupt: its CRC-32 does not match"
             )
 
@@ -136,7 +136,7 @@ def require_sound(source: SourceFile) -> None:
 def _open(source: SourceFile) -> tuple[str, dict[str, ZipRecord], bool]:
     """Return prefix and records as in `Archive`, and whether these have a CRC-32."""
     _require_zip(source)
-    prefix, records = _split_prefix(source, read_directory(source))
+    prefix, records = _split_prefix(read_directory(source))
     return prefix, records, _has_crcs(records.values())
 
 
@@ -150,29 +150,27 @@ def _require_zip(source: SourceFile) -> None:
     if head.startswith(b"PK\x03\x04"):
         return
     if not head:
-        raise CheckpointRefused(f"{source.name}: empty")
+        raise CheckpointRefused("empty")
     if head.startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
         raise CheckpointRefused(
-            f"{source.name}: a legacy pickle without zip; load it and save it again with "
+            "a legacy pickle without zip; load it and save it again with "
             "torch.save of torch 1.6 or later"
         )
-    raise CheckpointRefused(f"{source.name}: not a zip file of torch.save")
+    raise CheckpointRefused("not a zip file of torch.save")
 
 
-def _split_prefix(
-    source: SourceFile, records: tuple[ZipRecord, ...]
-) -> tuple[str, dict[str, ZipRecord]]:
+def _split_prefix(records: tuple[ZipRecord, ...]) -> tuple[str, dict[str, ZipRecord]]:
     prefix = records[0].name.partition("/")[0] + "/" if records else ""
     if any(not record.name.startswith(prefix) for record in records):
-        raise CheckpointRefused(f"{source.name}: its records lie in more than one folder")
+        raise CheckpointRefused("its records lie in more than one folder")
     archive = {record.name.removeprefix(prefix): record for record in records}
     if "constants.pkl" in archive or any(name.startswith("code/") for name in archive):
-        raise CheckpointRefused(f"{source.name}: a TorchScript archive, not a state dict")
+        raise CheckpointRefused("a TorchScript archive, not a state dict")
     packed = next((record.name for record in records if not record.is_stored), None)
     if packed is not None:
-        raise CheckpointRefused(f"{source.name}: record {shown(packed)} is compressed or encrypted")
+        raise CheckpointRefused(f"record {shown(packed)} is compressed or encrypted")
     if ROOT_PICKLE not in archive:
-        raise CheckpointRefused(f"{source.name}: a zip file without {ROOT_PICKLE}")
+        raise CheckpointRefused(f"a zip file without {ROOT_PICKLE}")
     return prefix, archive
 
 

@@ -44,9 +44,8 @@ from tracksided.checkpoints.formats.zip_container import (
     local_header,
     place_records,
 )
-from tracksided.checkpoints.refusals import SourceRefused
+from tracksided.checkpoints.refusals import refused_as
 from tracksided.checkpoints.source import SourceFile
-from tracksided.errors import CheckpointRefused
 
 # Chunks of distributed checkpoints are tensors of their own, with some 300 bytes of pickle each.
 _MAX_HELD_PICKLE_BYTES = 4096
@@ -80,7 +79,7 @@ class TorchZip:
         """Read what was saved as a tensor of its own; its name is empty.
 
         Raises:
-            CheckpointRefused: it is something else, incomplete or not sane.
+            SourceRefused: it is something else, incomplete or not sane.
         """
         return _describe_as(source, tensor_itself)
 
@@ -116,25 +115,23 @@ class TorchZip:
 
     def metrics(self, checkpoint: Checkpoint) -> Mapping[str, float]:
         """Read the numbers beside the model; see `CheckpointFormat.metrics`."""
-        archive = _archive_of(checkpoint.template_as(_Template))
-        storages = archive.storages()
+        template = checkpoint.template_as(_Template)
+        with refused_as(template.source):
+            archive = _archive_of(template)
+            storages = archive.storages()
 
-        def read(storage: Storage) -> bytes:
-            return archive.read(storages[storage.key], storage.nbytes)
+            def read(storage: Storage) -> bytes:
+                return archive.read(storages[storage.key], storage.nbytes)
 
-        return stated_metrics(archive.part, checkpoint.name, read)
+            return stated_metrics(archive.part, checkpoint.name, read)
 
 
 def _describe_as(source: SourceFile, find: FindModel) -> Checkpoint:
-    try:
+    with refused_as(source):
         archive = read_archive(source, find)
         views = model_tensors(archive.part.node, archive.part.entries)
         without_training_state(archive.part)  # what speaks against it is said before any work
         storages = archive.storages()
-    except CheckpointRefused as error:
-        if str(error).startswith(source.name):
-            raise
-        raise CheckpointRefused(f"{source.name}: {error}") from error
     used = {view.storage.key for view in views.values()}
     is_small = archive.pickle_bytes <= _MAX_HELD_PICKLE_BYTES
     return Checkpoint(
@@ -200,12 +197,8 @@ def _plan(checkpoint: Checkpoint) -> _Plan:
         SourceRefused: what would go along is damaged.
     """
     template = checkpoint.template_as(_Template)
-    try:
+    with refused_as(template.source):
         return _planned(checkpoint, _archive_of(template))
-    except SourceRefused:
-        raise
-    except CheckpointRefused as error:
-        raise template.source.refusal(str(error)) from error
 
 
 def _planned(checkpoint: Checkpoint, archive: Archive) -> _Plan:

@@ -71,19 +71,19 @@ def read_directory(source: SourceFile) -> tuple[ZipRecord, ...]:
         entries = _parse_directory(source.read(start, nbytes), count)
         records = tuple(_locate(source, entry) for entry in entries)
     except (struct.error, UnicodeDecodeError, ValueError) as error:
-        raise CheckpointRefused(f"{source.name}: its zip directory is damaged: {error}") from error
-    _require_disjoint(source, records, start)
+        raise CheckpointRefused(f"its zip directory is damaged: {error}") from error
+    _require_disjoint(records, start)
     return records
 
 
 def _find_directory(source: SourceFile) -> tuple[int, int, int]:
     if source.nbytes < _END.size:
-        raise CheckpointRefused(f"{source.name}: {source.nbytes} bytes are no checkpoint")
+        raise CheckpointRefused(f"{source.nbytes} bytes are no checkpoint")
     end_at = source.nbytes - _END.size
     end = _END.unpack(source.read(end_at, _END.size))
     if end[0] != b"PK\x05\x06" or end[7] != 0:
         raise CheckpointRefused(
-            f"{source.name}: no zip directory at its end: incomplete, truncated, "
+            "no zip directory at its end: incomplete, truncated, "
             "or written before torch 1.6 (legacy pickle)"
         )
     count, nbytes, start, limit = end[4], end[5], end[6], end_at
@@ -160,13 +160,12 @@ def _locate(source: SourceFile, entry: _Entry) -> ZipRecord:
     return ZipRecord(entry.name, offset, entry.nbytes, entry.crc32, entry.is_stored)
 
 
-def _require_disjoint(source: SourceFile, records: tuple[ZipRecord, ...], limit: int) -> None:
+def _require_disjoint(records: tuple[ZipRecord, ...], limit: int) -> None:
     end = 0
     for record in sorted(records, key=lambda record: (record.offset, record.nbytes)):
         if record.offset < end or record.offset + record.nbytes > limit:
             raise CheckpointRefused(
-                f"{source.name}: record {shown(record.name)} overlaps another "
-                "or passes the file's end"
+                f"record {shown(record.name)} overlaps another or passes the file's end"
             )
         end = record.offset + record.nbytes
 

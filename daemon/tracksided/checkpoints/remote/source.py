@@ -6,7 +6,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from tracksided.checkpoints.refusals import SourceRefused
 from tracksided.checkpoints.remote.files import RemoteEntry, RemoteFailure, RemoteFiles
 from tracksided.checkpoints.remote.windows import SMALL_BYTES, Windows
 from tracksided.checkpoints.shown import shown
@@ -83,11 +82,11 @@ class RemoteDirectory(SourceDirectory):
     def open(self, name: str) -> SourceFile:
         """Open an object directly below it; see `SourceDirectory.open`."""
         if not is_entry_name(name):
-            raise SourceRefused(self.path, f"{shown(name)} names no file inside of it")
+            raise self.refusal(f"{shown(name)} names no file inside of it")
         if name not in self._files:
             entry = self._entries.get(name)
             if entry is None or entry.is_directory:
-                raise SourceRefused(self.path, f"{name}: does not exist")
+                raise self.refusal(f"{name}: does not exist")
             self._files[name] = RemoteFile(self._reading, entry, inside=self)
         return self._files[name]
 
