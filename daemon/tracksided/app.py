@@ -107,7 +107,9 @@ class Daemon:
 
     def _turn(self, wait_s: float) -> None:
         """Do once all that there is to do."""
-        rang = self._listener.wait(wait_s)
+        before = self._clock()
+        wait_s = min(wait_s, self._checkpoints.wait_s(before))
+        rang = self._listener.wait(wait_s, self._checkpoints.descriptors(before))
         now = self._clock()
         if rang or now >= self._next_look:
             self._next_look = now + self._settings.poll_seconds

@@ -53,7 +53,7 @@ class CheckpointSettings:
     """From how many complete checkpoints on."""
 
     poll_seconds: float = 5.0
-    """How often the directories are looked at."""
+    """How often the directories are looked at where no file-system events come."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,10 @@ class DaemonProcess:
         self.log = log
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, *arguments: str, wait: bool = True) -> None:
+    def start(self, *arguments: str, wait: bool = True, prefix: Sequence[str] = ()) -> None:
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "tracksided", "daemon", *arguments],
+                [*prefix, sys.executable, "-P", "-m", "tracksided", "daemon", *arguments],
                 env=os.environ | self._environ,
                 stdout=output,
                 stderr=output,

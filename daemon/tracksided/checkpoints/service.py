@@ -1,55 +1,34 @@
 """Watch directories for the daemon, and average what is newest in a child process."""
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ParamSpec
 
+from tracksided.checkpoints.events import DirectoryEvents
 from tracksided.checkpoints.job import DEFAULT_COUNT
-from tracksided.checkpoints.outcomes import AverageEvent, Outcome, event_of, outcome_of
+from tracksided.checkpoints.outcomes import AverageEvent, event_of, outcome_of
 from tracksided.checkpoints.process import COMMAND, ChildProcess
 from tracksided.checkpoints.publish import sweep
-from tracksided.checkpoints.watcher import Look, Settling, look
+from tracksided.checkpoints.watched import Watched
+from tracksided.checkpoints.watcher import look
 
 logger = logging.getLogger(__name__)
 
 _P = ParamSpec("_P")
 
 DEFAULT_MINIMUM = 3
+HEAR_EVERY_S = 0.2  # at most: of a thousand writes in a row the kernel makes few events
 HANG_S = 600.0  # without a sign of life; a block takes seconds even on a starved machine
 RETRY_S = 60.0  # after a crash: memory may be free again
-MAX_REFUSED = 10  # in the status; the log names all
 MAX_CRASHES = 3  # of one set of checkpoints, then it waits for another set
 
 
 @dataclass(slots=True)
-class _Watched:
-    directory: Path
-    run: str | None
-    settling: Settling = field(default_factory=Settling)
-    seen: Look = field(default_factory=lambda: Look(frozenset()))
-    is_due: bool = False
-    is_urgent: bool = False
-    is_rotated: bool = False
-    """Checkpoints were removed before there were enough of them."""
-
-    crashes: int = 0
-    retry_at: float | None = None
-    last: AverageEvent | None = None
-    outcome: Outcome = field(default_factory=Outcome)
-    warned: set[tuple[str, str]] = field(default_factory=set)
-    defects: set[str] = field(default_factory=set)
-
-    @property
-    def refused(self) -> tuple[tuple[str, str], ...]:
-        """Names and reasons of the last averaging, and of what was not even looked at."""
-        return (*self.outcome.refused, *self.seen.refused)
-
-
-@dataclass(slots=True)
 class _Running:
-    watched: _Watched
+    watched: Watched
     child: ChildProcess
     started: float
     num_bytes_said: int
@@ -59,6 +38,7 @@ class _Running:
 class CheckpointService:
     """Averages checkpoints as they appear. One thread calls it; no call waits for a child.
 
+    Events of the file system hasten a look; what they miss is seen by the next one of the polls.
     States of a directory: unchanged -> changed -> settled (due) -> averaging -> unchanged.
     """
 
@@ -71,6 +51,7 @@ class CheckpointService:
         num_threads: int = 2,
         hang_seconds: float = HANG_S,
         command: Sequence[str] = COMMAND,
+        events: DirectoryEvents | None = None,
     ) -> None:
         """Watch nothing yet.
 
@@ -81,6 +62,7 @@ class CheckpointService:
             num_threads: of the averaging.
             hang_seconds: a child that says nothing for so long is ended.
             command: the child; it reads its request as JSON from standard input.
+            events: hears of what is written; closed by `close`.
         """
         self._request = {
             "last": last,
@@ -91,7 +73,9 @@ class CheckpointService:
         self._poll_seconds = poll_seconds
         self._hang_seconds = hang_seconds
         self._command = tuple(command)
-        self._watched: dict[Path, _Watched] = {}
+        self._events = events or DirectoryEvents()
+        self._next_hearing = 0.0
+        self._watched: dict[Path, Watched] = {}
         self._running: _Running | None = None
         self._next_look: float | None = None
 
@@ -101,7 +85,7 @@ class CheckpointService:
         if key in self._watched:
             self._watched[key].run = run
             return
-        self._watched[key] = _Watched(key, run)
+        self._watched[key] = Watched(key, run)
         self._next_look = None
         logger.info("watching checkpoints in %s", key)
 
@@ -109,6 +93,7 @@ class CheckpointService:
         """Watch a directory no longer; what is being averaged in it is still finished."""
         watched = self._watched.pop(directory.absolute(), None)
         if watched is not None:
+            self._events.unfollow(watched.directory)
             logger.info("checkpoints in %s are watched no longer", watched.directory)
 
     def poll(self, now: float) -> tuple[AverageEvent, ...]:
@@ -121,16 +106,42 @@ class CheckpointService:
         running, self._running = self._running, None
         if running is not None:
             events.append(self._guard(running.watched, self._collect, running, now))
-        if self._next_look is None or now >= self._next_look:
+        self._hear(now)
+        is_poll = self._next_look is None or now >= self._next_look
+        if is_poll:
             self._next_look = now + self._poll_seconds
-            events += [
-                self._guard(watched, self._look, watched, now) for watched in self._watched.values()
-            ]
+        for watched in self._watched.values():
+            if is_poll:
+                events.append(self._guard(watched, self._follow, watched, now))
+            if is_poll or _is_past(watched.settling.next_look, now):
+                events.append(self._guard(watched, self._look, watched, now))
         if self._running is None:
             due = next((watched for watched in self._watched.values() if watched.is_due), None)
             if due is not None:
                 events.append(self._guard(due, self._start, due, now))
         return tuple(event for event in events if event is not None)
+
+    def descriptors(self, now: float) -> tuple[int, ...]:
+        """Return what to wait for beside everything else: it can be read when a poll is worth it.
+
+        Args:
+            now: monotonic seconds.
+        """
+        return self._events.descriptors if now >= self._next_hearing else ()
+
+    def wait_s(self, now: float) -> float:
+        """Return the seconds until a poll is worth it, 0 or more; infinite where none is planned.
+
+        The intervals of polling itself are not among them: they are for whoever calls to keep.
+
+        Args:
+            now: monotonic seconds.
+        """
+        planned = [watched.settling.next_look for watched in self._watched.values()]
+        at = min((look_at for look_at in planned if look_at is not None), default=math.inf)
+        if now < self._next_hearing:
+            at = min(at, self._next_hearing)
+        return max(0.0, at - now)
 
     def is_busy(self) -> bool:
         """Whether an averaging runs or is about to."""
@@ -151,10 +162,11 @@ class CheckpointService:
 
     def status(self) -> dict[str, object]:
         """Return what `trackside status` shows."""
-        return {"directories": [self._status_of(entry) for entry in self._watched.values()]}
+        return {"directories": [self._status_of(watched) for watched in self._watched.values()]}
 
     def close(self) -> None:
-        """End a running child and remove what it was writing."""
+        """End a running child and remove what it was writing; hear nothing any more."""
+        self._events.close()
         if self._running is not None:
             running, self._running = self._running, None
             running.child.end()
@@ -162,7 +174,7 @@ class CheckpointService:
 
     def _guard(
         self,
-        watched: _Watched,
+        watched: Watched,
         act: Callable[_P, AverageEvent | None],
         *args: _P.args,
         **kwargs: _P.kwargs,
@@ -180,33 +192,36 @@ class CheckpointService:
                 return None
             watched.defects.add(reason)
             logger.exception("checkpoints in %s: nobody foresaw this", watched.directory)
-            watched.last = _failure(watched, reason, 0.0)
-            return watched.last
+            return watched.failed(reason, 0.0)
 
-    def _look(self, watched: _Watched, now: float) -> None:
+    def _hear(self, now: float) -> None:
+        """Take in what the kernel has to say, a burst at once."""
+        if now < self._next_hearing:
+            return
+        notices = self._events.read()
+        if notices is not None:
+            self._next_hearing = now + HEAR_EVERY_S
+        for notice in notices or ():
+            watched = self._watched[notice.directory]
+            watched.settling.note(notice.name, now, is_open=notice.is_open)
+
+    def _follow(self, watched: Watched, now: float) -> None:
+        if self._events.follow(watched.directory):
+            watched.settling.note("", now, is_open=False)
+
+    def _look(self, watched: Watched, now: float) -> None:
         if watched.retry_at is not None and now >= watched.retry_at:
             watched.retry_at = None
             watched.settling.forget()
         seen = look(watched.directory)
-        is_new = watched.settling.observe(seen, is_urgent=watched.is_urgent)
-        if seen != watched.seen:
-            watched.crashes, watched.retry_at = 0, None
-        self._note_rotation(watched, seen)
-        watched.seen = seen
-        self._warn_of_refused(watched)
+        is_new = watched.settling.observe(
+            seen, now, self._poll_seconds, is_urgent=watched.is_urgent
+        )
+        watched.see(seen, self._minimum)
         watched.is_due = is_new and seen.most_of_one_kind >= self._minimum
         watched.is_urgent = False
 
-    def _note_rotation(self, watched: _Watched, seen: Look) -> None:
-        """Find out, and say once, that the training removes checkpoints before there are enough."""
-        kept = seen.most_of_one_kind
-        was_rotated, is_less = watched.is_rotated, not watched.seen.names <= seen.names
-        watched.is_rotated = 0 < kept < self._minimum and (was_rotated or is_less)
-        if watched.is_rotated and not was_rotated:
-            message = "nothing is averaged in %s: %d checkpoints are kept, %d are needed"
-            logger.warning(message, watched.directory, kept, self._minimum)
-
-    def _start(self, watched: _Watched, now: float) -> None:
+    def _start(self, watched: Watched, now: float) -> None:
         watched.is_due = False
         watched.settling.handled(watched.seen)
         request: dict[str, object] = {
@@ -245,7 +260,7 @@ class CheckpointService:
     ) -> AverageEvent | None:
         watched = running.watched
         watched.outcome = outcome_of(message)
-        self._warn_of_refused(watched)
+        watched.warn_of_refused()
         match message:
             case {"status": "averaged", "made": dict(made)}:
                 watched.last = event = event_of(made, watched.directory, watched.run)
@@ -278,48 +293,20 @@ class CheckpointService:
     def _failed(self, running: _Running, reason: str, now: float) -> AverageEvent:
         watched = running.watched
         logger.error("averaging in %s failed: %s", watched.directory, reason)
-        watched.last = event = _failure(watched, reason, now - running.started)
-        return event
+        return watched.failed(reason, now - running.started)
 
-    def _warn_of_refused(self, watched: _Watched) -> None:
-        """Log each reason once per file."""
-        for name, reason in watched.refused:
-            if (name, reason) not in watched.warned:
-                watched.warned.add((name, reason))
-                logger.warning("not averaged: %s: %s", watched.directory / name, reason)
-
-    def _status_of(self, watched: _Watched) -> dict[str, object]:
-        last = watched.last
-        kept = watched.seen.most_of_one_kind if watched.is_rotated else None
-        state = "due" if watched.is_due or watched.is_urgent else "idle"
+    def _status_of(self, watched: Watched) -> dict[str, object]:
         progress: object = None
-        if self._running is not None and self._running.watched is watched:
-            state = "averaging"
-            progress = self._running.child.last_message().get("progress")
+        running = self._running
+        is_averaging = running is not None and running.watched is watched
+        if running is not None and is_averaging:
+            progress = running.child.last_message().get("progress")
         return {
-            "directory": str(watched.directory),
-            "run": watched.run,
-            "state": state,
+            **watched.status(self._minimum, is_averaging=is_averaging),
             "progress": progress,
-            "num_files": len(watched.seen.names),
-            "outcome": watched.outcome.status if kept is None else "waiting",
-            "missing": watched.outcome.missing if kept is None else self._minimum - kept,
-            "kept": kept,
-            "refused": [
-                {"name": name, "reason": reason} for name, reason in watched.refused[:MAX_REFUSED]
-            ],
-            "last": None
-            if last is None
-            else {
-                "output": str(last.output),
-                "step": last.step,
-                "sources": list(last.sources),
-                "seconds": last.seconds,
-                "error": last.error,
-            },
+            "polled_because": self._events.problem_of(watched.directory),
         }
 
 
-def _failure(watched: _Watched, reason: str, seconds: float) -> AverageEvent:
-    output = watched.directory / watched.seen.default_output
-    return AverageEvent(watched.directory, watched.run, output, None, (), seconds, reason)
+def _is_past(moment: float | None, now: float) -> bool:
+    return moment is not None and now >= moment

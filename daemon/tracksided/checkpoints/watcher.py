@@ -1,4 +1,4 @@
-"""Notice, by cheap stats only, when a directory's checkpoints have changed and settled."""
+"""Look at the checkpoints of a directory, by cheap stats only."""
 
 import itertools
 import os
@@ -77,7 +77,7 @@ def look(directory: Path) -> Look:
     for entry in sorted(_entries(directory), key=lambda entry: entry.name):
         if entry.name.startswith("."):
             continue
-        is_checkpoint = _is_checkpoint_name(entry.name)
+        is_checkpoint = is_checkpoint_name(entry.name)
         try:
             is_directory = entry.is_dir()
         except OSError as error:
@@ -85,10 +85,27 @@ def look(directory: Path) -> Look:
             continue
         if is_checkpoint and not is_directory:
             found |= _stat(entry, entry.name, refused)
-        elif entry.name != DEFAULT_DIRECTORY_OUTPUT and is_directory:
+        elif may_hold_checkpoint(entry.name) and is_directory:
             directories[entry.name] = _entries(entry.path, MAX_ENTRIES)
     found |= _look_inside(directories, refused)
     return Look(frozenset(found), tuple(refused))
+
+
+def is_checkpoint_name(name: str) -> bool:
+    """Whether a file of this name is looked at; our own outputs are not."""
+    path = PurePath(name)
+    is_own = path.stem == _OWN_STEM
+    return path.suffix in _SUFFIXES and not is_own and not name.startswith(".")
+
+
+def may_hold_checkpoint(name: str) -> bool:
+    """Whether a directory of this name is looked into."""
+    return name != DEFAULT_DIRECTORY_OUTPUT and not name.startswith(".")
+
+
+def is_part_of_checkpoint(name: str) -> bool:
+    """Whether a file of this name in a directory makes that a checkpoint, or a complete one."""
+    return name == TRAINER_STATE or directory_format_of((name,)) is not None
 
 
 def _look_inside(
@@ -145,35 +162,3 @@ def _pattern_of(name: str) -> str:
     if not separator:
         return f"*{PurePath(name).suffix}"
     return TRAINER_PATTERN if is_checkpoint_directory(directory) else DIRECTORY_PATTERN
-
-
-def _is_checkpoint_name(name: str) -> bool:
-    path = PurePath(name)
-    return path.suffix in _SUFFIXES and path.stem != _OWN_STEM
-
-
-class Settling:
-    """Decides when a directory is worth an averaging: changed, and still for one interval."""
-
-    def __init__(self) -> None:
-        self._previous: Look | None = None
-        self._handled: Look | None = None
-
-    def observe(self, seen: Look, *, is_urgent: bool) -> bool:
-        """Take in one look; return whether there is something new that has settled.
-
-        Args:
-            seen: the newest look.
-            is_urgent: do not wait for it to settle.
-        """
-        is_settled = is_urgent or seen == self._previous
-        self._previous = seen
-        return is_settled and seen != self._handled
-
-    def handled(self, seen: Look) -> None:
-        """Remember what an averaging was started for."""
-        self._handled = seen
-
-    def forget(self) -> None:
-        """Make the next settled look count as new."""
-        self._handled = None

@@ -58,6 +58,10 @@ def show_checkpoints(directories: list[dict[str, Any]], console: Console) -> Non
             markup=False,
             highlight=False,
         )
+        if entry.get("polled_because") is not None:
+            console.print(
+                f"  polled alone: {entry['polled_because']}", markup=False, highlight=False
+            )
         for refused in entry.get("refused", ()):
             console.print(
                 f"  not averaged: {refused['name']}: {refused['reason']}",

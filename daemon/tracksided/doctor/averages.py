@@ -54,3 +54,9 @@ def _troubles(check: str, entry: AverageFacts) -> Iterator[Finding]:
                 f"{entry.directory / name} is left out: {reason}",
                 "nothing, if it is being written; else remove it, or save it again",
             )
+    if entry.polled_because is not None:
+        yield warn(
+            check,
+            f"checkpoints in {entry.directory} are polled alone: {entry.polled_because}",
+            "nothing, if some seconds more do not matter; else mend that: the next poll finds out",
+        )

@@ -80,6 +80,9 @@ class AverageFacts:
     refused: tuple[tuple[str, str], ...]
     """Names of checkpoints that cannot be used, and why."""
 
+    polled_because: str | None
+    """Why no file-system events are heard; None where they are."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DaemonFacts:

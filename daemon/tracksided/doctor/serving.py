@@ -82,6 +82,7 @@ def _average(entry: Mapping[str, Json]) -> AverageFacts:
             (str(refused.get("name")), str(refused.get("reason")))
             for refused in objects(entry, "refused")
         ),
+        polled_because=text(entry.get("polled_because")),
     )
 
 

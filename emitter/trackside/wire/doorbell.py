@@ -5,6 +5,7 @@ A doorbell carries nothing. It may be lost, late or doubled: the daemon also loo
 
 import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import zmq
@@ -98,9 +99,19 @@ class Listener:
         """Whether the socket still lies under its name."""
         return self._identity is not None and self._look() == self._identity
 
-    def wait(self, timeout_s: float) -> bool:
-        """Wait until somebody rings, and take in all that has; False after ``timeout_s``."""
-        if not self._socket.poll(max(0, round(timeout_s * 1000))):
+    def wait(self, timeout_s: float, descriptors: Sequence[int] = ()) -> bool:
+        """Wait until somebody rings, and take in all that has; False after ``timeout_s``.
+
+        Args:
+            timeout_s: at most.
+            descriptors: of something else; if one can be read from, that ends the wait, too.
+        """
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        for descriptor in descriptors:
+            poller.register(descriptor, zmq.POLLIN)
+        ready = dict(poller.poll(max(0, round(timeout_s * 1000))))
+        if self._socket not in ready:
             return False
         with contextlib.suppress(zmq.Again):
             while True:

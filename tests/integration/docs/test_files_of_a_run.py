@@ -45,6 +45,7 @@ MAY_STAY_NULL = {
     ("a-rank-in-the-status", "problem"),
     ("a-watched-directory", "progress"),
     ("a-watched-directory", "kept"),
+    ("a-watched-directory", "polled_because"),
     ("a-child-of-the-daemon", "problem"),
     ("an-averaging", "error"),
 }

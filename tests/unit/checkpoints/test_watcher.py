@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tracksided.checkpoints import watcher
-from tracksided.checkpoints.watcher import Look, Settling, look
+from tracksided.checkpoints.watcher import Look, look
 
 
 def put(directory: Path, name: str, content: bytes = b"x", mtime: int = 1) -> None:
@@ -35,34 +35,6 @@ def test_the_pattern_of_the_file_written_last_comes_first(tmp_path: Path) -> Non
 
     assert seen.patterns == ("*.safetensors", "*.pt")
     assert seen.most_of_one_kind == 2
-
-
-def test_a_change_is_new_once_after_it_has_settled(tmp_path: Path) -> None:
-    settling = Settling()
-    put(tmp_path, "a.pt")
-    first = look(tmp_path)
-    assert not settling.observe(first, is_urgent=False)
-    assert settling.observe(look(tmp_path), is_urgent=False)
-    settling.handled(first)
-    assert not settling.observe(look(tmp_path), is_urgent=False)
-
-    put(tmp_path, "a.pt", b"grown")
-    assert not settling.observe(look(tmp_path), is_urgent=False)
-    put(tmp_path, "a.pt", b"grown more")
-    assert not settling.observe(look(tmp_path), is_urgent=False)
-    assert settling.observe(look(tmp_path), is_urgent=False)
-
-
-def test_an_urgent_change_need_not_settle_but_must_be_new(tmp_path: Path) -> None:
-    settling = Settling()
-    put(tmp_path, "a.pt")
-    seen = look(tmp_path)
-
-    assert settling.observe(seen, is_urgent=True)
-    settling.handled(seen)
-    assert not settling.observe(look(tmp_path), is_urgent=True)
-    settling.forget()
-    assert settling.observe(look(tmp_path), is_urgent=True)
 
 
 def put_directory(directory: Path, *names: str) -> None:

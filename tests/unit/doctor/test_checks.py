@@ -27,7 +27,12 @@ DAEMON = DaemonFacts(
     pid=42, version="1.0", silent_s=2.0, refused={}, problems=(), runs=(), averages=()
 )
 AVERAGE = AverageFacts(
-    directory=Path("/data/checkpoints"), error=None, missing=0, kept=None, refused=()
+    directory=Path("/data/checkpoints"),
+    error=None,
+    missing=0,
+    kept=None,
+    refused=(),
+    polled_because=None,
 )
 RUN = RunFacts(name="gpt", drops={}, num_shed=0, num_failed=0, defect=None)
 HEALTHY = Facts(
@@ -177,6 +182,12 @@ ILL: dict[str, tuple[dict[str, Any], str, Level, str]] = {
         "averages",
         WARN,
         "save it again",
+    ),
+    "no inotify watches": (
+        average(polled_because="no inotify watches are left"),
+        "averages",
+        WARN,
+        "the next poll finds out",
     ),
     "refused segment": (daemon(refused={"x": "bad magic"}), "segments", WARN, "remove it"),
     "lost rank": (daemon(problems=("was removed",)), "segments", WARN, "restart the training"),

@@ -1,0 +1,97 @@
+"""Decide when a directory is looked at, and when what was seen there is worth an averaging."""
+
+from tracksided.checkpoints.watcher import Look
+
+CALM_S = 0.3  # without an event before a look: files of one checkpoint come in a burst
+LONG_CALM_S = 2.5  # where a file was closed again, or where it is not known what was before
+REWRITTEN_S = 5.0  # so soon after it had been closed before
+MAX_NAMES = 1024  # remembered; a directory with more of them at once is left to polling
+
+
+class Settling:
+    """What is known of one directory, from looks and from events. It reads no clock.
+
+    A look settles a directory that looks the same as before: for one interval of polling, or, where
+    events were heard, for `CALM_S` without another. No event settles anything by itself, and while
+    a new file has not been closed none hastens a look.
+    """
+
+    def __init__(self) -> None:
+        self._previous: Look | None = None
+        self._same_since = 0.0
+        self._handled: Look | None = None
+        self._next_look: float | None = None
+        self._calm_s = CALM_S
+        self._is_stirred = False
+        """An event came after the last look."""
+
+        self._open: set[str] = set()
+        self._closed_at: dict[str, float] = {}
+
+    @property
+    def next_look(self) -> float | None:
+        """When to look for the sake of events, in monotonic seconds; None: polling is enough."""
+        return self._next_look
+
+    def note(self, name: str, now: float, *, is_open: bool) -> None:
+        """Take in one event.
+
+        Args:
+            name: of the file or directory; empty where it is not known what was before.
+            now: monotonic seconds.
+            is_open: it is new, and being written.
+        """
+        if not name:
+            self._open.clear()
+            self._calm_s, self._is_stirred = LONG_CALM_S, True
+        elif is_open:
+            self._open.add(name)
+        else:
+            self._open.discard(name)
+            self._note_closed(name, now)
+        can_hasten = not self._open and (self._is_stirred or self._next_look is not None)
+        self._next_look = now + self._calm_s if can_hasten else None
+
+    def observe(self, seen: Look, now: float, poll_seconds: float, *, is_urgent: bool) -> bool:
+        """Take in one look; return whether there is something new that has settled.
+
+        Args:
+            seen: the newest look.
+            now: monotonic seconds.
+            poll_seconds: for how long it has to look the same where no events are heard.
+            is_urgent: do not wait for it to settle.
+        """
+        is_hastened = self._next_look is not None and now >= self._next_look
+        is_same = seen == self._previous
+        if not is_same:
+            self._previous, self._same_since = seen, now
+        if not seen.signature:
+            self._calm_s = CALM_S  # whatever comes is new, and heard of
+        settled_at = self._same_since + (self._calm_s if is_hastened else poll_seconds)
+        is_settled = is_urgent or (is_same and now >= settled_at)
+        if is_settled:
+            self._next_look, self._calm_s = None, CALM_S
+            self._open.clear()
+        elif is_hastened:
+            # Where it changes without an event, somebody writes whom only polling sees.
+            is_told = is_same or self._is_stirred
+            self._next_look = self._same_since + self._calm_s if is_told else None
+        self._is_stirred = False
+        return is_settled and seen != self._handled
+
+    def handled(self, seen: Look) -> None:
+        """Remember what an averaging was started for."""
+        self._handled = seen
+
+    def forget(self) -> None:
+        """Make the next settled look count as new."""
+        self._handled = None
+
+    def _note_closed(self, name: str, now: float) -> None:
+        self._is_stirred = True
+        known = self._closed_at.pop(name, None)
+        if known is not None and now - known < REWRITTEN_S:
+            self._calm_s = LONG_CALM_S
+        self._closed_at[name] = now
+        while len(self._closed_at) > MAX_NAMES:
+            del self._closed_at[next(iter(self._closed_at))]

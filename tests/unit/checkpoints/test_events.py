@@ -1,0 +1,320 @@
+"""What the kernel tells of real directories, and what becomes of it where it tells nothing."""
+
+import errno
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from inotify_simple import INotify
+
+from tracksided.checkpoints import events as events_module
+from tracksided.checkpoints.events import MAX_WITHIN, DirectoryEvents, Kernel, Notice
+
+
+@pytest.fixture
+def events() -> Iterator[DirectoryEvents]:
+    made = DirectoryEvents()
+    yield made
+    made.close()
+
+
+def named(notices: tuple[Notice, ...] | None) -> list[str]:
+    """Name what is complete; what is open has a plus."""
+    return [notice.name + "+" * notice.is_open for notice in notices or ()]
+
+
+def test_a_file_is_open_until_it_is_closed(tmp_path: Path, events: DirectoryEvents) -> None:
+    assert events.follow(tmp_path)
+    assert events.read() is None
+
+    with (tmp_path / "a.pt").open("wb") as file:
+        file.write(b"half")
+        file.flush()
+        while_open = named(events.read())
+    when_closed = named(events.read())
+
+    assert while_open == ["a.pt+"]
+    assert when_closed == ["a.pt"]
+
+
+def test_a_file_that_takes_its_name_is_complete(tmp_path: Path, events: DirectoryEvents) -> None:
+    (tmp_path / "tmp").write_bytes(b"1")
+    (tmp_path / "b.pt").write_bytes(b"2")
+    events.follow(tmp_path)
+
+    (tmp_path / "tmp").rename(tmp_path / "a.pt")
+    (tmp_path / "last.pt").hardlink_to(tmp_path / "a.pt")
+    (tmp_path / "best.pt").symlink_to("a.pt")
+
+    assert named(events.read()) == ["a.pt", "last.pt", "best.pt"]
+
+
+def test_neither_reads_nor_other_names_nor_own_outputs_are_heard(
+    tmp_path: Path, events: DirectoryEvents
+) -> None:
+    (tmp_path / "a.pt").write_bytes(b"1")
+    (tmp_path / "checkpoint-1").mkdir()
+    (tmp_path / "checkpoint-1" / "model.safetensors").write_bytes(b"1")
+    events.follow(tmp_path)
+
+    (tmp_path / "a.pt").read_bytes()
+    (tmp_path / "checkpoint-1" / "model.safetensors").read_bytes()
+    (tmp_path / "a.pt").chmod(0o600)
+    for name in ("averaged_model.pt", "averaged_model.json", "x.log", ".a.pt.0a.trackside-tmp"):
+        (tmp_path / name).write_bytes(b"1")
+    (tmp_path / "checkpoint-1" / "events.out.tfevents.1").write_bytes(b"1")
+    (tmp_path / ".averaged.0123456789ab.trackside-tmp").mkdir()
+    (tmp_path / ".averaged.0123456789ab.trackside-tmp").rename(tmp_path / "averaged")
+    (tmp_path / "averaged" / "model.safetensors").write_bytes(b"1")
+
+    assert events.read() == ()
+
+
+def test_directories_are_followed_as_they_come_and_under_the_name_they_take(
+    tmp_path: Path, events: DirectoryEvents
+) -> None:
+    events.follow(tmp_path)
+    (tmp_path / "tmp-checkpoint-1").mkdir()
+    assert named(events.read()) == ["tmp-checkpoint-1"]
+    (tmp_path / "tmp-checkpoint-1" / "model.safetensors").write_bytes(b"1")
+    assert named(events.read()) == [
+        "tmp-checkpoint-1/model.safetensors+",
+        "tmp-checkpoint-1/model.safetensors",
+    ]
+
+    (tmp_path / "tmp-checkpoint-1").rename(tmp_path / "checkpoint-1")
+    assert named(events.read()) == ["checkpoint-1"]
+    (tmp_path / "checkpoint-1" / "trainer_state.json").write_bytes(b"{}")
+
+    assert named(events.read())[-1] == "checkpoint-1/trainer_state.json"
+    assert events.num_watches == 2
+
+
+def test_a_directory_that_is_removed_and_made_anew_is_found_by_the_next_call(
+    tmp_path: Path, events: DirectoryEvents, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = tmp_path / "later"
+    for _ in range(3):
+        for _ in range(3):
+            assert not events.follow(directory)
+            assert events.problem_of(directory) is None
+        directory.mkdir()
+        (directory / "checkpoint-1").mkdir()
+        assert events.follow(directory)
+        assert not events.follow(directory)
+        assert events.problem_of(directory) is None
+        events.read()
+        (directory / "a.pt").touch()
+        assert named(events.read())[-1] == "a.pt"
+        shutil.rmtree(directory)
+        assert events.read() == ()
+
+    assert events.num_watches == 0
+    assert caplog.text == ""
+
+
+def test_a_directory_that_cannot_be_opened_is_said_once(
+    tmp_path: Path, events: DirectoryEvents, caplog: pytest.LogCaptureFixture
+) -> None:
+    link = tmp_path / "link"
+    link.symlink_to("link")
+
+    for _ in range(3):
+        assert not events.follow(link)
+
+    reason = f"it cannot be opened: {os.strerror(errno.ELOOP)}"
+    assert events.problem_of(link) == reason
+    assert caplog.text.count(reason) == 1
+
+
+def test_a_link_that_leads_elsewhere_and_a_directory_moved_away_are_noticed(
+    tmp_path: Path, events: DirectoryEvents
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    link = tmp_path / "link"
+    link.symlink_to("one")
+    events.follow(link)
+    (tmp_path / "one" / "a.pt").touch()
+    assert named(events.read())[-1] == "a.pt"
+
+    link.unlink()
+    link.symlink_to("two")
+    assert events.follow(link)
+    events.read()
+    (tmp_path / "one" / "b.pt").touch()
+    assert named(events.read()) == []
+    (tmp_path / "two").rename(tmp_path / "away")
+    (tmp_path / "two").mkdir()
+    assert events.follow(link)
+    (tmp_path / "two" / "c.pt").touch()
+
+    assert named(events.read())[-1] == "c.pt"
+    assert events.num_watches == 1
+
+
+def test_one_directory_under_two_names_is_heard_under_both(
+    tmp_path: Path, events: DirectoryEvents
+) -> None:
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    (tmp_path / "link").symlink_to("inside")
+    for path in (tmp_path, inside, tmp_path / "link"):
+        events.follow(path)
+
+    (inside / "model.safetensors").touch()
+    heard = {(notice.directory, notice.name) for notice in events.read() or ()}
+
+    assert {path for path, _ in heard} == {tmp_path, inside, tmp_path / "link"}
+    events.unfollow(tmp_path / "link")
+    events.unfollow(tmp_path)
+    (inside / "b.pt").touch()
+    assert {notice.directory for notice in events.read() or ()} == {inside}
+
+
+def test_watches_are_bounded_and_the_newest_directories_have_them(
+    tmp_path: Path, events: DirectoryEvents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in range(MAX_WITHIN + 10):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        os.utime(tmp_path / f"checkpoint-{step}", (step, step))
+    events.follow(tmp_path)
+    assert events.num_watches == MAX_WITHIN + 1
+
+    for step in range(100, 110):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        events.read()
+    (tmp_path / "checkpoint-109" / "model.safetensors").touch()
+    (tmp_path / "checkpoint-0" / "model.safetensors").touch()
+
+    assert set(named(events.read())) == {
+        "checkpoint-109/model.safetensors+",
+        "checkpoint-109/model.safetensors",
+    }
+    assert events.num_watches == MAX_WITHIN + 1
+    monkeypatch.setattr(events_module, "MAX_WATCHES", MAX_WITHIN + 1)
+    other = tmp_path / "checkpoint-0" / "other"
+    other.mkdir()
+    assert not events.follow(other)
+    assert "directories are listened to already" in (events.problem_of(other) or "")
+
+
+def test_more_events_than_are_read_at_once_are_one_look(
+    tmp_path: Path,
+    events: DirectoryEvents,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(events_module, "_BUFFER_BYTES", 512)
+    directories = tmp_path / "one", tmp_path / "two"
+    for directory in directories:
+        directory.mkdir()
+        events.follow(directory)
+    for round_ in range(2):
+        for number in range(10):
+            (directories[0] / f"{round_}_{number}.log").touch()
+        (directories[0] / f"checkpoint-{round_}").mkdir()
+
+        assert events.read() == tuple(Notice(path, "", is_open=False) for path in directories)
+        assert events.read() in {None, ()}
+
+        # The directory that came in the flood is found.
+        assert all(events.follow(path) for path in directories)
+        events.read()
+        (directories[0] / f"checkpoint-{round_}" / "model.safetensors").touch()
+        assert named(events.read())[-1] == f"checkpoint-{round_}/model.safetensors"
+    assert caplog.text.count("than can be followed") == 1
+
+
+class FullKernel:
+    """A kernel that has no more of something."""
+
+    def __init__(self, number: int, *, allowed: int = 0) -> None:
+        self.inotify: Kernel = INotify(nonblocking=True)
+        self.number = number
+        self.allowed = allowed
+        self.fileno = self.inotify.fileno
+        self.rm_watch = self.inotify.rm_watch
+        self.close = self.inotify.close
+
+    def add_watch(self, path: Path, mask: int) -> int:
+        if not self.allowed:
+            raise OSError(self.number, os.strerror(self.number))
+        self.allowed -= 1
+        return self.inotify.add_watch(path, mask)
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, "fs.inotify.max_user_watches"),
+        (errno.EACCES, "inotify answers: Permission denied"),
+    ],
+)
+def test_without_watches_it_is_polled_and_said_once_until_there_are_some(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, number: int, words: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    kernel = FullKernel(number)
+    events = DirectoryEvents(lambda: kernel)
+
+    for _ in range(5):
+        assert not events.follow(tmp_path)
+        assert events.read() is None
+        assert words in (events.problem_of(tmp_path) or "")
+
+    assert caplog.text.count(words) == 1
+    kernel.allowed = 10
+    assert events.follow(tmp_path)
+    assert events.problem_of(tmp_path) is None
+    (tmp_path / "a.pt").touch()
+    assert named(events.read())[-1] == "a.pt"
+    events.close()
+
+
+def test_where_only_the_directories_inside_have_no_watch_the_rest_is_heard(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-1").mkdir()
+    kernel = FullKernel(errno.ENOSPC, allowed=1)
+    events = DirectoryEvents(lambda: kernel)
+
+    assert events.follow(tmp_path)
+    (tmp_path / "a.pt").touch()
+
+    assert "max_user_watches" in (events.problem_of(tmp_path) or "")
+    assert named(events.read())[-1] == "a.pt"
+    kernel.allowed = 10
+    assert not events.follow(tmp_path)  # nothing was missed of the directory itself
+    assert events.problem_of(tmp_path) is None
+    events.close()
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.EMFILE, "fs.inotify.max_user_instances"),
+        (errno.ENOSYS, "inotify answers: Function not implemented"),
+    ],
+)
+def test_a_system_without_inotify_is_polled(
+    tmp_path: Path, number: int, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    def refuse() -> Kernel:
+        raise OSError(number, os.strerror(number))
+
+    connect: Callable[[], Kernel] = refuse
+    events = DirectoryEvents(connect)
+
+    for _ in range(3):
+        assert not events.follow(tmp_path)
+
+    assert events.descriptors == ()
+    assert events.read() is None
+    assert caplog.text.count(words) == 1
+    events.unfollow(tmp_path)
+    events.close()

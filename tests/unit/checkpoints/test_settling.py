@@ -1,0 +1,161 @@
+"""When a directory is looked at, and when it has settled. Files are numbers of bytes here."""
+
+import pytest
+
+from tracksided.checkpoints.settling import CALM_S, LONG_CALM_S, Settling
+from tracksided.checkpoints.watcher import Look
+
+POLL_S = 60.0
+
+
+def look(**sizes: int) -> Look:
+    return Look(frozenset((f"{name}.pt", 1, size, size) for name, size in sizes.items()))
+
+
+def observe(settling: Settling, seen: Look, now: float, *, is_urgent: bool = False) -> bool:
+    return settling.observe(seen, now, POLL_S, is_urgent=is_urgent)
+
+
+def hasten(settling: Settling, seen: Look, limit: float = 1e6) -> float | None:
+    """Look whenever events ask for it; return when it settled, None where nothing asks any more."""
+    while (now := settling.next_look) is not None:
+        assert now <= limit
+        if observe(settling, seen, now):
+            return now
+    return None
+
+
+def test_without_events_a_change_is_new_once_after_one_interval_of_polling() -> None:
+    settling = Settling()
+
+    assert not observe(settling, look(a=1), 0.0)
+    assert not observe(settling, look(a=1), POLL_S - 0.1)
+    assert observe(settling, look(a=1), POLL_S)
+    settling.handled(look(a=1))
+    assert not observe(settling, look(a=1), 2 * POLL_S)
+    assert not observe(settling, look(a=2), 3 * POLL_S)
+    assert not observe(settling, look(a=3), 4 * POLL_S)
+    assert observe(settling, look(a=3), 5 * POLL_S)
+
+
+def test_an_urgent_change_need_not_settle_but_must_be_new() -> None:
+    settling = Settling()
+
+    assert observe(settling, look(a=1), 0.0, is_urgent=True)
+    settling.handled(look(a=1))
+    assert not observe(settling, look(a=1), 1.0, is_urgent=True)
+    settling.forget()
+    assert observe(settling, look(a=1), 2.0, is_urgent=True)
+
+
+def test_after_an_event_two_looks_alike_settle_it() -> None:
+    settling = Settling()
+    observe(settling, look(a=1), 0.0)
+
+    settling.note("b.pt", 10.0, is_open=False)
+
+    assert settling.next_look == 10.0 + CALM_S
+    assert hasten(settling, look(a=1, b=1)) == pytest.approx(10.0 + 2 * CALM_S)
+    assert settling.next_look is None
+
+
+def test_a_look_of_the_polls_in_between_does_not_count_as_the_second() -> None:
+    settling = Settling()
+    settling.note("a.pt", 10.0, is_open=False)
+
+    assert not observe(settling, look(a=1), 10.0 + 0.9 * CALM_S)
+    assert not observe(settling, look(a=1), 10.0 + CALM_S)
+
+    assert hasten(settling, look(a=1)) == pytest.approx(10.0 + 1.9 * CALM_S)
+
+
+def test_a_burst_of_events_puts_the_look_off_and_makes_no_more_of_them() -> None:
+    settling = Settling()
+
+    for number in range(100):
+        settling.note(f"{number}.pt", number * CALM_S / 2, is_open=False)
+
+    assert settling.next_look == pytest.approx(99 * CALM_S / 2 + CALM_S)
+
+
+def test_no_event_hastens_a_look_while_a_new_file_is_open() -> None:
+    settling = Settling()
+    settling.note("b.pt", 0.0, is_open=True)
+    settling.note("a.pt", 1.0, is_open=False)
+    assert settling.next_look is None
+
+    settling.note("b.pt", 20.0, is_open=False)
+
+    assert settling.next_look == 20.0 + CALM_S
+
+
+def test_a_file_that_is_opened_while_another_settles_holds_it_up() -> None:
+    settling = Settling()
+    settling.note("a.pt", 0.0, is_open=False)
+    assert not observe(settling, look(a=1), CALM_S)
+
+    settling.note("b.pt", CALM_S, is_open=True)
+
+    assert settling.next_look is None
+
+
+def test_a_file_that_nobody_closes_is_left_to_the_polls() -> None:
+    settling = Settling()
+    settling.note("b.pt", 0.0, is_open=True)
+    observe(settling, look(a=1, b=1), 0.0)
+    assert observe(settling, look(a=1, b=1), POLL_S)
+
+    settling.note("c.pt", POLL_S, is_open=False)
+
+    assert settling.next_look == POLL_S + CALM_S
+
+
+def test_a_file_that_is_closed_again_and_again_settles_when_that_has_ended() -> None:
+    settling = Settling()
+    for number in range(20):  # appended to every second; each event comes before the first look
+        now = float(number)
+        settling.note("a.pt", now, is_open=False)
+        while settling.next_look is not None and settling.next_look < now + 1.0:
+            settled = observe(settling, look(a=number), settling.next_look)
+            assert not settled or number == 0  # of the first close nobody knows that more follow
+
+    assert hasten(settling, look(a=19)) == pytest.approx(19.0 + 2 * LONG_CALM_S)
+    settling.note("a.pt", 100.0, is_open=False)
+    assert settling.next_look == 100.0 + CALM_S
+
+
+def test_a_change_without_an_event_is_left_to_the_polls() -> None:
+    settling = Settling()
+    settling.note("a.pt", 0.0, is_open=False)
+    assert not observe(settling, look(a=1, b=1), CALM_S)
+
+    assert not observe(settling, look(a=1, b=2), 2 * CALM_S)
+
+    assert settling.next_look is None
+
+
+def test_what_was_there_before_anybody_listened_has_to_stay_longer() -> None:
+    settling = Settling()
+    settling.note("", 0.0, is_open=False)
+    assert not observe(settling, look(a=1), 0.0)
+
+    assert hasten(settling, look(a=1)) == pytest.approx(LONG_CALM_S)
+
+
+def test_in_an_empty_directory_nothing_was_there_before() -> None:
+    settling = Settling()
+    settling.note("", 0.0, is_open=False)
+    assert not observe(settling, look(), 0.0)
+
+    settling.note("a.pt", 1.0, is_open=False)
+
+    assert settling.next_look == 1.0 + CALM_S
+
+
+def test_lost_events_let_go_of_open_files() -> None:
+    settling = Settling()
+    settling.note("b.pt", 0.0, is_open=True)
+
+    settling.note("", 1.0, is_open=False)
+
+    assert settling.next_look == 1.0 + LONG_CALM_S
