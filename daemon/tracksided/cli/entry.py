@@ -2,7 +2,6 @@
 
 import re
 import sys
-from importlib.metadata import requires
 
 INSTALL_LINE = "pip install 'trackside[daemon]'"
 
@@ -27,6 +26,8 @@ def main() -> int:
 
 def _extra_modules() -> set[str]:
     """Return import names of the daemon extra's distributions."""
+    from importlib.metadata import requires  # noqa: PLC0415 - slow to load, and for a message only
+
     renamed = {"nvidia-ml-py": "pynvml"}
     names = {
         line.split(";")[0].strip().split(">")[0].split("=")[0]

@@ -29,6 +29,26 @@ def trackside(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
     )
 
 
+def test_a_command_loads_nothing_that_only_an_error_needs(shm_dir: Path) -> None:
+    code = (
+        "import sys\n"
+        "from tracksided.cli.entry import main\n"
+        "sys.argv = ['trackside', 'status']\n"
+        "try:\n"
+        "    main()\n"
+        "except SystemExit as ended:\n"
+        "    assert ended.code == 3, ended.code\n"
+        "assert {'importlib.metadata', 'torch', 'matplotlib'}.isdisjoint(sys.modules)\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert f"no daemon serves {shm_dir}" in done.stdout
+
+
 def test_status_without_a_daemon_says_what_to_do(shm_dir: Path, tmp_path: Path) -> None:
     rank = FakeRank(shm_dir, make_hello(tmp_path / "out"))
     rank.publish(1)
