@@ -8,6 +8,7 @@ from tracksided.checkpoints.formats.catalog import directory_format_of
 from tracksided.checkpoints.formats.trainer_state import TRAINER_STATE, lacks_state
 from tracksided.checkpoints.naming import is_checkpoint_directory
 from tracksided.checkpoints.policy import Candidate
+from tracksided.checkpoints.provenance import is_of
 from tracksided.checkpoints.store import Entry, Store
 
 DIRECTORY_MARK = "/"  # at the end of a pattern: directories only
@@ -42,7 +43,7 @@ def list_candidates(
     for entry in entries:
         if entry.identity in taken or not _matches(entry, patterns):
             continue
-        if _is_own_output(store, entry):
+        if is_of(store.provenance_of(entry.name), entry.name, is_directory=entry.is_directory):
             continue
         candidate = Candidate(store.path / entry.name, store.written_at(entry))
         if entry.is_directory:
@@ -58,12 +59,6 @@ def _matches(entry: Entry, patterns: Sequence[str]) -> bool:
         for pattern in patterns
         if entry.is_directory or not pattern.endswith(DIRECTORY_MARK)
     )
-
-
-def _is_own_output(store: Store, entry: Entry) -> bool:
-    """Whether it is an average; a directory is one under any name, its provenance moves along."""
-    provenance = store.provenance_of(entry.name)
-    return provenance is not None and (entry.is_directory or provenance.get("output") == entry.name)
 
 
 def _directory(store: Store, candidate: Candidate) -> list[_Found]:

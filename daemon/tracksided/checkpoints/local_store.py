@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from tracksided.checkpoints.formats.base import OutputFile, OutputLayout
 from tracksided.checkpoints.naming import DIRECTORY_PROVENANCE, provenance_name
-from tracksided.checkpoints.provenance import intact_bytes, is_own_output, read_provenance
+from tracksided.checkpoints.provenance import intact_bytes, is_of, read_provenance
 from tracksided.checkpoints.publish import Publication, commit_together, encode_json, sweep
 from tracksided.checkpoints.publish_directory import DirectoryPublication
 from tracksided.checkpoints.source import SourceDirectory, SourceFile
@@ -96,7 +96,8 @@ class LocalStore:
             with Publication(path, layout.nbytes, layout.files[0].like) as file:
                 yield _LocalFile(file)
             return
-        if path.is_symlink() or (path.exists() and not is_own_output(path)):
+        is_own = is_of(read_provenance(path), output, is_directory=path.is_dir())
+        if path.is_symlink() or (path.exists() and not is_own):
             raise OutputError(
                 f"{path}: exists and is no average of trackside; move it, or choose another name"
             )

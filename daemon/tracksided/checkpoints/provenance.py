@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -119,27 +120,36 @@ def provenance_path(output: Path) -> Path:
 
 def read_provenance(output: Path) -> Mapping[str, object] | None:
     """Return the provenance of an output; None where there is none that can be read."""
-    path = provenance_path(output)
     try:
-        source = SourceFile(path)
-        try:
-            parsed = json.loads(source.read(0, min(source.nbytes, MAX_BYTES)))
-        finally:
-            source.close()
+        source = SourceFile(provenance_path(output))
+    except SourceRefused:
+        return None
+    with closing(source):
+        return provenance_in(source)
+
+
+def provenance_in(source: SourceFile) -> Mapping[str, object] | None:
+    """Return what a JSON file says; None where it cannot be read, or is no provenance."""
+    if source.nbytes > MAX_BYTES:
+        return None
+    try:
+        parsed = json.loads(source.read(0, source.nbytes))
     except (SourceRefused, ValueError, RecursionError):
         return None
-    if not isinstance(parsed, dict) or parsed.get("kind") != KIND:
-        return None
-    return parsed
+    return parsed if isinstance(parsed, dict) and parsed.get("kind") == KIND else None
 
 
-def is_own_output(path: Path) -> bool:
-    """Whether a file or directory is an average that was published with provenance.
+def is_of(provenance: Mapping[str, object] | None, name: str, *, is_directory: bool) -> bool:
+    """Whether a file or directory is the average that the provenance at its place describes.
 
     A directory is one under any name, because its provenance moves with it.
+
+    Args:
+        provenance: as `read_provenance` returns it.
+        name: of the file or directory.
+        is_directory: which of both it is.
     """
-    provenance = read_provenance(path)
-    return provenance is not None and (path.is_dir() or provenance.get("output") == path.name)
+    return provenance is not None and (is_directory or provenance.get("output") == name)
 
 
 def describes(

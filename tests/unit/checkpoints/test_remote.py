@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tracksided.checkpoints.remote.address import RemoteAddress
 from tracksided.checkpoints.remote.files import RemoteEntry, RemoteFiles
-from tracksided.checkpoints.remote.upload import is_whole, part_bytes, provenance_of
+from tracksided.checkpoints.remote.upload import is_whole, part_bytes, provenance_path
 from tracksided.checkpoints.remote.windows import READ_AHEAD_BYTES, SMALL_BYTES, Windows
 from tracksided.errors import SettingsError
 
@@ -122,9 +122,10 @@ def test_parts_are_as_many_as_a_store_takes(nbytes: int) -> None:
 
 def test_provenance_lies_beside_an_object_and_in_a_directory() -> None:
     assert (
-        provenance_of("b/run/averaged_model.pt", is_directory=False) == "b/run/averaged_model.json"
+        provenance_path("b/run/averaged_model.pt", is_directory=False)
+        == "b/run/averaged_model.json"
     )
-    assert provenance_of("b/run/averaged", is_directory=True) == "b/run/averaged/averaging.json"
+    assert provenance_path("b/run/averaged", is_directory=True) == "b/run/averaged/averaging.json"
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ class RemoteFailure(TracksidedError):
 
     def __init__(self, reason: str, *, is_missing: bool = False) -> None:
         super().__init__(reason)
-        self.reason = reason
         self.is_missing = is_missing
 
 

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from tracksided.checkpoints.refusals import SourceRefused
 from tracksided.checkpoints.remote.files import RemoteEntry, RemoteFailure, RemoteFiles
 from tracksided.checkpoints.remote.windows import SMALL_BYTES, Windows
 from tracksided.checkpoints.shown import shown
@@ -44,8 +45,7 @@ class RemoteFile(SourceFile):
         try:
             filled = windows.read_into(self._place, buffer, offset)
         except RemoteFailure as failure:
-            reason = "was deleted while it was read" if failure.is_missing else str(failure)
-            raise self.refusal(reason) from failure
+            raise self._lost(failure) from failure
         if filled < len(buffer):
             missing = len(buffer) - filled
             raise self.refusal(f"ends at byte {offset + filled}, {missing} bytes are missing")
@@ -55,10 +55,12 @@ class RemoteFile(SourceFile):
         try:
             found = self._reading.files.look(self._place[0])
         except RemoteFailure as failure:
-            reason = "was deleted while it was read" if failure.is_missing else str(failure)
-            raise self.refusal(reason) from failure
+            raise self._lost(failure) from failure
         if _identity(self._reading.files.scheme, found) != self.identity:
             raise self.refusal("changed while it was being read")
+
+    def _lost(self, failure: RemoteFailure) -> SourceRefused:
+        return self.refusal("was deleted while it was read" if failure.is_missing else str(failure))
 
     def close(self) -> None:
         """Nothing is held open."""

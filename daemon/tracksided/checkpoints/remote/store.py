@@ -1,6 +1,5 @@
 """Checkpoints below a prefix of a bucket, and the average published beside them."""
 
-import json
 import tempfile
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -8,7 +7,7 @@ from pathlib import Path
 
 from tracksided.checkpoints.formats.base import OutputLayout
 from tracksided.checkpoints.naming import DIRECTORY_PROVENANCE
-from tracksided.checkpoints.provenance import KIND, MAX_BYTES
+from tracksided.checkpoints.provenance import provenance_in
 from tracksided.checkpoints.publish import sweep
 from tracksided.checkpoints.refusals import SourceRefused
 from tracksided.checkpoints.remote.address import RemoteAddress
@@ -16,7 +15,7 @@ from tracksided.checkpoints.remote.files import RemoteEntry, RemoteFailure, Remo
 from tracksided.checkpoints.remote.source import Reading, RemoteDirectory, RemoteFile
 from tracksided.checkpoints.remote.upload import (
     is_whole,
-    provenance_of,
+    provenance_path,
     spooled,
     streamed,
 )
@@ -70,9 +69,10 @@ class RemoteStore:
 
     def written_at(self, entry: Entry) -> int:
         """Return the time of an object, or of the newest in a directory, which has none itself."""
-        inside = self._inside(entry.name) if entry.is_directory else self._list("")
-        times = [e.mtime_ns for e in inside.values() if entry.is_directory or e.name == entry.name]
-        return max(times, default=0)
+        if entry.is_directory:
+            return max((inside.mtime_ns for inside in self._inside(entry.name).values()), default=0)
+        listed = self._list("").get(entry.name)
+        return 0 if listed is None else listed.mtime_ns
 
     def names_in(self, name: str) -> frozenset[str]:
         """List a directory of it."""
@@ -95,15 +95,9 @@ class RemoteStore:
 
     def provenance_of(self, output: str) -> Mapping[str, object] | None:
         """Read the JSON file beside an object, or in a directory."""
-        name = provenance_of(output, is_directory=self._is_directory(output))
-        entry = self._entry(name)
-        if entry is None or entry.nbytes > MAX_BYTES:
-            return None
-        try:
-            parsed = json.loads(RemoteFile(self._reading, entry).read(0, entry.nbytes))
-        except (SourceRefused, ValueError, RecursionError):
-            return None
-        return parsed if isinstance(parsed, dict) and parsed.get("kind") == KIND else None
+        path = provenance_path(output, is_directory=self._is_directory(output))
+        entry = self._entry(path)
+        return None if entry is None else provenance_in(RemoteFile(self._reading, entry))
 
     def bytes_of(self, output: str) -> int | None:
         """Add up the objects of an output, if they are those that its JSON file lists."""

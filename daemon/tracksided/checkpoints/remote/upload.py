@@ -227,7 +227,7 @@ class _Appearance:
         return f"{self._path}/{file.name}" if self.is_directory else self._path
 
     def _put(self, content: Mapping[str, object]) -> None:
-        path = provenance_of(self._path, is_directory=self.is_directory)
+        path = provenance_path(self._path, is_directory=self.is_directory)
         try:
             self._files.put(path, encode_json(content))
         except RemoteFailure as failure:
@@ -246,7 +246,7 @@ class _Appearance:
             logger.warning("%s: old files are left: %s", self._files.url(self._path), failure)
 
 
-def provenance_of(path: str, *, is_directory: bool) -> str:
+def provenance_path(path: str, *, is_directory: bool) -> str:
     """Return the path of the JSON file of an output."""
     if is_directory:
         return f"{path}/{DIRECTORY_PROVENANCE}"
