@@ -94,6 +94,14 @@ class WebSite:
         temporary.write_text(json.dumps(content | changes), encoding="utf-8")
         temporary.replace(self.directory / "status.json")
 
+    def write_totals(
+        self, name: str, *, state: str, step: int, directory: str | None = None, **changes: Any
+    ) -> None:
+        """Write what the daemon writes last, before a run leaves the status."""
+        content = {"schema": 1, "run": name, "state": state, "final": {"step": step}, "ranks": []}
+        path = self.root / (directory or name) / "training_statistics.json"
+        path.write_text(json.dumps(content | changes), encoding="utf-8")
+
     def run_directory(self, name: str) -> Path:
         path = self.root / name
         path.mkdir(exist_ok=True)

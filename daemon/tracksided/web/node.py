@@ -4,13 +4,14 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tracksided.sinks.json_file import plain
 from tracksided.status_file import FILE_NAME, SILENT_S, read_status, seconds_silent
+from tracksided.web.ending import RunEnding
 from tracksided.web.fields import sendable
 from tracksided.web.readings import Readings, RunReader
 from tracksided.web.run_view import RunView
@@ -31,8 +32,8 @@ class KnownRun:
     served: ServedRun
     """As it was seen last."""
 
-    is_served: bool
-    """False once the daemon is done with it."""
+    ending: RunEnding | None = None
+    """Once the daemon is done with it."""
 
 
 class Node:
@@ -69,7 +70,13 @@ class Node:
         """Look now and then, for ever: a run that is over is on the page though nobody asked."""
         while True:
             self.look()
+            await self.learn_endings()
             await asyncio.sleep(LOOK_S)
+
+    async def learn_endings(self) -> None:
+        """Find out how runs ended that the daemon is done with."""
+        unread = [ending for ending in self._endings() if not ending.is_read]
+        await asyncio.gather(*(ending.refresh() for ending in unread))
 
     @property
     def silent_s(self) -> float | None:
@@ -117,7 +124,8 @@ class Node:
         # By our own clock: that of a browser is another, and that of the machine may be set.
         silent_s = None if self.is_up or self.silent_s is None else self.silent_s
         rounded = None if silent_s is None else int(silent_s // SILENCE_STEP_S) * SILENCE_STEP_S
-        moment = (self._version, self.is_up, rounded)
+        num_read = sum(ending.is_read for ending in self._endings())
+        moment = (self._version, self.is_up, rounded, num_read)
         if self._overview is None or self._overview[0] != moment:
             self._overview = (moment, json.dumps(plain(self._overview_document(rounded))))
         return self._overview[1]
@@ -142,6 +150,9 @@ class Node:
             ],
         }
 
+    def _endings(self) -> Iterator[RunEnding]:
+        return (known.ending for known in self._known.values() if known.ending is not None)
+
     def _make_room(self, now: float) -> bool:
         """Let go of runs that nobody watches, where too many are held; tell if there is room."""
         if len(self._views) >= MAX_VIEWS:
@@ -156,24 +167,26 @@ class Node:
     def _remember(self, served: Served) -> None:
         current = {run.key: run for run in served.runs}
         for key, known in self._known.items():
-            if key not in current:
-                self._known[key] = KnownRun(known.served, is_served=False)
+            if key not in current and known.ending is None:
+                self._known[key] = KnownRun(known.served, RunEnding(known.served))
         for key, run in current.items():
-            self._known[key] = KnownRun(run, is_served=True)
-        over = [key for key, known in self._known.items() if not known.is_served]
+            self._known[key] = KnownRun(run)
+        over = [key for key, known in self._known.items() if known.ending is not None]
         for key in over[: max(0, len(self._known) - MAX_KNOWN)]:
             del self._known[key]
             self._views.pop(key, None)
 
 
 def _run_overview(known: KnownRun, checkpoints: Sequence[WatchedCheckpoints]) -> dict[str, Any]:
-    run = known.served
+    ending = known.ending
+    run = known.served if ending is None else ending.run
     return {
         "key": run.key,
         "run": run.run,
         "directory": sendable(str(run.directory)),
-        "state": run.state if known.is_served else ENDED,
-        "alive": known.is_served and run.is_alive,
+        "state": run.state if ending is None else ending.state or ENDED,
+        "over": ending is not None,
+        "alive": run.is_alive,
         "world_size": run.world_size,
         "last_step": run.last_step,
         "committed_step": run.committed_step,
@@ -197,7 +210,7 @@ def _run_overview(known: KnownRun, checkpoints: Sequence[WatchedCheckpoints]) ->
             {
                 "rank": rank.rank,
                 "pid": rank.pid,
-                "alive": known.is_served and rank.is_alive,
+                "alive": rank.is_alive,
                 "last_step": rank.last_step,
                 "lag_bytes": rank.lag_bytes,
                 "drops": dict(rank.drops),

@@ -68,7 +68,7 @@ class EventStream:
     async def _look(self) -> str:
         self._node.look()
         views = [view for view in map(self._node.view, self._keys) if view is not None]
-        await asyncio.gather(*(view.refresh() for view in views))
+        await asyncio.gather(self._node.learn_endings(), *(view.refresh() for view in views))
         of_runs = [event for view in views for event in self._of_run(view)]
         return "".join([*self._changed("overview", "", self._node.overview()), *of_runs])
 
@@ -128,7 +128,6 @@ def _read_positions(last_event_id: str) -> dict[str, tuple[str, int]]:
 def _run_document(view: RunView) -> dict[str, object]:
     return {
         "key": view.key,
-        "state": view.record.get("state"),
         "started_at": view.record.get("started_at"),
         "hostname": view.record.get("hostname"),
         "every": view.record.get("every"),

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from shown_page import DOCS, add_run, loss_readout, wait_for_text
-from web_site import WebSite, append, make_line, make_run
+from web_site import WebSite, append, make_line, make_rank, make_run
 
 pytestmark = pytest.mark.integration
 
@@ -69,6 +69,46 @@ def test_of_many_runs_all_are_listed_and_some_are_drawn(site: WebSite, open_page
     page.wait_for_function("() => document.querySelectorAll('#chart-loss .readout b').length === 4")
     assert page.locator("#run-list li").count() == 30
     assert page.locator("#run-list li").first.inner_text().startswith("sweep-29")
+
+
+def test_of_a_run_that_is_not_drawn_the_end_is_told(site: WebSite, open_page: Any):
+    for name in ("short", "long"):
+        add_run(site, name)
+    runs = [make_run(name, site.root / name) for name in ("short", "long")]
+    site.write_status(*runs)
+    site.start()
+    page = open_page(site.port)
+    page.wait_for_function("() => document.querySelectorAll('#chart-loss .readout b').length === 2")
+
+    # Its trainer is gone, so that it is not drawn any more; then come its last steps and its end.
+    site.write_status(runs[0] | {"ranks": [make_rank(0, alive=False)]}, runs[1])
+    page.wait_for_function("() => document.querySelectorAll('#chart-loss .readout b').length === 1")
+    append(site.root / "short" / "history.jsonl", make_line("short", 130))
+    site.write_totals("short", state="finished", step=130)
+    site.write_status(runs[1])
+
+    entry = page.locator("#run-list li").filter(has_text="short")
+    wait_for_text(entry, r"finished . step 130$")
+    assert not entry.get_by_role("checkbox").is_checked()
+
+
+def test_a_run_that_somebody_opened_stays_open_when_it_ends(site: WebSite, open_page: Any):
+    for name in ("short", "long"):
+        add_run(site, name)
+    runs = [make_run(name, site.root / name) for name in ("short", "long")]
+    site.write_status(*runs)
+    site.start()
+    page = open_page(site.port)
+    wait_for_text(page.locator("#detail-title"), "^long$")  # the newest, by default
+
+    page.get_by_role("button", name="short").click()
+    wait_for_text(page.locator("#detail-title"), "^short$")
+    site.write_totals("short", state="killed", step=20)
+    site.write_status(runs[1])
+
+    wait_for_text(page.locator("#run-list li").filter(has_text="short"), "killed")
+    assert page.locator("#detail-title").inner_text() == "short"
+    assert page.locator("#chart-loss .readout b").count() == 2
 
 
 def test_pictures_of_the_whole_run_are_shown_in_their_newest_version(

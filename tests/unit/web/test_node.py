@@ -1,10 +1,13 @@
 import asyncio
+import errno
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-from web_site import WebSite, make_run
+from web_site import WebSite, make_rank, make_run
 
+from tracksided.web import ending, patience
 from tracksided.web import node as node_module
 from tracksided.web.node import Node
 from tracksided.web.served import run_key
@@ -20,6 +23,15 @@ def looking_at(site: WebSite, *names: str) -> Node:
     node = Node(site.directory)
     node.look()
     return node
+
+
+def overview_once_over(site: WebSite, node: Node) -> dict[str, Any]:
+    """What is said of the only run once the daemon is done with it."""
+    site.write_status()
+    node.look()
+    asyncio.run(node.learn_endings())
+    (shown,) = json.loads(node.overview())["runs"]
+    return dict(shown)
 
 
 def test_a_run_that_is_watched_keeps_its_place(site: WebSite, monkeypatch: pytest.MonkeyPatch):
@@ -66,6 +78,76 @@ def test_runs_are_known_though_nobody_asks(site: WebSite, monkeypatch: pytest.Mo
     node.look()
 
     assert json.loads(node.overview())["runs"][0]["state"] == "ended"
+
+
+def test_a_run_that_is_over_is_told_with_its_final_numbers(site: WebSite):
+    ranks = [make_rank(0), make_rank(1, drops={"ring_full": 1})]
+    alert = {"id": "a1", "rule": "stalled_trainer"}
+    seen = make_run("a", site.run_directory("a"), ranks=ranks, problem="disk full", alerts=[alert])
+    site.write_status(seen)
+    node = Node(site.directory)
+    node.look()
+    finals = [
+        {"rank": 0, "last_step": 150, "dropped": {}, "corrupt": 0, "torn": 0},
+        {"rank": 1, "last_step": 149, "dropped": {"ring_full": 7}, "corrupt": 2, "torn": 1},
+    ]
+    site.write_totals("a", state="killed", step=150, ranks=finals)
+
+    shown = overview_once_over(site, node)
+
+    assert (shown["state"], shown["over"], shown["alive"]) == ("killed", True, False)
+    assert (shown["committed_step"], shown["waiting"]) == (150, 0)  # 100 and 2 when last seen
+    assert (shown["problem"], shown["active_alerts"]) == (None, [])
+    assert [(rank["alive"], rank["lag_bytes"]) for rank in shown["ranks"]] == [(False, 0)] * 2
+    assert [rank["last_step"] for rank in shown["ranks"]] == [150, 149]
+    assert [rank["drops"] for rank in shown["ranks"]] == [{}, {"ring_full": 7}]
+    assert [rank["damaged"] for rank in shown["ranks"]] == [0, 3]
+
+
+def test_of_a_run_without_totals_it_is_told_that_it_ended(site: WebSite):
+    node = looking_at(site, "a")
+    site.run_directory("a")
+    site.write_totals("an-older-one", state="finished", step=7, directory="a")
+
+    shown = overview_once_over(site, node)
+
+    assert (shown["state"], shown["over"], shown["committed_step"]) == ("ended", True, 100)
+
+
+def test_a_run_that_goes_on_is_asked_again_how_it_ended(site: WebSite):
+    node = looking_at(site, "a")
+    site.run_directory("a")
+    site.write_totals("a", state="killed", step=130)
+    first = overview_once_over(site, node)
+
+    site.write_status(make_run("a", site.root / "a"))
+    node.look()
+    again = json.loads(node.overview())["runs"][0]
+    site.write_totals("a", state="finished", step=200)
+    last = overview_once_over(site, node)
+
+    found = [(entry["state"], entry["committed_step"]) for entry in (first, again, last)]
+    assert found == [("killed", 130), ("running", 100), ("finished", 200)]
+
+
+def test_totals_that_cannot_be_read_now_are_read_later(
+    site: WebSite, monkeypatch: pytest.MonkeyPatch
+):
+    node = looking_at(site, "a")
+    site.run_directory("a")
+    site.write_totals("a", state="finished", step=130)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error", "training_statistics.json")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(ending, "read_object", fail)
+        broken.setattr(patience, "FRESH_S", 0.0)
+        before = overview_once_over(site, node)
+    asyncio.run(node.learn_endings())
+
+    after = json.loads(node.overview())["runs"][0]
+    assert (before["state"], after["state"]) == ("ended", "finished")
 
 
 def test_a_status_that_is_gone_or_torn_says_nothing(site: WebSite):

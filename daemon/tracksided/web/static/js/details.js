@@ -7,7 +7,7 @@ import { stateOf, stepOf } from "./runs.js";
 /** Show the open run. */
 export function showDetails(run, numbers, document_) {
   say(byId("detail-title"), run.run);
-  say(byId("detail-path"), `${stateOf(run, document_)} \u00b7 ${run.directory}`);
+  say(byId("detail-path"), `${stateOf(run)} \u00b7 ${run.directory}`);
   const problem = run.problem ?? document_?.problem ?? "";
   byId("detail-problem").hidden = !problem;
   say(byId("detail-problem"), problem);
@@ -26,14 +26,13 @@ function showTiles(run, numbers, document_) {
   const dropped = run.ranks.flatMap((rank) => Object.values(rank.drops)).reduce((sum, count) => sum + count, 0);
   const alive = run.ranks.filter((rank) => rank.alive).length;
   const last = (name) => numbers?.last(name) ?? null;
-  const ended = run.state === "ended";
   const score = document_?.monitoring?.convergence_score ?? null;
   const tiles = [
-    [run.waiting ? `Step (${run.waiting} wait)` : "Step", whole(stepOf(run, numbers)), false],
+    [run.waiting ? `Step (${run.waiting} wait)` : "Step", whole(stepOf(run)), false],
     ["Loss", number(last("loss")), false],
     ["Gradient norm", number(last("norm_before_clip")), false],
     ["Step time", seconds(last("step_seconds")), false],
-    ["Ranks alive", ended ? UNKNOWN : `${alive} of ${run.ranks.length}`, !ended && alive < run.ranks.length],
+    ["Ranks alive", run.over ? UNKNOWN : `${alive} of ${run.ranks.length}`, !run.over && alive < run.ranks.length],
     ["Dropped", whole(dropped), dropped > 0],
     ["Cut short", whole(run.shed + run.failed), run.failed > 0],
     ...(score === null ? [] : [["Convergence", score.toFixed(2), false]]),
@@ -78,12 +77,11 @@ function makeAlert(alert, hasName) {
 }
 
 function showRanks(run, processes) {
-  const ended = run.state === "ended";
   const rows = run.ranks.map((rank) => {
     const drops = Object.entries(rank.drops).map(([cause, count]) => `${cause.replaceAll("_", " ")} ${count}`).join(", ");
     const process = processes.find((entry) => entry.rank === rank.rank);
     const memory = process?.rss_bytes ? bytes(process.rss_bytes) : UNKNOWN;
-    const state = ended ? UNKNOWN : rank.alive ? ["\u2713 alive", "good"] : ["\u2717 gone", "bad"];
+    const state = run.over ? UNKNOWN : rank.alive ? ["\u2713 alive", "good"] : ["\u2717 gone", "bad"];
     return [
       String(rank.rank), state, String(rank.pid), [memory, "number"], [whole(rank.last_step), "number"], [bytes(rank.lag_bytes), "number"],
       drops ? [drops, "bad"] : "none", rank.damaged ? [whole(rank.damaged), "bad"] : "none", rank.problem ?? "",

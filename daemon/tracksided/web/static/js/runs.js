@@ -3,20 +3,11 @@
 import { byId, el, swatch } from "./dom.js";
 import { whole } from "./format.js";
 
-const ENDINGS = { finished: "finished", killed: "killed" };
+/** What to call the state of a run. */
+export const stateOf = (run) => (run.problem ? "problem" : run.state);
 
-/** What to call the state of a run: the file of an ended one knows more than the daemon. */
-export function stateOf(run, document_) {
-  if (run.problem) return "problem";
-  if (run.state === "ended") return ENDINGS[document_?.state] ?? "ended";
-  return run.state;
-}
-
-/** Newest step that is on disk: of a run that is over its own history knows best. */
-export function stepOf(run, numbers) {
-  const written = run.committed_step || run.last_step;
-  return run.state === "ended" ? (numbers?.last("step") ?? written) : written;
-}
+/** Newest step that is on disk. */
+export const stepOf = (run) => run.committed_step || run.last_step;
 
 export class RunList {
   constructor(selection) {
@@ -59,10 +50,10 @@ export class RunList {
   fill(entry, run, store) {
     const place = this.selection.place(run.key);
     const isOpen = this.selection.open === run.key;
-    const state = stateOf(run, store.documents.get(run.key));
+    const state = stateOf(run);
     const active = run.active_alerts.length;
     const alerts = active || (store.documents.get(run.key)?.num_alerts ?? 0);
-    const step = stepOf(run, store.numbers.get(run.key));
+    const step = stepOf(run);
     const drawn = JSON.stringify([place, isOpen, state, active, alerts, step, run.run]);
     if (drawn === entry.drawn) return;
     entry.drawn = drawn;

@@ -40,10 +40,8 @@ export class Selection {
   }
 
   show(key) {
-    if (!this.drawn.includes(key)) {
-      this.isChosen = true;
-      this.drawn = [...this.drawn, key].slice(-MAX_DRAWN);
-    }
+    this.isChosen = true; // or what is read would be exchanged when its training ends
+    if (!this.drawn.includes(key)) this.drawn = [...this.drawn, key].slice(-MAX_DRAWN);
     this.open = key;
     this.changed();
   }
