@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import math
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -37,6 +38,8 @@ WINDOW = {"width": 1280, "height": 1480}
 DEADLINE_S = 300.0  # a busy machine draws late
 # No sandbox: it may run as root. Nothing is asked of the network.
 ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")
+LOADED = """() => [...document.querySelectorAll("#picture-list img")]
+    .every((image) => image.complete && image.naturalWidth > 0)"""
 
 
 def train(out: Path, steps: int, peak: float) -> None:
@@ -52,8 +55,7 @@ def train(out: Path, steps: int, peak: float) -> None:
     batches = random_batches(
         load_corpus().train, batch_size=BATCH_SIZE, length=CONTEXT + 1, seed=(0, 0)
     )
-    every = max(1, steps // SAMPLED_STEPS)
-    with trackside.attach(model, optimizer, every=every, layers=None, save_dir=out):
+    with trackside.attach(model, optimizer, every=sampled_every(steps), layers=None, save_dir=out):
         for _, batch in zip(range(steps), batches, strict=False):
             tokens = torch.from_numpy(batch)
             optimizer.zero_grad()
@@ -64,7 +66,14 @@ def train(out: Path, steps: int, peak: float) -> None:
         sys.stdin.read()  # a short one stays until the page has seen it
 
 
-def photograph(url: str, picture: Path, trainings: Sequence["subprocess.Popen[bytes]"]) -> None:
+def sampled_every(steps: int) -> int:
+    """Return the distance of samples, in steps."""
+    return max(1, steps // SAMPLED_STEPS)
+
+
+def photograph(
+    url: str, picture: Path, trainings: Sequence["subprocess.Popen[bytes]"], num_samples: int
+) -> None:
     """Open the page while all train, and take its picture when they are through."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
@@ -85,10 +94,11 @@ def photograph(url: str, picture: Path, trainings: Sequence["subprocess.Popen[by
             entry.filter(has_text="finished").wait_for()
             entry.get_by_role("checkbox").check()
         entries[0].get_by_role("button").click()
+        # One that ended first was not drawn any more, and lacks its last steps until now.
+        whole = re.compile(rf"(over {num_samples} steps.*){{{len(entries)}}}")
+        page.locator("#chart-loss-text").filter(has_text=whole).wait_for(state="attached")
         page.locator("#picture-list img").first.wait_for()
-        page.wait_for_function(
-            "() => [...document.querySelectorAll('#picture-list img')].every(i => i.naturalWidth)"
-        )
+        page.wait_for_function(LOADED)
         page.screenshot(path=picture)
         browser.close()
 
@@ -110,7 +120,8 @@ def serve(memory: Path, outputs: Path, picture: Path, steps: int) -> None:
                 )
             )
         try:
-            photograph(f"http://127.0.0.1:{port}/", picture, trainings)
+            num_samples = steps // sampled_every(steps)
+            photograph(f"http://127.0.0.1:{port}/", picture, trainings, num_samples)
         finally:
             for training in trainings:
                 training.kill()

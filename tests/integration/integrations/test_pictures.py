@@ -1,5 +1,7 @@
 """The pictures of README and docs are made by a command, and are those that it makes."""
 
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ ROOT = Path(__file__).parents[3]
 IMAGES = ROOT / "docs" / "images"
 # Another processor trains to other last digits, which are other colours here and there.
 MAX_DIFFERENCE = 2.0  # of 255, on average
+WINDOW = (1280, 1480)
 
 
 def make(script: str, *arguments: str | Path) -> None:
@@ -29,6 +32,13 @@ def pixels(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
         return np.asarray(picture.convert("RGB"), dtype=np.float64)
 
 
+def colours(*names: str) -> list[tuple[int, int, int]]:
+    """Return colours of the page's light style, which stands first."""
+    style = (ROOT / "daemon/tracksided/web/static/page.css").read_text(encoding="utf-8")
+    found = [re.search(rf"{name}: #(\w\w)(\w\w)(\w\w);", style) for name in names]
+    return [(int(f[1], 16), int(f[2], 16), int(f[3], 16)) for f in found if f is not None]
+
+
 def test_pictures_in_the_docs_are_those_of_the_command(tmp_path: Path) -> None:
     make("pictures.py", "report", "quickstart", "--out", tmp_path)
 
@@ -40,6 +50,17 @@ def test_pictures_in_the_docs_are_those_of_the_command(tmp_path: Path) -> None:
         made, there = pixels(tmp_path / name), pixels(IMAGES / name)
         assert made.shape == there.shape
         assert np.abs(made - there).mean() < MAX_DIFFERENCE
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not here")
+def test_the_page_is_photographed(tmp_path: Path) -> None:
+    make("page_picture.py", "--out", tmp_path / "page.png", "--steps", "10")
+
+    found = pixels(tmp_path / "page.png")
+    assert found.shape == pixels(IMAGES / "page.png").shape
+    # Two runs, each with a line of its colour.
+    for colour in colours("--run-0", "--run-1"):
+        assert (found == colour).all(-1).any()
 
 
 def test_the_readme_says_of_which_training_its_picture_is() -> None:
