@@ -5,8 +5,9 @@ Memory is a few MiB per thread at any model size and any number of sources.
 
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 
 from isal import isal_zlib
 
@@ -20,6 +21,17 @@ from tracksided.checkpoints.writeback import Target
 
 Progress = Callable[[int, int], None]
 """Told (bytes done, bytes in all) of the output, from the calling thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """What is read and written at once: a run of bytes of one piece."""
+
+    piece: Piece
+    start: int
+    """Position in the output's record."""
+
+    nbytes: int
 
 
 class Averaging:
@@ -65,7 +77,7 @@ class Averaging:
             SourceRefused: a source is unreadable, or holds NaN or infinity.
             OSError: the output cannot be written.
         """
-        crcs = Crcs(self._run_chunks(share.chunks, (places, targets), num_threads, progress))
+        crcs = Crcs(self._run_chunks(share.chunks, places, targets, num_threads, progress))
         for index, key in share.rest:
             record = self.checkpoints[index].records[key]
             crcs.rest[index, key] = record.source.crc32(record.offset, record.nbytes)
@@ -74,7 +86,8 @@ class Averaging:
     def _run_chunks(
         self,
         todo: Sequence[Chunk],
-        output: tuple[Mapping[str, Place], Sequence[Target]],
+        places: Mapping[str, Place],
+        targets: Sequence[Target],
         num_threads: int,
         progress: Progress | None,
     ) -> dict[Chunk, ChunkCrcs]:
@@ -89,7 +102,7 @@ class Averaging:
                 while chunks or running:
                     while chunks and sums:
                         chunk, block_sum = chunks.popleft(), sums.pop()
-                        future = pool.submit(self._chunk, chunk, output, block_sum)
+                        future = pool.submit(self._chunk, chunk, places, targets, block_sum)
                         running[future] = (chunk, block_sum)
                     finished, _ = wait(running, return_when=FIRST_COMPLETED)
                     for future in finished:
@@ -107,100 +120,94 @@ class Averaging:
     def _chunk(
         self,
         chunk: Chunk,
-        output: tuple[Mapping[str, Place], Sequence[Target]],
+        places: Mapping[str, Place],
+        targets: Sequence[Target],
         block_sum: BlockSum,
     ) -> ChunkCrcs:
         job = self.jobs[chunk.job]
-        places, targets = output
         place = places[job.key]
         target, offset = targets[place.file], place.offset
         output_crc, source_crcs = 0, [0] * len(self.checkpoints)
-        for piece, start, stop in _blocks(job, chunk.start, chunk.stop):
+        for block in _blocks(job, chunk):
             if self._stop.is_set():
                 break
-            if piece.element is not None:
-                out = self._average(job, (piece, start, stop), block_sum, source_crcs)
+            if block.piece.element is not None:
+                out = self._average(job, block, block_sum, source_crcs)
             else:
                 if is_averaged(job):
-                    self._pass_by(job, start, stop, block_sum, source_crcs)
-                out = self._newest(piece, start, stop, block_sum)
+                    self._pass_by(job, block, block_sum, source_crcs)
+                out = self._newest(block, block_sum)
             output_crc = isal_zlib.crc32(out, output_crc)
-            target.write(out, offset + start)
+            target.write(out, offset + block.start)
         target.begin_writeback(offset + chunk.start, chunk.stop - chunk.start)
         return ChunkCrcs(output_crc, tuple(source_crcs))
 
     def _average(
         self,
         job: RecordJob,
-        where: tuple[Piece, int, int],
+        block: _Block,
         block_sum: BlockSum,
         crcs: list[int],
     ) -> memoryview:
-        piece, start, stop = where
-        element = piece.element or ""
-        nbytes = stop - start
-        block = block_sum.block[:nbytes]
+        element = block.piece.element or ""
+        buffer = block_sum.block[: block.nbytes]
         block_sum.clear()
-        for index in range(len(self.checkpoints)):
-            self._read(piece, index, block, start)
+        for index, factor in enumerate(self._factors):
+            self._read(block, index, buffer)
             if job.aligned_in(index) is not None:
-                crcs[index] = isal_zlib.crc32(block, crcs[index])
-            block_sum.add(nbytes, element, self._factors[index])
-        if block_sum.is_finite(nbytes, element):
-            return block_sum.result(nbytes, element, self._divisor)
-        return self._average_again(where, block_sum)
+                crcs[index] = isal_zlib.crc32(buffer, crcs[index])
+            block_sum.add(block.nbytes, element, factor)
+        if block_sum.is_finite(block.nbytes, element):
+            return block_sum.result(block.nbytes, element, self._divisor)
+        return self._average_again(block, block_sum)
 
-    def _average_again(self, where: tuple[Piece, int, int], block_sum: BlockSum) -> memoryview:
+    def _average_again(self, block: _Block, block_sum: BlockSum) -> memoryview:
         """Sum on a scale where only a source can be infinite, and name it; else the sum alone was.
 
         Raises:
             SourceRefused: a source is not finite, or the average is not by the rounding of weights.
         """
-        piece, start, stop = where
-        element = piece.element or ""
-        nbytes = stop - start
+        element, tensor = block.piece.element or "", block.piece.tensor
+        buffer = block_sum.block[: block.nbytes]
         block_sum.begin_smaller()
         for index, factor in enumerate(self._factors):
-            source = self._read(piece, index, block_sum.block[:nbytes], start)
-            block_sum.add(nbytes, element, factor)
-            if not block_sum.is_finite(nbytes, element):
-                raise source.refusal(f"NaN or infinity in tensor {shown(piece.tensor)}")
-        out = block_sum.result(nbytes, element, self._divisor)
-        if not block_sum.is_finite(nbytes, element):
+            source = self._read(block, index, buffer)
+            block_sum.add(block.nbytes, element, factor)
+            if not block_sum.is_finite(block.nbytes, element):
+                raise source.refusal(f"NaN or infinity in tensor {shown(tensor)}")
+        out = block_sum.result(block.nbytes, element, self._divisor)
+        if not block_sum.is_finite(block.nbytes, element):
             raise self.checkpoints[-1].refusal(
-                f"the average of tensor {shown(piece.tensor)} exceeds float64"
+                f"the average of tensor {shown(tensor)} exceeds float64"
             )
         return out
 
-    def _pass_by(
-        self, job: RecordJob, start: int, stop: int, block_sum: BlockSum, crcs: list[int]
-    ) -> None:
+    def _pass_by(self, job: RecordJob, block: _Block, block_sum: BlockSum, crcs: list[int]) -> None:
         """Read what is not averaged, only for the CRC of the record around it."""
-        block = block_sum.block[: stop - start]
+        buffer = block_sum.block[: block.nbytes]
         for index, checkpoint in enumerate(self.checkpoints):
             key = job.aligned_in(index)
             if key is not None:
                 record = checkpoint.records[key]
-                record.source.read_into(block, record.offset + start)
-                crcs[index] = isal_zlib.crc32(block, crcs[index])
+                record.source.read_into(buffer, record.offset + block.start)
+                crcs[index] = isal_zlib.crc32(buffer, crcs[index])
 
-    def _newest(self, piece: Piece, start: int, stop: int, block_sum: BlockSum) -> memoryview:
-        block = block_sum.block[: stop - start]
-        self._read(piece, len(self.checkpoints) - 1, block, start)
-        return block
+    def _newest(self, block: _Block, block_sum: BlockSum) -> memoryview:
+        buffer = block_sum.block[: block.nbytes]
+        self._read(block, len(self.checkpoints) - 1, buffer)
+        return buffer
 
-    def _read(self, piece: Piece, index: int, block: memoryview, start: int) -> SourceFile:
-        """Fill a block from one of the checkpoints, and return the file it was read from."""
-        key, shift = piece.origin(index)
+    def _read(self, block: _Block, index: int, buffer: memoryview) -> SourceFile:
+        """Read a block of one of the checkpoints, and return the file it lies in."""
+        key, shift = block.piece.origin(index)
         record = self.checkpoints[index].records[key]
-        record.source.read_into(block, record.offset + shift + start)
+        record.source.read_into(buffer, record.offset + shift + block.start)
         return record.source
 
 
-def _blocks(job: RecordJob, start: int, stop: int) -> list[tuple[Piece, int, int]]:
+def _blocks(job: RecordJob, chunk: Chunk) -> Iterator[_Block]:
     """Cut the part of the pieces that lies in a chunk into blocks."""
-    return [
-        (piece, at, min(at + BLOCK_BYTES, piece.start + piece.nbytes, stop))
-        for piece in job.pieces
-        for at in range(max(piece.start, start), min(piece.start + piece.nbytes, stop), BLOCK_BYTES)
-    ]
+    for piece in job.pieces:
+        stop = min(piece.start + piece.nbytes, chunk.stop)
+        for start in range(max(piece.start, chunk.start), stop, BLOCK_BYTES):
+            yield _Block(piece, start, min(BLOCK_BYTES, stop - start))

@@ -78,7 +78,7 @@ def publish_average(task: Task, workers: Workers, progress: Progress | None) -> 
         workers.read_back(work, crcs)
         digest = _digest_of(output.whole, work, averaged)
         _require_copied_unchanged(layout)
-        provenance = _provenance(task, averaged, layout, (digest, workers.count))
+        provenance = _provenance(task, averaged, layout, digest, workers.count)
         output.commit(provenance.to_json())
     return provenance
 
@@ -149,9 +149,8 @@ def _digest_of(path: Path | None, work: Work, averaged: Averaged) -> str:
 
 
 def _provenance(
-    task: Task, averaged: Averaged, layout: OutputLayout, made: tuple[str, int]
+    task: Task, averaged: Averaged, layout: OutputLayout, digest: str, num_ranks: int
 ) -> Provenance:
-    digest, num_ranks = made
     chosen = task.selection.chosen
     sources = tuple(
         SourceRecord(
