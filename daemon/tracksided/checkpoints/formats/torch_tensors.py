@@ -210,7 +210,9 @@ def _require_no_metadata(last: Sequence[Node], name: str) -> None:
     Source: `set_tensor_metadata` of torch, which the call itself applies to the tensor.
     """
     for node in last:
-        pairs = [(None, node)] if mapping_pairs(node) is None else mapping_pairs(node) or []
+        pairs = mapping_pairs(node)
+        if pairs is None:
+            pairs = [(node, node)]
         said = [describe(key) for key, value in pairs if value not in {None, False}]
         if said:
             raise CheckpointRefused(
