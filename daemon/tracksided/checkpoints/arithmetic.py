@@ -62,7 +62,7 @@ class BlockSum:
 
         Args:
             nbytes: whole elements.
-            element: their type, as in `tracksided.checkpoints.dtypes.DType.element`.
+            element: their type, as in `tracksided.checkpoints.dtypes.Dtype.element`.
             weight: of this source; need not sum to 1.
         """
         values = self._decode(nbytes, element)

@@ -51,7 +51,7 @@ def metric_of(store: Store, candidate: Candidate, checkpoint: Checkpoint, metric
             return value
         else:
             raise SourceRefused(path, f"its {metric!r} is {value}")
-    raise SourceRefused(path, _none(metric, sorted(set(names)), checkpoint.step))
+    raise SourceRefused(path, _lacking(metric, sorted(set(names)), checkpoint.step))
 
 
 def _statements(
@@ -98,7 +98,7 @@ def _read(store: Store, candidate: Candidate, beside: str) -> Mapping[str, objec
     return parsed if isinstance(parsed, dict) else {}
 
 
-def _none(metric: str, names: list[str], step: int | None) -> str:
+def _lacking(metric: str, names: list[str], step: int | None) -> str:
     at = "" if step is None else f" at its step {step}"
     message = f"states no {metric!r}{at}"
     near = difflib.get_close_matches(metric, names, n=1)

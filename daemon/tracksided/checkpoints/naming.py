@@ -44,7 +44,7 @@ def is_checkpoint_directory(name: str) -> bool:
 
 
 def provenance_name(output_name: str) -> str:
-    """Name of the JSON file beside an average."""
+    """Return the name of the JSON file beside an average."""
     return PurePath(output_name).stem + ".json"
 
 

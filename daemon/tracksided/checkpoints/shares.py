@@ -191,5 +191,5 @@ def _require_stated(checkpoint: Checkpoint, found: Mapping[str, int]) -> None:
             names = [name for name, entry in checkpoint.tensors.items() if entry.record == key]
             raise record.source.refusal(
                 f"corrupt: tensor {shown(names[0])} does not match its CRC-32 "
-                f"({found[key]:08x}, the file states {record.crc32:08x})",
+                f"({found[key]:08x}, the file states {record.crc32:08x})"
             )

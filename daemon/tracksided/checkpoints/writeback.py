@@ -30,35 +30,21 @@ class FileTarget:
     descriptor: int
 
     def write(self, content: bytes | memoryview, offset: int) -> None:
-        """Write all of ``content`` at ``offset``."""
-        write_all(self.descriptor, content, offset)
+        """Write all of ``content`` at ``offset``; the system may take less at once."""
+        written = 0
+        while written < len(content):
+            written += os.pwrite(self.descriptor, content[written:], offset + written)
 
     def begin_writeback(self, offset: int, nbytes: int) -> None:
-        """Start writing a range to disk, without waiting for it."""
-        begin_writeback(self.descriptor, offset, nbytes)
+        """Start writing a range to disk, without waiting for it.
+
+        Only a hint: what the file system refuses, the fsync at the end does.
+        """
+        _sync_file_range()(self.descriptor, offset, nbytes, _SYNC_FILE_RANGE_WRITE)
 
     def sync(self) -> None:
         """Wait until everything written is on disk."""
         os.fsync(self.descriptor)
-
-
-def write_all(descriptor: int, content: bytes | memoryview, offset: int) -> None:
-    """Write all of ``content`` at ``offset`` of a ``descriptor``; the system may take less at once.
-
-    Raises:
-        OSError: as the system says.
-    """
-    written = 0
-    while written < len(content):
-        written += os.pwrite(descriptor, content[written:], offset + written)
-
-
-def begin_writeback(descriptor: int, offset: int, nbytes: int) -> None:
-    """Start writing ``nbytes`` of dirty pages at ``offset`` of a ``descriptor`` to disk; no wait.
-
-    Only a hint: what the file system refuses, the fsync at the end does.
-    """
-    _sync_file_range()(descriptor, offset, nbytes, _SYNC_FILE_RANGE_WRITE)
 
 
 @functools.cache

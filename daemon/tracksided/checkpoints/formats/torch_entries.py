@@ -93,7 +93,7 @@ def find_model(root: Node) -> ModelPart:
         _require_one(found, entries)
     key = found[0]
     if len(found) > 1:
-        key = max(found, key=lambda key: _Extra(None).add(entries[key]))
+        key = max(found, key=lambda key: _ByteCount(None).add(entries[key]))
     return ModelPart(root, key, entries[key])
 
 
@@ -151,7 +151,7 @@ def without_training_state(part: ModelPart) -> tuple[Node, tuple[str, ...]]:
     dropped: list[str] = []
     carried: dict[str, int] = {}
     beside: dict[str, int] = {}
-    extra = _Extra(part.node if part.key is not None else None)
+    count = _ByteCount(part.node if part.key is not None else None)
     for key, value in mapping_pairs(part.root) or []:
         if value is part.node or (part.key is None and is_tensor(value)):
             kept.append((key, value))
@@ -160,7 +160,7 @@ def without_training_state(part: ModelPart) -> tuple[Node, tuple[str, ...]]:
         elif part.key is None:
             kept.append((key, value))
         else:
-            smaller, left_out, nbytes = _what_goes(key, value, extra)
+            smaller, left_out, nbytes = _what_goes(key, value, count)
             is_small = nbytes <= MAX_CARRIED_BYTES
             dropped += left_out if is_small else [_label(key)]
             if is_small:
@@ -169,12 +169,12 @@ def without_training_state(part: ModelPart) -> tuple[Node, tuple[str, ...]]:
             if not _OTHER_WEIGHTS.intersection(_words(key)):
                 beside[_label(key)] = nbytes
     if part.key is not None:
-        _require_mostly_model(part.key, extra.model_bytes, beside)
+        _require_mostly_model(part.key, count.model_bytes, beside)
         _require_little(carried)
     return _with_pairs(part.root, kept) if dropped else part.root, tuple(dropped)
 
 
-class _Extra:
+class _ByteCount:
     """Counts the bytes of tensors, each storage once, and none of the model's."""
 
     def __init__(self, model: Node) -> None:
@@ -215,19 +215,19 @@ def _require_little(carried: Mapping[str, int]) -> None:
         )
 
 
-def _what_goes(key: Node, value: Node, extra: _Extra) -> tuple[Node, tuple[str, ...], int]:
+def _what_goes(key: Node, value: Node, count: _ByteCount) -> tuple[Node, tuple[str, ...], int]:
     """Return an entry beside the model, what it lost, and the bytes of its tensors.
 
     Of Lightning's callbacks single ones are left out: one may keep an EMA copy.
     """
     pairs = mapping_pairs(value)
     if key != _CALLBACKS or pairs is None:
-        return value, (), extra.add(value)
+        return value, (), count.add(value)
     left: list[tuple[Node, Node]] = []
     gone: list[str] = []
     nbytes = 0
     for name, state in pairs:
-        more = extra.add(state)
+        more = count.add(state)
         if nbytes + more > MAX_CARRIED_BYTES:
             gone.append(f"{_CALLBACKS}.{_label(name)}")
         else:
