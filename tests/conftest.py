@@ -8,9 +8,14 @@ from pathlib import Path
 
 import pytest
 from daemon_process import DaemonProcess
+from hypothesis import HealthCheck, settings
 
 # Before anything imports torch: on few cores its threads cost tiny tests four times their work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# No upper bound on the time of an example: other tests run beside it.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 
 @pytest.fixture

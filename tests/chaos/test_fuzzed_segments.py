@@ -41,7 +41,6 @@ pytestmark = [
 ]
 FUZZ = settings(
     max_examples=150,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 STEPS = 3

@@ -110,7 +110,7 @@ def check_finding(finding: Finding | None) -> None:
 
 
 @each_step_rule
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(now=OBSERVATION, before=st.lists(OBSERVATION, max_size=4), repeat=st.integers(1, 128))
 def test_rule_copes_with_any_history(
     rule: StepRule, now: Observation, before: list[Observation], repeat: int
@@ -120,7 +120,7 @@ def test_rule_copes_with_any_history(
 
 
 @each_host_rule
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(now=READING, before=st.lists(READING, max_size=3), repeat=st.integers(1, 64))
 def test_rule_copes_with_any_machine(
     rule: HostRule, now: HostReading, before: list[HostReading], repeat: int

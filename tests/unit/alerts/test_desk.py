@@ -1,6 +1,6 @@
 """One cause is one alert."""
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tracksided.alerts.desk import AlertDesk, Look, Phase
@@ -122,7 +122,6 @@ def test_clock_that_goes_back_does_not_keep_a_rule_raised_for_good() -> None:
     assert phases(at) == []
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 30), st.sampled_from([None, "warning", "critical"]))))
 def test_two_alerts_of_one_severity_are_a_cool_down_apart(
     looks: list[tuple[float, Severity | None]],

@@ -92,9 +92,7 @@ def test_the_next_best_takes_the_place_of_one_that_is_not_sound(
     mode=st.sampled_from(["min", "max"]),
     count=st.integers(1, 9),
 )
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_losses_choose_like_a_plain_sort(
     tmp_path_factory: pytest.TempPathFactory, losses: dict[int, Any], mode: str, count: int
 ) -> None:

@@ -43,9 +43,7 @@ def test_a_storage_of_two_sizes_is_refused(tmp_path: Path, unverified: bytes) ->
 
 
 @given(data=st.data())
-@settings(
-    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_changed_bytes_are_described_sanely_or_refused(
     tmp_path: Path, unverified: bytes, data: st.DataObject
 ) -> None:

@@ -108,9 +108,7 @@ SPECS = st.dictionaries(
 
 @pytest.mark.parametrize("save", SAVERS)
 @given(specs=SPECS, count=st.integers(2, 3))
-@settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_tree_of_tensors_averages_like_numpy(
     tmp_path_factory: pytest.TempPathFactory,
     save: Callable[[Path, StateDict], None],

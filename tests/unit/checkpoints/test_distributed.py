@@ -236,7 +236,7 @@ def test_metadata_cut_at_every_percent_is_refused(tmp_path: Path) -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_changed_metadata_is_read_or_refused(pickled: bytes, data: st.DataObject) -> None:
     damaged = bytearray(pickled)
     for _ in range(data.draw(st.integers(1, 3))):

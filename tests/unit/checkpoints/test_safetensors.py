@@ -92,9 +92,7 @@ TREES = st.dictionaries(
 
 
 @given(tree=TREES, count=st.integers(2, 4))
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_tree_of_tensors_averages_like_numpy(
     tmp_path_factory: pytest.TempPathFactory, tree: dict[str, Any], count: int
 ) -> None:

@@ -78,9 +78,7 @@ SPECS = st.dictionaries(
     wrapper=st.sampled_from([None, "model", "state_dict"]),
     is_nested=st.booleans(),
 )
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_tree_of_tensors_averages_like_numpy(
     tmp_path_factory: pytest.TempPathFactory,
     specs: Any,

@@ -46,7 +46,7 @@ def write(path: Path, bodies: dict[str, bytes]) -> list[int]:
         max_size=8,
     )
 )
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_is_written_is_read_by_zipfile_and_by_us(
     tmp_path: Path, bodies: dict[str, bytes]
 ) -> None:
@@ -107,7 +107,7 @@ def test_records_that_share_bytes_are_refused(tmp_path: Path) -> None:
 
 
 @given(at=st.integers(0, 10_000), value=st.integers(0, 255))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_damaged_directory_is_refused_or_stays_inside_the_file(
     tmp_path: Path, at: int, value: int
 ) -> None:

@@ -52,7 +52,7 @@ def test_file_opened_again_knows_what_is_done(tmp_path: Path) -> None:
     again.close()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.data())
 def test_file_cut_anywhere_keeps_its_whole_lines_and_goes_on(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

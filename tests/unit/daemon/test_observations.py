@@ -97,7 +97,7 @@ def test_field_of_another_type_is_named(changes: dict[str, Any], message: str) -
         observe({"step": 7, "timestamp": 1.0, **changes})
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.dictionaries(st.sampled_from([*Observation.__slots__, "lr", "nonfinite"]), JSON))
 def test_any_object_is_an_observation_or_refused(line: dict[str, Any]) -> None:
     try:

@@ -112,7 +112,7 @@ def test_step_that_says_no_time_costs_its_alerts_only() -> None:
     assert complete(watch, 8, loss=math.nan).alerts
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     bad=st.lists(st.booleans(), min_size=1, max_size=40),
     cut=st.integers(0, 40),

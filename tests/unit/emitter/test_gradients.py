@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -19,7 +19,6 @@ Attach = Callable[..., Session]
 Receive = Callable[[], Any]
 
 
-@settings(deadline=None)  # the first optimizer of a process imports for a second
 @given(st.lists(st.integers(1, 5000), min_size=1, max_size=5))
 def test_counts_tell_apart_what_was_sampled(sizes: list[int]) -> None:
     model = nn.ParameterList(nn.Parameter(torch.arange(float(size))) for size in sizes)

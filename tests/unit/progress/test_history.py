@@ -243,7 +243,7 @@ def test_file_of_something_else_is_refused_by_name(tmp_path: Path) -> None:
         read_history(path, "run")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(head=VALUES, ranks=VALUES, logged=st.dictionaries(TEXT, VALUES), failures=VALUES)
 def test_quick_look_at_a_line_finds_what_parsing_it_finds(
     head: Any, ranks: Any, logged: dict[str, Any], failures: Any
@@ -264,7 +264,7 @@ def test_quick_look_at_a_line_finds_what_parsing_it_finds(
     assert (numbers["step"], numbers["head"]) == (1, head)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.binary(max_size=30), max_size=8))
 def test_any_bytes_give_a_curve_or_an_error_of_ours(
     tmp_path_factory: pytest.TempPathFactory, lines: list[bytes]

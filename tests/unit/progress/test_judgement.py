@@ -37,7 +37,7 @@ def step_by_step(curve: TrainingCurve) -> Verdict:
     return judge(points, course, ()) if points else Verdict()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 1000),
     count=st.integers(0, 60),

@@ -1,7 +1,7 @@
 """A training that goes back writes anew."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tracksided.progress.curve import Series
@@ -20,7 +20,6 @@ def pairs(series: Series) -> list[tuple[int, float]]:
     return list(zip(series.steps.tolist(), series.values.tolist(), strict=True))
 
 
-@settings(deadline=None)
 @given(ROWS)
 def test_columns_hold_what_a_dictionary_of_steps_would(
     written: list[tuple[int, dict[str, float]]],

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tracksided.progress.curve import Series
@@ -13,7 +13,6 @@ from tracksided.progress.smoothing import moving_average, outline, window_of
 VALUES = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=80)
 
 
-@settings(deadline=None)
 @given(VALUES, st.integers(1, 9))
 def test_moving_average_is_the_mean_of_a_naive_loop(values: list[float], window: int) -> None:
     found = moving_average(Series.of(range(len(values)), values), window)
@@ -39,7 +38,6 @@ def test_window_grows_with_the_curve(count: int, window: int) -> None:
     assert window_of(Series.of(range(count), [0.0] * count)) == window
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=300), st.integers(2, 20))
 def test_outline_keeps_ends_and_extremes(values: list[float], bins: int) -> None:
     series = Series.of(range(0, 10 * len(values), 10), values)

@@ -128,7 +128,7 @@ def test_broken_file_is_named_with_what_was_found(
     assert str(path) in str(caught.value)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(LOG_ROWS)
 def test_any_log_gives_ascending_steps_or_an_error_of_ours(
     tmp_path_factory: pytest.TempPathFactory, rows: list[object]

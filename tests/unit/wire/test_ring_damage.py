@@ -21,9 +21,7 @@ MakeWriter = Callable[..., RingWriter]
 Published = dict[int, tuple[int, bytes, bytes]]
 
 # The fixtures give one segment to all examples of a test; each example restores its bytes.
-SHARED_SEGMENT = settings(
-    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+SHARED_SEGMENT = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture

@@ -185,4 +185,4 @@ class RingMachine(RuleBasedStateMachine):
 
 
 TestRingModel = RingMachine.TestCase
-TestRingModel.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestRingModel.settings = settings(max_examples=60, stateful_step_count=40)
