@@ -1,6 +1,7 @@
 # Everything lies in .venv of this clone; nothing outside it is written.
 #   make venv    set up .venv from nothing (quick when it is up to date)
-#   make test    lint, types and all tests: what must pass before a change goes in
+#   make test    lint, types and all tests: what must pass before a change goes in;
+#                PYTEST_ARGS="tests/unit -k ring" runs some
 #   make docs    the documentation as a site, in build/site
 #   make demo    the guided tour; DEMO_ARGS="--steps 60 --out DIR" is passed on
 #   make bench   all benchmarks, then docs/performance.md; BENCH_ARGS="--quick" or "--only ring tap"
@@ -10,7 +11,9 @@
 PYTHON ?= python3
 DEMO_ARGS ?=
 BENCH_ARGS ?=
-PYTEST_ARGS ?=
+# All tests: two workers take whole files in their order, so that what a file sets up is set up once
+# and the long ones come first. Whoever names tests has them in one process.
+PYTEST_ARGS ?= --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 BIN := .venv/bin
 # The stamps are written last: a set-up that was cut off is done again.
