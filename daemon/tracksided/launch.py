@@ -13,7 +13,7 @@ from pathlib import Path
 
 from trackside.wire import segment
 from trackside.wire.doorbell import SOCKET_NAME
-from trackside.wire.locks import daemon_pid
+from trackside.wire.locks import OWNER_ONLY, daemon_pid
 from tracksided.errors import TracksidedError
 
 logger = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ def running_daemon(directory: Path, *arguments: str) -> Iterator[Serving]:
         yield Serving(directory, None)
         return
     log = directory / LOG_NAME
-    with log.open("wb") as output:
+    with open(log, "wb", opener=_for_owner_only) as output:
         child = subprocess.Popen(
             [*COMMAND, "--parent", str(os.getpid()), *arguments],
             env=os.environ | {segment.SHM_DIR_VARIABLE: str(directory)},
@@ -121,6 +121,10 @@ def running_daemon(directory: Path, *arguments: str) -> Iterator[Serving]:
         yield Serving(directory, child)
     finally:
         _stop(child)
+
+
+def _for_owner_only(path: str, flags: int) -> int:
+    return os.open(path, flags, OWNER_ONLY)
 
 
 def _is_left(path: Path, run: str | None) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
-from trackside.wire.locks import DAEMON_LOCK_NAME, daemon_pid, name_holder
+from trackside.wire.locks import DAEMON_LOCK_NAME, OWNER_ONLY, daemon_pid, name_holder
 from tracksided.errors import DaemonRunning
 
 ENOUGH_DESCRIPTORS = 1 << 16  # for some ten thousand segments
@@ -29,7 +29,9 @@ class DaemonLock:
             DaemonRunning: another process holds it.
         """
         self._path = directory / DAEMON_LOCK_NAME
-        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        self._fd = os.open(
+            self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, OWNER_ONLY
+        )
         try:
             fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from trackside.wire.locks import OWNER_ONLY
 from tracksided.errors import OutputError
 from tracksided.sinks.json_file import Json, read_json, write_json
 
@@ -46,6 +47,7 @@ class StatusFile:
                     "updated_monotonic": time.monotonic(),
                     **content,
                 },
+                mode=OWNER_ONLY,
             )
         except OutputError as error:
             # A full /dev/shm: the runs are served all the same, only nobody can look.

@@ -14,6 +14,7 @@ from tracksided.durable import sync_directory
 from tracksided.sinks.refusal import output_error
 
 TEMPORARY_SUFFIX = ".trackside-tmp"
+AS_UMASK_SAYS = 0o666  # what `open` asks for
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
@@ -47,24 +48,30 @@ def encode(value: object, *, indent: int | None = None) -> bytes:
     return json.dumps(plain(value), allow_nan=False, indent=indent).encode() + b"\n"
 
 
-def write_json(path: Path, document: Mapping[str, object]) -> None:
-    """Replace a file by a JSON document, durably.
+def write_json(path: Path, document: Mapping[str, object], *, mode: int = AS_UMASK_SAYS) -> None:
+    """Replace a file by a JSON document, durably; see `write_whole`.
 
     Raises:
         OutputError: it cannot be written; what was there stays.
     """
-    write_whole(path, encode(document, indent=2))
+    write_whole(path, encode(document, indent=2), mode=mode)
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes, *, mode: int = AS_UMASK_SAYS) -> None:
     """Replace a file, durably.
+
+    Args:
+        path: of the file.
+        content: all of it.
+        mode: permission bits, of which the umask takes its own away.
 
     Raises:
         OutputError: it cannot be written; what was there stays.
     """
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
     try:
-        with temporary.open("wb") as file:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        with os.fdopen(os.open(temporary, flags, mode), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

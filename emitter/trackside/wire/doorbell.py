@@ -11,6 +11,7 @@ from pathlib import Path
 import zmq
 
 from trackside.errors import DoorbellUnavailable
+from trackside.wire.locks import OWNER_ONLY
 
 SOCKET_NAME = "daemon.sock"
 MAX_PATH_BYTES = 107  # sockaddr_un.sun_path without its final zero
@@ -87,7 +88,8 @@ class Listener:
         self._socket.setsockopt(zmq.LINGER, 0)
         try:
             self._socket.bind(address)
-        except zmq.ZMQError as error:
+            self._path.chmod(OWNER_ONLY)
+        except (zmq.ZMQError, OSError) as error:
             self._context.destroy(linger=0)
             raise DoorbellUnavailable(
                 f"doorbell {address}: {error}; remove what stands there"

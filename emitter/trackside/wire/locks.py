@@ -12,6 +12,7 @@ from pathlib import Path
 DAEMON_LOCK_NAME = "daemon.lock"
 """File in the node-local directory that the daemon which serves it holds locked."""
 
+OWNER_ONLY = 0o600  # mode of every file in the node-local directory
 SAFE_OPEN = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a fifo must not block the opening
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock of 64-bit Linux: type, whence, start, length, pid
 

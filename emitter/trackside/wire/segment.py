@@ -29,7 +29,7 @@ from trackside.wire.layout import (
     pack_segment_header,
     parse_segment_header,
 )
-from trackside.wire.locks import SAFE_OPEN, lock_holder
+from trackside.wire.locks import OWNER_ONLY, SAFE_OPEN, lock_holder
 
 logger = logging.getLogger(__name__)
 
@@ -291,7 +291,7 @@ class AliveLock:
         if path.exists() and _is_held_here(path):
             raise FileExistsError(errno.EEXIST, "this process holds the lock already", str(path))
         for _ in range(_LOCK_ATTEMPTS):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | SAFE_OPEN, 0o600)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | SAFE_OPEN, OWNER_ONLY)
             try:
                 fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if _identity(os.fstat(descriptor)) == _identity(path.lstat()):
@@ -323,7 +323,7 @@ def _list(directory: Path, suffix: str) -> tuple[Path, ...]:
 
 def _allocate(path: Path, num_bytes: int) -> mmap.mmap:
     """Create a file with every page of it in memory; ENOSPC here saves a SIGBUS later."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | SAFE_OPEN, 0o600)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | SAFE_OPEN, OWNER_ONLY)
     try:
         os.posix_fallocate(descriptor, 0, num_bytes)
         return mmap.mmap(descriptor, num_bytes, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)

@@ -22,6 +22,21 @@ pytestmark = pytest.mark.integration
 TRAINER = Path(__file__).parents[2] / "support" / "fake_trainer.py"
 TRACKSIDE = [sys.executable, "-m", "tracksided"]
 
+# A rank that says with which modes things lie beside its ring while a daemon serves it.
+NEIGHBOUR = """
+import json, os, stat, sys
+from pathlib import Path
+from daemon_process import wait_until
+from fake_trainer import FakeRank, make_hello
+directory, out = map(Path, sys.argv[1:])
+rank = FakeRank(directory, make_hello(out))
+rank.publish(1)
+wait_until((directory / "status.json").exists)
+entries = {entry.name: entry for entry in directory.iterdir()}
+print(json.dumps({name: stat.S_IMODE(e.lstat().st_mode) for name, e in entries.items()}))
+rank.close()
+"""
+
 
 def trackside(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
@@ -108,6 +123,25 @@ def test_run_serves_a_command_and_returns_its_exit_code(shm_dir: Path, tmp_path:
     assert steps(out) == [1, 2, 3]
     assert daemon_pid(shm_dir) is None
     assert not list(shm_dir.glob("*.ring"))
+
+
+def test_all_in_the_node_directory_is_for_its_owner_alone(shm_dir: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", NEIGHBOUR, shm_dir, tmp_path / "out"]
+    environ = os.environ | {"PYTHONPATH": str(TRAINER.parent)}
+
+    done = subprocess.run(
+        [*TRACKSIDE, "run", "--", *command],
+        env=environ,
+        umask=0,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    modes = json.loads(done.stdout.splitlines()[0])
+    assert set(modes) >= {"daemon.lock", "daemon.log", "daemon.sock", "status.json"}
+    assert {Path(name).suffix for name in modes} >= {".ring", ".alive"}
+    assert {name: oct(mode) for name, mode in modes.items() if mode != 0o600} == {}
 
 
 def test_run_uses_the_daemon_that_serves_already(

@@ -1,8 +1,11 @@
 """How long the daemon has been silent, whatever becomes of the clock."""
 
+import os
+from pathlib import Path
+
 import pytest
 
-from tracksided.status_file import seconds_silent
+from tracksided.status_file import StatusFile, read_status, seconds_silent
 
 DAY = 86400.0
 WRITTEN = {"updated_at": 1e9, "updated_monotonic": 50.0}
@@ -21,3 +24,12 @@ def test_in_a_time_namespace_the_wall_clock_is_asked() -> None:
 def test_a_file_that_does_not_say_tells_nothing() -> None:
     assert seconds_silent({}, wall=1e9, monotonic=1.0) is None
     assert seconds_silent({"updated_at": "now"}, wall=1e9, monotonic=1.0) is None
+
+
+def test_only_the_owner_may_read_it(tmp_path: Path) -> None:
+    umask = os.umask(0)
+    StatusFile(tmp_path).write({"version": "1"}, now=0.0)
+    os.umask(umask)
+
+    assert (tmp_path / "status.json").stat().st_mode & 0o777 == 0o600
+    assert (read_status(tmp_path) or {})["version"] == "1"

@@ -24,6 +24,15 @@ def test_ring_wakes_the_listener(shm_dir: Path) -> None:
     listener.close()
 
 
+def test_only_the_owner_may_ring(shm_dir: Path) -> None:
+    umask = os.umask(0)
+    listener = Listener(shm_dir)
+    os.umask(umask)
+
+    assert (shm_dir / "daemon.sock").stat().st_mode & 0o777 == 0o600
+    listener.close()
+
+
 def test_many_rings_are_taken_in_at_once(shm_dir: Path) -> None:
     listener = Listener(shm_dir)
     doorbell = Doorbell(shm_dir)
