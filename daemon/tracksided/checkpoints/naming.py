@@ -53,9 +53,9 @@ def temporary_name(output_name: str) -> str:
     return f".{output_name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}"
 
 
-def is_temporary(name: str) -> bool:
-    """Whether a name is one that `temporary_name` makes."""
-    return _output_in(name, TEMPORARY_SUFFIX) is not None
+def name_to_be(name: str) -> str | None:
+    """Return the output's name in a name that `temporary_name` made, or None."""
+    return _output_in(name, TEMPORARY_SUFFIX)
 
 
 def aside_name(output_name: str) -> str:

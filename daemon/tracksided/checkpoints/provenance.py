@@ -10,7 +10,7 @@ from pathlib import Path
 from tracksided.checkpoints.naming import DIRECTORY_PROVENANCE, provenance_name
 from tracksided.checkpoints.policy import BestBy
 from tracksided.checkpoints.refusals import SourceRefused
-from tracksided.checkpoints.source import SourceFile
+from tracksided.checkpoints.source import SourceFile, is_entry_name
 
 MAX_BYTES = 16 << 20  # far above any that is written here
 KIND = "trackside checkpoint average"
@@ -69,6 +69,9 @@ class Provenance:
 
     output_bytes: int
     """Of all its files."""
+
+    files: tuple[str, ...]
+    """Names of its files; beside them others may lie in a directory."""
 
     output_digest: str
     """Of its content: algorithm, colon, hexadecimal digits."""
@@ -139,6 +142,14 @@ def provenance_in(source: SourceFile) -> Mapping[str, object] | None:
     return parsed if isinstance(parsed, dict) and parsed.get("kind") == KIND else None
 
 
+def written_files(provenance: Mapping[str, object]) -> frozenset[str] | None:
+    """Return the names of the files that an average wrote; None where it does not say so."""
+    listed = provenance.get("files")
+    if not isinstance(listed, list):
+        return None
+    return frozenset(name for name in listed if isinstance(name, str) and is_entry_name(name))
+
+
 def is_of(provenance: Mapping[str, object] | None, name: str, *, is_directory: bool) -> bool:
     """Whether a file or directory is the average that the provenance at its place describes.
 
@@ -179,18 +190,19 @@ def describes(
 
 
 def intact_bytes(output: Path) -> int | None:
-    """Return the bytes of a file, or of all files of a directory but the provenance.
+    """Return the bytes of a file, or of those files of a directory which the average wrote.
 
     The provenance is written last. None where a file was written to after it: that is not the
     average any more, though the size may be the same.
 
     Raises:
-        OSError: the output, or its provenance, is not there.
+        OSError: the output, one of its files, or its provenance is not there.
     """
     described_at = provenance_path(output).stat().st_mtime_ns
     if output.is_dir():
-        with os.scandir(output) as entries:
-            parts = [entry.stat() for entry in entries if entry.name != DIRECTORY_PROVENANCE]
+        written = written_files(read_provenance(output) or {})
+        names = set(os.listdir(output)) if written is None else written  # noqa: PTH208 - names only
+        parts = [(output / name).stat() for name in names - {DIRECTORY_PROVENANCE}]
     else:
         parts = [output.stat()]
     if any(part.st_mtime_ns > described_at for part in parts):

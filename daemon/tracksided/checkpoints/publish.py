@@ -1,8 +1,6 @@
 """Write a file so that others see it whole or not at all."""
 
 import contextlib
-import ctypes
-import errno
 import fcntl
 import json
 import logging
@@ -15,7 +13,10 @@ from types import TracebackType
 from typing import ClassVar, Self
 
 from tracksided.checkpoints.directory_lock import locked
-from tracksided.checkpoints.naming import is_temporary, name_before_aside, temporary_name
+from tracksided.checkpoints.naming import name_before_aside, name_to_be, temporary_name
+from tracksided.checkpoints.provenance import read_provenance
+from tracksided.checkpoints.renaming import exchange
+from tracksided.checkpoints.replaced import discard, hand_over
 from tracksided.checkpoints.writeback import FileTarget
 from tracksided.durable import sync_directory
 from tracksided.errors import OutputError
@@ -23,10 +24,6 @@ from tracksided.errors import OutputError
 logger = logging.getLogger(__name__)
 
 _MODE_BITS = 0o777  # no set-user-id bits
-_RENAME_EXCHANGE = 2
-_AT_FDCWD = -100
-# What file systems and kernels without it answer.
-_NO_EXCHANGE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 WRITABLE = 0o600  # while it is written, also by other ranks of the same user
 
 
@@ -225,42 +222,49 @@ def encode_json(content: Mapping[str, object]) -> bytes:
 def sweep(directory: Path) -> int:
     """Remove temporary files and directories whose writer is gone; return how many.
 
-    A directory that stepped aside for one that never came gets its name back. Where nothing can be
-    listed, nothing can be removed: that is no error here. While somebody else gives or takes names
-    there, everything stays for the next time: this waits for nobody.
+    A directory that stepped aside for one that never came gets its name back. What is not of an
+    average in one that was replaced goes to that which has its place. Where nothing can be listed,
+    nothing can be removed: that is no error here. While somebody else gives or takes names there,
+    everything stays for the next time: this waits for nobody.
     """
     removed = 0
     with contextlib.suppress(OSError), locked(directory, waits=False) as is_held:
         for name in [entry.name for entry in os.scandir(directory)] if is_held else ():
             before = name_before_aside(name)
-            if is_temporary(name) or before is not None:
-                removed += _remove_if_abandoned(directory / name, before)
+            output = before or name_to_be(name)
+            if output is not None:
+                path = directory / name
+                removed += _remove_if_abandoned(
+                    path, path.with_name(output), is_aside=before is not None
+                )
     if removed:
         logger.info("removed %d abandoned temporary outputs from %s", removed, directory)
     return removed
 
 
-def _remove_if_abandoned(path: Path, before: str | None) -> bool:
+def _remove_if_abandoned(path: Path, output: Path, *, is_aside: bool) -> bool:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return False  # gone already, or not ours
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if before is not None and not path.is_dir():
+        if is_aside and not path.is_dir():
             return False  # only directories step aside
-        if before is not None and not os.path.lexists(path.with_name(before)):
-            path.rename(path.with_name(before))
+        if is_aside and not os.path.lexists(output):
+            path.rename(output)
             return False
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
+        if not path.is_dir():
             path.unlink()
+        elif is_aside or read_provenance(path) is not None:
+            discard(path, hand_over(path, output))
+        else:
+            shutil.rmtree(path)  # half written
     except OSError:
         return False  # its writer lives, or it is not ours to remove
     finally:
         os.close(descriptor)
-    return True
+    return not os.path.lexists(path)
 
 
 def take_owner_and_mode(descriptor: int, like: os.stat_result, *, besides: int = 0) -> None:
@@ -277,23 +281,3 @@ def take_owner_and_mode(descriptor: int, like: os.stat_result, *, besides: int =
         with contextlib.suppress(PermissionError):
             os.fchown(descriptor, like.st_uid, like.st_gid)
     os.fchmod(descriptor, like.st_mode & _MODE_BITS | besides)
-
-
-def exchange(one: Path, other: Path) -> bool:
-    """Exchange two names of one file system at once; return False where it cannot.
-
-    Raises:
-        OSError: it can, but one of the names is not there or may not be changed.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(libc, "renameat2"):
-        return False
-    result = libc.renameat2(
-        _AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE
-    )
-    if result == 0:
-        return True
-    number = ctypes.get_errno()
-    if number in _NO_EXCHANGE:
-        return False
-    raise OSError(number, os.strerror(number), str(other))

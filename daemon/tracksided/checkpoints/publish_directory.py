@@ -9,7 +9,9 @@ from pathlib import Path
 from tracksided.checkpoints.directory_lock import locked
 from tracksided.checkpoints.formats.base import OutputFile
 from tracksided.checkpoints.naming import aside_name, temporary_name
-from tracksided.checkpoints.publish import WRITABLE, Unnamed, exchange, take_owner_and_mode
+from tracksided.checkpoints.publish import WRITABLE, Unnamed, take_owner_and_mode
+from tracksided.checkpoints.renaming import exchange
+from tracksided.checkpoints.replaced import discard, hand_over
 from tracksided.checkpoints.writeback import FileTarget
 from tracksided.durable import sync_directory
 from tracksided.errors import OutputError
@@ -73,7 +75,7 @@ class DirectoryPublication(Unnamed):
         os.fsync(self._directory)
 
     def commit(self) -> None:
-        """Sync, give the directory its name, and remove the one that had it."""
+        """Sync, give the directory its name, and remove what an average wrote of the old one."""
         for target, like in zip(self.targets, self.likes, strict=True):
             take_owner_and_mode(target.descriptor, like)
         self.sync()
@@ -81,10 +83,10 @@ class DirectoryPublication(Unnamed):
         with locked(self.path.parent):
             old = _take_name(self.temporary, self.path)
             self._is_committed = True
+            own = frozenset[str]() if old is None else hand_over(old, self.path)
         sync_directory(self.path.parent)
         if old is not None:
-            # Published already: what cannot be removed now is swept by the next averaging.
-            shutil.rmtree(old, ignore_errors=True)
+            discard(old, own)
 
     def _remove(self) -> None:
         shutil.rmtree(self.temporary, ignore_errors=True)

@@ -171,6 +171,7 @@ def _provenance(
     return Provenance(
         output=task.output,
         output_bytes=layout.nbytes,
+        files=tuple(file.name or task.output for file in layout.files),
         output_digest=digest,
         format=chosen[-1].checkpoint.format,
         method=task.method,

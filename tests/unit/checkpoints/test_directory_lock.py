@@ -11,7 +11,7 @@ import pytest
 
 from tracksided.checkpoints.directory_lock import locked
 from tracksided.checkpoints.formats.base import OutputFile
-from tracksided.checkpoints.naming import is_temporary
+from tracksided.checkpoints.naming import name_to_be
 from tracksided.checkpoints.publish import Publication, commit_together, sweep
 from tracksided.checkpoints.publish_directory import DirectoryPublication
 
@@ -37,7 +37,7 @@ def test_what_was_just_created_is_not_swept_before_it_is_locked(
     swept: list[int] = []
 
     def flock(descriptor: int, operation: int) -> None:
-        is_new = any(is_temporary(name) for name in os.listdir(tmp_path))  # noqa: PTH208 - names
+        is_new = any(name_to_be(name) for name in os.listdir(tmp_path))  # noqa: PTH208 - names
         if is_new and not swept:
             swept.append(0)
             swept[0] = sweep(tmp_path)

@@ -92,8 +92,9 @@ def test_index_header_owner_and_mode_are_those_of_the_newest(tmp_path: Path) -> 
 
 def test_a_new_average_replaces_the_old_one_and_is_never_a_source(tmp_path: Path) -> None:
     states = [save_step(tmp_path, step) for step in (1, 2)]
+    (tmp_path / "checkpoint-2" / "stale.txt").write_text("of the average before")
     run(tmp_path)
-    (tmp_path / "averaged" / "stale.txt").write_text("of the average before")
+    assert (tmp_path / "averaged" / "stale.txt").exists()
     shutil.copytree(tmp_path / "averaged", tmp_path / "checkpoint-9")
     states.append(save_step(tmp_path, 3))
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from tracksided.checkpoints.naming import (
-    is_temporary,
+    name_to_be,
     number_in_name,
     step_in_name,
     temporary_name,
@@ -93,5 +93,5 @@ def test_temporary_names_are_hidden_known_and_never_twice_the_same() -> None:
 
     assert one != other
     assert one.startswith(".")
-    assert is_temporary(one)
+    assert name_to_be(one) == "a.pt"
     assert not one.endswith((".pt", ".safetensors"))

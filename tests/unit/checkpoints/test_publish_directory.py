@@ -1,9 +1,11 @@
 """Whatever goes wrong, a directory output is there whole, old or new."""
 
+import json
 import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,13 @@ from debris import debris
 
 from tracksided.checkpoints import publish_directory
 from tracksided.checkpoints.formats.base import OutputFile
-from tracksided.checkpoints.naming import ASIDE_SUFFIX, aside_name, name_before_aside
+from tracksided.checkpoints.naming import (
+    ASIDE_SUFFIX,
+    DIRECTORY_PROVENANCE,
+    aside_name,
+    name_before_aside,
+)
+from tracksided.checkpoints.provenance import KIND
 from tracksided.checkpoints.publish import Publication, sweep
 from tracksided.checkpoints.publish_directory import DirectoryPublication
 from tracksided.errors import OutputError
@@ -19,8 +27,12 @@ from tracksided.errors import OutputError
 
 def publish(path: Path, content: bytes, before_commit: Callable[[], None] = lambda: None) -> None:
     file = OutputFile("weights", len(content), path.parent.stat())
+    description = json.dumps({"kind": KIND, "files": ["weights"]}).encode()
     with DirectoryPublication(path, (file,), path.parent.stat()) as publication:
         publication.targets[0].write(content, 0)
+        publication.add(replace(file, name=DIRECTORY_PROVENANCE, nbytes=len(description))).write(
+            description, 0
+        )
         before_commit()
         publication.commit()
 

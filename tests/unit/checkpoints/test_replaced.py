@@ -1,0 +1,250 @@
+"""What somebody puts into `averaged/` is there after the next average, whatever it is called."""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from debris import debris
+from safetensors.torch import load_file, save_file
+
+from tracksided.checkpoints import publish_directory, renaming, replaced
+from tracksided.checkpoints.job import AverageRequest, Unchanged, run_average
+from tracksided.checkpoints.naming import aside_name, temporary_name
+from tracksided.checkpoints.publish import sweep
+
+OWN = {"model.safetensors", "averaging.json", "config.json"}
+
+
+def save_step(directory: Path, step: int, **texts: str) -> None:
+    made = directory / f"checkpoint-{step}"
+    made.mkdir()
+    save_file({"w": torch.full((3,), float(step))}, made / "model.safetensors")
+    for stem, text in {"config": f"config {step}", **texts}.items():
+        (made / f"{stem}.json").write_text(text)
+
+
+def request(directory: Path) -> AverageRequest:
+    return AverageRequest(directory=directory, patterns=("*/",), count=2, keep_current=True)
+
+
+def average(directory: Path) -> None:
+    assert not isinstance(run_average(request(directory)), Unchanged)
+
+
+def weight(output: Path) -> float:
+    found: float = load_file(output / "model.safetensors")["w"][0].item()
+    return found
+
+
+def put(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def others(output: Path) -> dict[str, str]:
+    """Read what the average did not write."""
+    return {
+        path.relative_to(output).as_posix(): path.read_text()
+        for path in output.rglob("*")
+        if path.is_file() and path.relative_to(output).as_posix() not in OWN
+    }
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    """Make an average of two checkpoints."""
+    for step in (1, 2):
+        save_step(tmp_path, step)
+    average(tmp_path)
+    return tmp_path / "averaged"
+
+
+@pytest.fixture(params=["exchange", "aside"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways to take a name: in one exchange, or after the old one has stepped aside."""
+    if request.param == "aside":
+        monkeypatch.setattr(publish_directory, "exchange", lambda *_: False)
+        monkeypatch.setattr(renaming, "_rename", lambda *_: False)
+    return str(request.param)
+
+
+def test_the_description_names_the_files_of_the_average(output: Path) -> None:
+    described = json.loads((output / "averaging.json").read_text())
+
+    assert {*described["files"], "averaging.json"} == OWN
+    assert described["output_bytes"] == sum(
+        (output / name).stat().st_size for name in described["files"]
+    )
+
+
+@pytest.mark.usefixtures("way")
+def test_files_and_directories_of_others_move_along(tmp_path: Path, output: Path) -> None:
+    mine = {"notes.txt": "mine", ".hidden": "too", "eval/deep/scores.json": "0.9"}
+    for name, text in mine.items():
+        put(output / name, text)
+    (output / "best").symlink_to("checkpoint-2")
+
+    for step in (3, 4):
+        save_step(tmp_path, step)
+        average(tmp_path)
+
+    assert weight(output) == 3.5
+    assert (output / "config.json").read_text() == "config 4"
+    assert others(output) == mine
+    assert (output / "best").readlink() == Path("checkpoint-2")
+    assert debris(tmp_path) == []
+
+
+def test_an_average_beside_which_something_was_put_is_still_current(
+    tmp_path: Path, output: Path
+) -> None:
+    put(output / "eval" / "scores.json", "0.9")
+    put(output / "notes.txt", "mine")
+
+    assert isinstance(run_average(request(tmp_path)), Unchanged)
+    (output / "config.json").unlink()
+    average(tmp_path)
+    assert (output / "config.json").read_text() == "config 2"
+    assert others(output) == {"eval/scores.json": "0.9", "notes.txt": "mine"}
+
+
+@pytest.mark.usefixtures("way")
+def test_what_has_the_name_of_a_new_file_is_kept_under_another(
+    tmp_path: Path, output: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(output / "tokenizer.json", "mine")
+    put(output / "vocab.json" / "inside", "a directory")
+    put(output / "tokenizer.json.kept", "mine as well")
+    save_step(tmp_path, 3, tokenizer="of the model", vocab="of the model")
+
+    average(tmp_path)
+
+    assert others(output) == {
+        "tokenizer.json": "of the model",
+        "tokenizer.json.kept": "mine as well",
+        "tokenizer.json.kept2": "mine",
+        "vocab.json": "of the model",
+        "vocab.json.kept/inside": "a directory",
+    }
+    told = f"{output}/tokenizer.json is a file of the new average; the one that was there is kept"
+    assert told in caplog.text
+
+
+def test_a_small_file_of_the_average_that_was_edited_is_kept_unless_the_new_one_is_like_it(
+    tmp_path: Path, output: Path
+) -> None:
+    put(output / "config.json", "edited")
+    save_step(tmp_path, 3)
+    average(tmp_path)
+    assert others(output) == {"config.json.kept": "edited"}
+
+    put(output / "config.json", "config 4")
+    save_step(tmp_path, 4)
+    average(tmp_path)
+
+    assert others(output) == {"config.json.kept": "edited"}
+    assert (output / "config.json").read_text() == "config 4"
+
+
+def test_files_that_only_the_old_average_had_go(tmp_path: Path) -> None:
+    save_step(tmp_path, 1, tokenizer="of the first")
+    save_step(tmp_path, 2, tokenizer="of the first")
+    average(tmp_path)
+    output = tmp_path / "averaged"
+    assert others(output) == {"tokenizer.json": "of the first"}
+
+    save_step(tmp_path, 3)
+    average(tmp_path)
+
+    assert others(output) == {}
+
+
+def test_of_an_average_that_lists_no_files_what_the_new_one_has_is_replaced(
+    tmp_path: Path, output: Path
+) -> None:
+    put(output / "notes.txt", "mine")
+    described = json.loads((output / "averaging.json").read_text())
+    del described["files"]
+    put(output / "averaging.json", json.dumps(described))
+    save_step(tmp_path, 3)
+
+    average(tmp_path)
+
+    assert others(output) == {"notes.txt": "mine"}
+    assert weight(output) == 2.5
+    assert debris(tmp_path) == []
+
+
+def test_a_directory_of_somebody_that_came_meanwhile_is_not_lost(
+    tmp_path: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_step(tmp_path, 3)
+    really_take_name = publish_directory._take_name
+
+    def take_name(temporary: Path, path: Path) -> Path | None:
+        shutil.rmtree(path)
+        put(path / "config.json", "mine")
+        put(path / "thesis.txt", "mine, too")
+        return really_take_name(temporary, path)
+
+    monkeypatch.setattr(publish_directory, "_take_name", take_name)
+    average(tmp_path)
+
+    assert others(output) == {"config.json.kept": "mine", "thesis.txt": "mine, too"}
+    assert weight(output) == 2.5
+
+
+def test_what_cannot_be_moved_stays_and_is_moved_by_the_next(
+    tmp_path: Path, output: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(output / "notes.txt", "mine")
+    save_step(tmp_path, 3)
+
+    def refuse(*_: Path) -> bool:
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(replaced, "rename_to_free", refuse)
+        average(tmp_path)
+
+    assert others(output) == {}
+    (left,) = debris(tmp_path)
+    assert {path.name for path in (tmp_path / left).iterdir()} == {"averaging.json", "notes.txt"}
+    assert "notes.txt cannot be moved into" in caplog.text
+    assert sweep(tmp_path) == 1
+    assert others(output) == {"notes.txt": "mine"}
+    assert debris(tmp_path) == []
+
+
+@pytest.mark.parametrize("make_name", [temporary_name, aside_name])
+def test_sweep_moves_along_what_a_killed_writer_did_not(
+    tmp_path: Path, output: Path, make_name: Callable[[str], str]
+) -> None:
+    hidden = tmp_path / make_name("averaged")
+    shutil.copytree(output, hidden)
+    put(hidden / "notes.txt", "mine")
+
+    assert sweep(tmp_path) == 1
+
+    assert others(output) == {"notes.txt": "mine"}
+    assert debris(tmp_path) == []
+
+
+def test_sweep_leaves_what_has_no_place_to_go(tmp_path: Path, output: Path) -> None:
+    hidden = tmp_path / temporary_name("averaged")
+    output.rename(hidden)
+    put(hidden / "notes.txt", "mine")
+
+    assert sweep(tmp_path) == 0
+    assert sweep(tmp_path) == 0
+
+    assert {path.name for path in hidden.iterdir()} == {"averaging.json", "notes.txt"}
+    average(tmp_path)
+    sweep(tmp_path)
+    assert others(output) == {"notes.txt": "mine"}
+    assert debris(tmp_path) == []
