@@ -52,7 +52,7 @@ class NumpyZip:
         """Read the zip directory and every header; see `FileFormat.describe`."""
         found = read_directory(source)
         if not found:
-            raise CheckpointRefused(f"{source.name}: holds no arrays")
+            raise CheckpointRefused("holds no arrays")
         tensors = {record.name.removesuffix(_SUFFIX): _entry(source, record) for record in found}
         return Checkpoint(
             sources=(source,),
@@ -99,7 +99,7 @@ def _sizes(checkpoint: Checkpoint) -> tuple[tuple[str, int], ...]:
 def _entry(source: SourceFile, record: ZipRecord) -> TensorEntry:
     if not record.is_stored or not record.name.endswith(_SUFFIX):
         raise CheckpointRefused(
-            f"{source.name}: {record.name!r} is compressed or no array; save it with numpy.savez"
+            f"{record.name!r} is compressed or no array; save it with numpy.savez"
         )
     head = io.BytesIO(source.read(record.offset, min(record.nbytes, MAX_HEADER_BYTES)))
     try:
@@ -107,12 +107,12 @@ def _entry(source: SourceFile, record: ZipRecord) -> TensorEntry:
         read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, is_fortran, dtype = read(head)
     except ValueError as error:
-        raise CheckpointRefused(f"{source.name}: {record.name!r} has no sane header") from error
+        raise CheckpointRefused(f"{record.name!r} has no sane header") from error
     if dtype.hasobject or dtype.byteorder == ">" or dtype.name not in DTYPES:
-        raise CheckpointRefused(f"{source.name}: {record.name!r} holds {dtype}, which is not read")
+        raise CheckpointRefused(f"{record.name!r} holds {dtype}, which is not read")
     nbytes = math.prod(shape) * dtype.itemsize
     if head.tell() + nbytes != record.nbytes:
-        raise CheckpointRefused(f"{source.name}: {record.name!r} has another size than its shape")
+        raise CheckpointRefused(f"{record.name!r} has another size than its shape")
     return TensorEntry(
         dtype=dtype.name,
         shape=shape,

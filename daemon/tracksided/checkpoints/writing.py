@@ -109,7 +109,9 @@ def _seal(
     averaged: Averaged,
     targets: Sequence[Target],
 ) -> None:
-    for patch in checkpoint_format.seal(template, averaged.output):
+    with refused_as(template):
+        patches = checkpoint_format.seal(template, averaged.output)
+    for patch in patches:
         targets[patch.file].write(patch.content, patch.offset)
 
 

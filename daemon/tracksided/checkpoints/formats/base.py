@@ -184,7 +184,10 @@ class OutputLayout:
 
 
 class CheckpointFormat(Protocol):
-    """Writes one kind of checkpoint. Adding one is one file and a line in the catalog."""
+    """Writes one kind of checkpoint. Adding one is one file and a line in the catalog.
+
+    What it refuses need not name the checkpoint: who asks it does, with `refused_as`.
+    """
 
     @property
     def name(self) -> str:
@@ -206,6 +209,9 @@ class CheckpointFormat(Protocol):
         Args:
             template: as in `layout`.
             crcs: key of each averaged record to the CRC-32 of its new bytes.
+
+        Raises:
+            CheckpointRefused: the template is another one by now.
         """
 
     def metrics(self, checkpoint: Checkpoint) -> Mapping[str, float]:
@@ -215,7 +221,7 @@ class CheckpointFormat(Protocol):
             checkpoint: one of this format, still open.
 
         Raises:
-            SourceRefused: what says so is damaged.
+            CheckpointRefused: what says so is damaged.
         """
 
 
@@ -233,7 +239,7 @@ class FileFormat(CheckpointFormat, Protocol):
             source: the file; the checkpoint keeps it open.
 
         Raises:
-            SourceRefused: it is another format, incomplete or not sane.
+            CheckpointRefused: it is another format, incomplete or not sane.
         """
 
 

@@ -13,7 +13,9 @@ from tracksided.checkpoints.formats.distributed import DistributedCheckpoint
 from tracksided.checkpoints.formats.huggingface import HuggingFace
 from tracksided.checkpoints.formats.safetensors import Safetensors
 from tracksided.checkpoints.formats.torch_zip import TorchZip
+from tracksided.checkpoints.refusals import refused_as
 from tracksided.checkpoints.source import SourceDirectory, SourceFile
+from tracksided.errors import CheckpointRefused
 
 FILE_FORMATS: tuple[FileFormat, ...] = (TorchZip(), Safetensors())
 DIRECTORY_FORMATS: tuple[DirectoryFormat, ...] = (DistributedCheckpoint(), HuggingFace())
@@ -44,9 +46,10 @@ def describe_as(name: str, source: SourceFile | SourceDirectory) -> Checkpoint:
     Raises:
         SourceRefused: it is incomplete or not sane.
     """
-    if isinstance(source, SourceDirectory):
-        return next(entry for entry in DIRECTORY_FORMATS if entry.name == name).describe(source)
-    return next(entry for entry in FILE_FORMATS if entry.name == name).describe(source)
+    with refused_as(source):
+        if isinstance(source, SourceDirectory):
+            return next(entry for entry in DIRECTORY_FORMATS if entry.name == name).describe(source)
+        return next(entry for entry in FILE_FORMATS if entry.name == name).describe(source)
 
 
 def describe(source: SourceFile | SourceDirectory) -> Checkpoint:
@@ -55,17 +58,23 @@ def describe(source: SourceFile | SourceDirectory) -> Checkpoint:
     Raises:
         SourceRefused: no format reads it, or it is incomplete or not sane.
     """
-    if isinstance(source, SourceDirectory):
-        directory_format = directory_format_of(source.names)
-        if directory_format is None:
-            raise source.refusal("holds no weights that are read here")
-        return directory_format.describe(source)
-    file_format = format_of(source.name)
-    if file_format is None:
-        raise source.refusal("no format is known for this name")
-    return file_format.describe(source)
+    with refused_as(source):
+        if isinstance(source, SourceDirectory):
+            directory_format = directory_format_of(source.names)
+            if directory_format is None:
+                raise CheckpointRefused("holds no weights that are read here")
+            return directory_format.describe(source)
+        file_format = format_of(source.name)
+        if file_format is None:
+            raise CheckpointRefused("no format is known for this name")
+        return file_format.describe(source)
 
 
 def stated_metrics(checkpoint: Checkpoint) -> Mapping[str, float]:
-    """Return what the content of a checkpoint says it scored; see `CheckpointFormat.metrics`."""
-    return format_named(checkpoint.format).metrics(checkpoint)
+    """Return what the content of a checkpoint says it scored; see `CheckpointFormat.metrics`.
+
+    Raises:
+        SourceRefused: what says so is damaged.
+    """
+    with refused_as(checkpoint):
+        return format_named(checkpoint.format).metrics(checkpoint)

@@ -23,6 +23,7 @@ from tracksided.checkpoints.formats.safetensors import Safetensors
 from tracksided.checkpoints.formats.torch_zip import TorchZip
 from tracksided.checkpoints.formats.trainer_logs import logged_metrics
 from tracksided.checkpoints.formats.trainer_state import TRAINER_STATE, trainer_step
+from tracksided.checkpoints.refusals import refused_as
 from tracksided.checkpoints.shown import shown
 from tracksided.checkpoints.source import SourceDirectory, SourceFile
 
@@ -184,7 +185,9 @@ def _read_group(
 
 
 def _part(directory: SourceDirectory, name: str, file_format: FileFormat) -> _Part:
-    return _Part(name, file_format, file_format.describe(directory.open(name)))
+    source = directory.open(name)
+    with refused_as(source):
+        return _Part(name, file_format, file_format.describe(source))
 
 
 def _read_index(directory: SourceDirectory, name: str) -> _Index:

@@ -115,15 +115,13 @@ class TorchZip:
 
     def metrics(self, checkpoint: Checkpoint) -> Mapping[str, float]:
         """Read the numbers beside the model; see `CheckpointFormat.metrics`."""
-        template = checkpoint.template_as(_Template)
-        with refused_as(template.source):
-            archive = _archive_of(template)
-            storages = archive.storages()
+        archive = _archive_of(checkpoint.template_as(_Template))
+        storages = archive.storages()
 
-            def read(storage: Storage) -> bytes:
-                return archive.read(storages[storage.key], storage.nbytes)
+        def read(storage: Storage) -> bytes:
+            return archive.read(storages[storage.key], storage.nbytes)
 
-            return stated_metrics(archive.part, checkpoint.name, read)
+        return stated_metrics(archive.part, checkpoint.name, read)
 
 
 def _describe_as(source: SourceFile, find: FindModel) -> Checkpoint:
