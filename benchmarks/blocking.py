@@ -203,7 +203,10 @@ def limits(rows: Mapping[str, Mapping[str, Any]]) -> list[Limit]:
     found = []
     for name in ("absent", "serving", "stopped", "restarting", OVERLOADED):
         control = LOADED if name == OVERLOADED else CONTROL
-        what = f"lower end of step time against bare, daemon {name}; upper end of {control!r}"
+        what = (
+            f"step time against bare, daemon {name}: lower end of its interval "
+            f"(bound: upper end of that of {control!r})"
+        )
         noise, reached = rows[control]["median_ratio"].high, rows[name]["median_ratio"].low
         found.append(Limit(what, "<=", noise, {"": reached}))
     return found

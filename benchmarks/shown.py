@@ -1,6 +1,7 @@
 """What templates of pages may ask the stored results for."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import newcomers
@@ -11,6 +12,25 @@ from tables import cell, markdown, markdown_of_limits
 
 class MissingResult(Exception):
     """A template shows what is not among the results."""
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """From the first row of a table to its last."""
+
+    work: float
+    """By how much what the first column counts has grown, as a factor."""
+
+    cost: float
+    """By how much the median of another column has."""
+
+    is_clear: bool
+    """Whether the intervals of first and last row lie apart."""
+
+    @property
+    def said(self) -> str:
+        """What can be said of the cost."""
+        return f"{self.cost:.1f} times as much" if self.is_clear else "as much, within the noise"
 
 
 class Shown:
@@ -54,6 +74,14 @@ class Shown:
     def rows(self, name: str, key: str) -> list[Mapping[str, Any]]:
         """Return rows as JSON holds them, for words that depend on figures."""
         return list(self._table(name, key)["rows"])
+
+    def growth(self, name: str, key: str, column: str) -> Growth:
+        """Compare the first row of a table with its last, for words that depend on figures."""
+        work = self._table(name, key)["columns"][0]["key"]
+        first, *_, last = self.rows(name, key)
+        least, most = first[column], last[column]
+        is_clear = least["high"] < most["low"] or most["high"] < least["low"]
+        return Growth(last[work] / first[work], most["median"] / least["median"], is_clear)
 
     def is_kept(self, name: str, what: str) -> bool | None:
         """Whether a limit is kept; None where it was not measured."""

@@ -80,6 +80,20 @@ def test_what_is_said_of_fairseq_follows_the_results(
     assert text.count("stays open") == (plain is None)
 
 
+@pytest.mark.parametrize(
+    ("low", "words"),
+    [(8.9, "16 times the tokens 2.5 times as much"), (3.9, "16 times the tokens as much, within")],
+)
+def test_what_is_said_of_growth_follows_the_results(
+    low: float, words: str, results: stored.Results
+) -> None:
+    rows = results["growth"]["tables"]["length"]["rows"]
+    rows[0]["trainer_ms"] = {"median": 4.0, "low": 3.0, "high": 4.5}
+    rows[-1]["trainer_ms"] = {"median": 10.0, "low": low, "high": 11.0}
+
+    assert words in page.render("performance.md", results)
+
+
 def test_what_is_said_of_latency_follows_the_results(results: stored.Results) -> None:
     for row in results["ring"]["tables"]["latency"]["rows"]:
         row["ZeroMQ / ring"]["median"] = 2.0 if row["bytes"] == 4096 else 0.5
