@@ -21,7 +21,12 @@ def commands_page() -> str:
 def _sections(command: click.Command, parent: click.Context | None, name: str) -> Iterator[str]:
     """Yield the section of a command, then those of its subcommands."""
     context = click.Context(
-        command, parent=parent, info_name=name, terminal_width=WIDTH, max_content_width=WIDTH
+        command,
+        parent=parent,
+        info_name=name,
+        terminal_width=WIDTH,
+        max_content_width=WIDTH,
+        **command.context_settings,
     )
     yield f"\n## {context.command_path}\n\n```text\n{command.get_help(context)}\n```\n"
     if isinstance(command, click.Group):

@@ -12,6 +12,7 @@ from annotations import annotation
 import trackside
 from trackside.config import EmitterConfig
 from trackside.environment import PREFIX
+from trackside.wire.segment import SHM_DIR_VARIABLE
 from tracksided.config import Settings
 
 _HEAD = """# Settings
@@ -26,6 +27,12 @@ default; [operations](../operations.md#settings-of-a-training) says how a variab
 | keyword | variable | type | default | meaning |
 |---|---|---|---|---|
 """
+_VARIABLES = """
+Two variables have no keyword:
+
+| variable | read by | default | meaning |
+|---|---|---|---|
+"""
 _DAEMON = """
 ## Of the daemon
 
@@ -39,7 +46,8 @@ _TOML_TYPES = {bool: "true or false", int: "whole number", float: "number", str:
 
 def settings_page() -> str:
     """Return the page in Markdown."""
-    return _HEAD + "\n".join(_keywords()) + "\n" + _DAEMON + "\n".join(_tables("", Settings))
+    of_a_training = (*_keywords(), _VARIABLES.rstrip(), *_variables())
+    return _HEAD + "\n".join(of_a_training) + "\n" + _DAEMON + "\n".join(_tables("", Settings))
 
 
 def _keywords() -> Iterator[str]:
@@ -53,6 +61,14 @@ def _keywords() -> Iterator[str]:
                 f"`{parameter.default!r}`",
                 meanings[name],
             )
+
+
+def _variables() -> Iterator[str]:
+    off = "0 (or no, false, off) turns the training's side into a no-op"
+    yield _row("`TRACKSIDE`", "the training", "`1`", off)
+    moved = "the node-local directory: an absolute path on a tmpfs, the same for both"
+    directory = "`/dev/shm/trackside-<uid>`"
+    yield _row(f"`{SHM_DIR_VARIABLE}`", "training and daemon", directory, moved)
 
 
 def _tables(path: str, kind: type[Any]) -> Iterator[str]:

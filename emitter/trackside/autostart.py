@@ -50,8 +50,9 @@ def ensure_daemon(directory: Path, environ: Mapping[str, str]) -> bool:
         if not _is_installed():
             logger.warning(
                 "trackside: no daemon runs, and the daemon side is not installed here; records "
-                "wait in %s until one does. Install it: pip install 'trackside[daemon]'; or run "
-                "one of another environment, and set autostart=False",
+                "wait in %s until one does. Install it: pip install 'trackside[daemon]', in a "
+                "clone of trackside pip install '.[daemon]'; or run one of another environment, "
+                "and set autostart=False",
                 directory,
             )
             return False

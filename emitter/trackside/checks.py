@@ -47,8 +47,9 @@ def _flag(name: str, value: object) -> bool:
     return value
 
 
-def _indices(name: str, value: object) -> tuple[int, ...]:
-    expected = "a list of whole numbers"
+def _indices(
+    name: str, value: object, expected: str = "a list of whole numbers"
+) -> tuple[int, ...]:
     if not isinstance(value, Sequence | range | set | frozenset) or isinstance(value, str | bytes):
         raise refusal(name, value, expected)
     numbers = tuple(_index(item) for item in value)
@@ -58,7 +59,9 @@ def _indices(name: str, value: object) -> tuple[int, ...]:
 
 
 def _layers(name: str, value: object) -> tuple[int, ...] | None:
-    return None if value is None else _indices(name, value)
+    return (
+        None if value is None else _indices(name, value, "a list of whole numbers, or None for all")
+    )
 
 
 def _heads(name: str, value: object) -> object:

@@ -91,7 +91,7 @@ class EmitterConfig:
     made to fit, and the step says how."""
 
     visualize: tuple[str, ...] = ("heatmap", "statistics")
-    """Which pictures the daemon draws, of `trackside.checks.PICTURES`."""
+    """What the daemon draws and writes of a step: words that `trackside.attach` lists."""
 
     save_raw: bool = False
     """Whether the daemon also keeps the attention weights as arrays."""

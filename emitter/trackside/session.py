@@ -65,7 +65,8 @@ def attach(
         run: run id; None to derive one that is equal on all ranks.
         ring_bytes: shared memory per rank.
         step_bytes: payload of a sampled step at most; None for half of the ring.
-        visualize: what the daemon draws and writes of a step.
+        visualize: what the daemon draws and writes of a step, a list of "heatmap", "statistics",
+            "multi_head", "layer_comparison", "gradient_flow", "animation" and "entropy".
         save_raw: whether the attention weights are kept as arrays, too.
         config: your own settings, shown as they are.
         autostart: whether a daemon is started where none runs.

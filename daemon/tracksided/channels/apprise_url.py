@@ -7,7 +7,10 @@ from typing import Any
 
 from tracksided.channels.outcome import Outcome, url_title
 
-MISSING = "the package apprise is missing: pip install 'trackside[alerts]'"
+MISSING = (
+    "the package apprise is missing: pip install 'trackside[alerts]', "
+    "or in a clone of trackside pip install '.[alerts]'"
+)
 
 
 def send(url: str, alert: Mapping[str, Any]) -> Outcome:

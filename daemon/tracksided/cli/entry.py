@@ -4,6 +4,7 @@ import re
 import sys
 
 INSTALL_LINE = "pip install 'trackside[daemon]'"
+INSTALL_LINE_IN_A_CLONE = "pip install '.[daemon]'"
 
 
 def main() -> int:
@@ -19,6 +20,8 @@ def main() -> int:
         sys.stderr.write(
             f"trackside: the package {package!r} is missing; install the daemon side with\n"
             f"    {INSTALL_LINE}\n"
+            "or, in a clone of trackside, with\n"
+            f"    {INSTALL_LINE_IN_A_CLONE}\n"
         )
         return 1
     return 0

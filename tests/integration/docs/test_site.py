@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from click.testing import CliRunner
 from documents import ROOT
 
 import trackside
@@ -23,10 +24,11 @@ from tracksided.catalog import (
     RENDERERS,
     RUN_RENDERERS,
 )
-from tracksided.cli.group import COMMANDS
+from tracksided.cli.group import COMMANDS, group
 from tracksided.config import Settings
 
 pytestmark = pytest.mark.integration
+WIDTH = 88  # characters of a line on the page of commands
 TYPES = "true or false|whole number|number|text|list of texts"
 
 
@@ -183,11 +185,28 @@ def test_every_setting_stands_with_its_variable(pages: Mapping[Path, _Page]) -> 
             assert re.search(row, text), row
 
 
+@pytest.mark.parametrize("variable", ["TRACKSIDE", "TRACKSIDE_SHM_DIR"])
+def test_a_variable_without_a_keyword_has_its_row(
+    pages: Mapping[Path, _Page], variable: str
+) -> None:
+    (page,) = reference(pages, "settings")
+
+    assert re.search(rf"^{variable}$", page.text, re.MULTILINE)
+
+
 def test_every_command_says_its_options(pages: Mapping[Path, _Page]) -> None:
     (page,) = reference(pages, "commands")
 
-    for name in COMMANDS:
-        assert f"Usage: trackside {name}" in page.text
+    for words in ([], *([name] for name in COMMANDS), ["service", "install"]):
+        said = CliRunner().invoke(
+            group,
+            [*words, "--help"],
+            prog_name="trackside",
+            terminal_width=WIDTH,
+            max_content_width=WIDTH,
+        )
+        assert said.exit_code == 0
+        assert said.output in page.text
     assert "--num-checkpoints" in page.text
     assert "Usage: trackside service install" in page.text
 

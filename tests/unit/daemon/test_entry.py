@@ -36,6 +36,8 @@ def test_a_missing_package_of_the_extra_names_the_install_line(
     assert said.splitlines() == [
         f"trackside: the package {missing!r} is missing; install the daemon side with",
         "    pip install 'trackside[daemon]'",
+        "or, in a clone of trackside, with",
+        "    pip install '.[daemon]'",
     ]
 
 

@@ -13,12 +13,19 @@ import torch
 from regression import make_regression, train_step
 from torch import nn
 
+from trackside.checks import PICTURES
 from trackside.errors import ConfigError
 from trackside.session import Session, attach
 from trackside.wire import segment
 
 Attach = Callable[..., Session]
 Receive = Callable[[], Any]
+
+
+def test_help_lists_every_word_of_visualize() -> None:
+    shown = inspect.getdoc(attach) or ""
+
+    assert [word for word in PICTURES if f'"{word}"' not in shown] == []
 
 
 def test_the_signature_shows_every_keyword_with_its_default() -> None:

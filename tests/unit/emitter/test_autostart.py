@@ -92,6 +92,7 @@ def test_where_the_extra_is_missing_the_install_line_is_named(
     assert started.calls == []
     (line,) = caplog.records
     assert "pip install 'trackside[daemon]'" in line.getMessage()
+    assert "pip install '.[daemon]'" in line.getMessage()
 
 
 @pytest.mark.parametrize("quote", ["'", '"'])

@@ -93,6 +93,11 @@ def test_a_value_that_cannot_be_used_is_refused_with_keyword_value_and_variable(
     assert f"TRACKSIDE_{name.upper()}" in str(caught.value)
 
 
+def test_a_refused_layers_says_how_to_ask_for_all() -> None:
+    with pytest.raises(ConfigError, match="whole numbers, or None for all"):
+        EmitterConfig.resolve({"layers": "all"}, {})
+
+
 def test_an_unknown_keyword_names_the_nearest_known_one() -> None:
     with pytest.raises(ConfigError, match="did you mean 'every'"):
         EmitterConfig.resolve({"evry": 3}, {})

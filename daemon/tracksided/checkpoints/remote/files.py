@@ -80,7 +80,9 @@ class RemoteFiles:
         except ImportError as error:
             raise SettingsError(
                 f"{scheme}:// needs the package {self._scheme.module}; install it with\n"
-                f"    pip install 'trackside[daemon,{self._scheme.extra}]'"
+                f"    pip install 'trackside[daemon,{self._scheme.extra}]'\n"
+                "or, in a clone of trackside, with\n"
+                f"    pip install '.[daemon,{self._scheme.extra}]'"
             ) from error
         if not isinstance(store, AsyncFileSystem):
             raise TypeError(f"{self._scheme.module} has no asynchronous interface")
