@@ -8,6 +8,7 @@ from pathlib import Path, PurePath
 from tracksided.checkpoints.averaging import Progress
 from tracksided.checkpoints.formats.catalog import FILE_FORMATS, format_of
 from tracksided.checkpoints.listing import list_candidates
+from tracksided.checkpoints.metrics import METRICS_FILE
 from tracksided.checkpoints.naming import provenance_name
 from tracksided.checkpoints.policy import BestBy, Candidate, StepRange
 from tracksided.checkpoints.provenance import (
@@ -322,11 +323,12 @@ def _output_name(store: Store, request: AverageRequest, format_name: str) -> str
     _require_json_of_its_own(store, name, own.suffixes[0])
     # Under the default name an average of another tool may lie; it is meant to be replaced.
     is_default = PurePath(name).stem == PurePath(DEFAULT_OUTPUT).stem
-    taken = next((file for file in (name, provenance_name(name)) if store.has_file(file)), None)
-    if not is_default and taken is not None and store.provenance_of(name) is None:
+    files = (provenance_name(name),) if is_default else (name, provenance_name(name))
+    taken = next((file for file in files if store.has_file(file)), None)
+    if taken is not None and store.provenance_of(name) is None:
         raise SettingsError(
-            f"{name!r} as output: {store}/{taken} exists and is no average of trackside; use "
-            "another name"
+            f"{name!r} as output: {store}/{taken} exists and is no average of trackside, nor what "
+            "describes one; move it away, or use another name"
         )
     return name
 
@@ -338,6 +340,11 @@ def _require_json_of_its_own(store: Store, name: str, suffix: str) -> None:
         raise SettingsError(
             f"{name!r} as output: the JSON file that describes the average has this name; use "
             f"{PurePath(name).stem + suffix!r}"
+        )
+    if description == METRICS_FILE:
+        raise SettingsError(
+            f"{name!r} as output: the JSON file that describes the average would be {description}, "
+            "which is for metrics of checkpoints; use another name"
         )
     known = store.provenance_of(name)
     other = None if known is None else known.get("output")

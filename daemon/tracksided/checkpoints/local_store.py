@@ -127,6 +127,11 @@ class _LocalFile(_Local[Publication]):
     def commit(self, provenance: Mapping[str, object]) -> None:
         encoded, path = encode_json(provenance), self._publication.path
         beside = path.with_name(provenance_name(path.name))
+        if os.path.lexists(beside) and read_provenance(path) is None:
+            raise OutputError(
+                f"{beside}: came while the average was made, and is not of one of trackside; move "
+                "it away, or choose another name"
+            )
         with Publication(beside, len(encoded), self._publication.like) as other:
             other.targets[0].write(encoded, 0)
             commit_together((self._publication, other))

@@ -5,7 +5,7 @@ import os
 import resource
 import stat
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 import torch
 from debris import debris
 
-from tracksided.checkpoints import publish
+from tracksided.checkpoints import local_store, publish
 from tracksided.checkpoints.averaging import Averaging
 from tracksided.checkpoints.job import AverageRequest, TooFewCheckpoints, run_average
 from tracksided.checkpoints.provenance import Provenance, read_provenance
@@ -299,15 +299,20 @@ def test_where_the_json_cannot_take_its_name_the_average_gives_its_own_back(
 
 
 def test_a_first_average_is_taken_back_where_a_directory_has_the_name_of_its_json(
-    tmp_path: Path, save_steps: Save
+    tmp_path: Path, save_steps: Save, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_steps(1, 2)
-    (tmp_path / "averaged_model.json").mkdir()
     before = sorted(tmp_path.iterdir())
 
+    def commit_late(publications: Sequence[Publication]) -> None:
+        (tmp_path / "averaged_model.json").mkdir()
+        publish.commit_together(publications)
+
+    monkeypatch.setattr(local_store, "commit_together", commit_late)
     with pytest.raises(OutputError, match=r"averaged_model\.json: writing failed: Is a directory"):
         run_average(AverageRequest(directory=tmp_path))
 
+    (tmp_path / "averaged_model.json").rmdir()
     assert sorted(tmp_path.iterdir()) == before
 
 

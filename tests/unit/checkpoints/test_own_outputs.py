@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 
 from tracksided.checkpoints.job import AverageRequest, Unchanged, run_average
 from tracksided.checkpoints.provenance import Provenance, provenance_path
-from tracksided.errors import SettingsError
+from tracksided.checkpoints.publish import Publication
+from tracksided.errors import OutputError, SettingsError
 
 Save = Callable[..., list[dict[str, torch.Tensor]]]
 
@@ -149,3 +150,53 @@ def test_an_average_that_was_altered_at_equal_size_is_made_anew(
     assert isinstance(again, Provenance)
     assert output.read_bytes() == whole
     assert isinstance(run_average(request), Unchanged)
+
+
+@pytest.mark.parametrize("name", ["averaged_model.pt", "avg.pt"])
+@pytest.mark.parametrize("text", ['{"val_loss": 0.25}', '{"step": 1}\n{"step": 2}\n', ""])
+def test_a_json_file_of_somebody_else_is_never_replaced(
+    tmp_path: Path, save_steps: Save, name: str, text: str
+) -> None:
+    save_steps(1, 2)
+    foreign = tmp_path / f"{Path(name).stem}.json"
+    foreign.write_text(text)
+    before = content(tmp_path)
+
+    with pytest.raises(SettingsError, match=rf"{foreign.name} exists and is no average"):
+        average(tmp_path, name)
+
+    assert content(tmp_path) == before
+    foreign.unlink()
+    assert average(tmp_path, name).output == name
+
+
+def test_a_json_file_that_comes_while_the_average_is_made_is_not_replaced(
+    tmp_path: Path, save_steps: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_steps(1, 2)
+    foreign = tmp_path / "averaged_model.json"
+    really_sync = Publication.sync
+
+    def sync(self: Publication) -> None:
+        foreign.write_text("mine")
+        really_sync(self)
+
+    monkeypatch.setattr(Publication, "sync", sync)
+    with pytest.raises(OutputError, match=r"averaged_model\.json: came while"):
+        average(tmp_path)
+
+    assert foreign.read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} == {"step_1.pt", "step_2.pt", foreign.name}
+
+
+def test_the_name_of_the_metrics_is_left_to_them(tmp_path: Path, save_steps: Save) -> None:
+    save_steps(1, 2)
+
+    with pytest.raises(SettingsError, match=r"metrics\.json, which is for metrics"):
+        average(tmp_path, "metrics.pt")
+
+    (tmp_path / "metrics.json").write_text('{"step_1.pt": {"val_loss": 0.25}}')
+    before = content(tmp_path)
+    with pytest.raises(SettingsError, match=r"metrics\.json, which is for metrics"):
+        average(tmp_path, "metrics")
+    assert content(tmp_path) == before
