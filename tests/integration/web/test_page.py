@@ -21,6 +21,17 @@ DRAWN = """([width, height]) => {
 LOADED = "(width) => document.querySelector('#overview-list img').naturalWidth === width"
 
 
+def start_two(site: WebSite) -> list[dict[str, Any]]:
+    """Show two runs that train, `short` and `long`; return them as the status has them."""
+    names = ("short", "long")
+    for name in names:
+        add_run(site, name)
+    runs = [make_run(name, site.root / name) for name in names]
+    site.write_status(*runs)
+    site.start()
+    return runs
+
+
 def test_an_empty_page_says_what_to_do(site: WebSite, open_page: Any):
     site.write_status()
     site.start()
@@ -72,20 +83,16 @@ def test_of_many_runs_all_are_listed_and_some_are_drawn(site: WebSite, open_page
 
 
 def test_of_a_run_that_is_not_drawn_the_end_is_told(site: WebSite, open_page: Any):
-    for name in ("short", "long"):
-        add_run(site, name)
-    runs = [make_run(name, site.root / name) for name in ("short", "long")]
-    site.write_status(*runs)
-    site.start()
+    short, long = start_two(site)
     page = open_page(site.port)
     page.wait_for_function("() => document.querySelectorAll('#chart-loss .readout b').length === 2")
 
     # Its trainer is gone, so that it is not drawn any more; then come its last steps and its end.
-    site.write_status(runs[0] | {"ranks": [make_rank(0, alive=False)]}, runs[1])
+    site.write_status(short | {"ranks": [make_rank(0, alive=False)]}, long)
     page.wait_for_function("() => document.querySelectorAll('#chart-loss .readout b').length === 1")
     append(site.root / "short" / "history.jsonl", make_line("short", 130))
     site.write_totals("short", state="finished", step=130)
-    site.write_status(runs[1])
+    site.write_status(long)
 
     entry = page.locator("#run-list li").filter(has_text="short")
     wait_for_text(entry, r"finished . step 130$")
@@ -93,18 +100,14 @@ def test_of_a_run_that_is_not_drawn_the_end_is_told(site: WebSite, open_page: An
 
 
 def test_a_run_that_somebody_opened_stays_open_when_it_ends(site: WebSite, open_page: Any):
-    for name in ("short", "long"):
-        add_run(site, name)
-    runs = [make_run(name, site.root / name) for name in ("short", "long")]
-    site.write_status(*runs)
-    site.start()
+    _, long = start_two(site)
     page = open_page(site.port)
     wait_for_text(page.locator("#detail-title"), "^long$")  # the newest, by default
 
     page.get_by_role("button", name="short").click()
     wait_for_text(page.locator("#detail-title"), "^short$")
     site.write_totals("short", state="killed", step=20)
-    site.write_status(runs[1])
+    site.write_status(long)
 
     wait_for_text(page.locator("#run-list li").filter(has_text="short"), "killed")
     assert page.locator("#detail-title").inner_text() == "short"
