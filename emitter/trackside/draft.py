@@ -50,7 +50,7 @@ class StepDraft:
     tokens: tuple[str, ...] = ()
     attention: tuple[CapturedAttention, ...] = ()
     gradients: CapturedGradients | None = None
-    page: LogPage = field(default_factory=lambda: LogPage((), ()))
+    page: LogPage = field(default_factory=LogPage)
 
     def fit(self, budget_bytes: int) -> bool:
         """Shrink the attention so that everything fits; tell whether anything was made smaller.
@@ -100,7 +100,7 @@ class StepDraft:
         count = found["clip_count"]
         has_rate = self.num_steps > 0 and count is not None and clipped is not None
         logged = [
-            arrays[f"{_LOGGED}{i}"].number()
+            arrays[f"{_LOGGED}{i}"].numbers()
             for i in range(sum(name.startswith(_LOGGED) for name in arrays))
         ]
         step = Step(

@@ -8,19 +8,24 @@ from dataclasses import dataclass
 import torch
 
 from trackside.capture.clipping import Number
-from trackside.capture.logbook import Logbook, LoggedNumber, LogPage
+from trackside.capture.logbook import Logbook, LogPage
 from trackside.draft import StepDraft
 from trackside.publisher import Publisher
 from trackside.staging import HostArray, Staged, Staging
 from trackside.wire.layout import DropCause
-from trackside.wire.records import Close, Step
+from trackside.wire.records import Close
 
 DRAIN_TIMEOUT_S = 2.0  # for the last copies from a device, at close only
 SHRUNK = (
     "sampled steps are larger than step_bytes and are made to fit; `shrunk` in history.jsonl says "
     "how. Fewer layers, heads or max_queries need less, a larger ring_bytes or step_bytes hold more"
 )
+LOG_FULL = (
+    "more was logged between two records than is kept: the oldest values are dropped, and counted "
+    "as log_full. Log less often, or lower every= so that records come sooner"
+)
 _LOSS = "loss"
+_LOGGED = "logged/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,8 @@ class Outbox:
         self,
         publisher: Publisher,
         staging: Staging,
+        *,
+        logbook: Logbook,
         step_bytes: int,
         note: Callable[[str], None],
     ) -> None:
@@ -46,10 +53,11 @@ class Outbox:
         Args:
             publisher: takes what has arrived.
             staging: brings it.
+            logbook: what is logged; goes along with the drafts.
             step_bytes: at most this much payload for a step.
             note: takes what the user should know, repeated reasons too.
         """
-        self.logbook = Logbook()
+        self._logbook = logbook
         self._step_bytes = step_bytes
         self._note = note
         self._publisher = publisher
@@ -65,12 +73,13 @@ class Outbox:
 
     def submit(self, draft: StepDraft) -> None:
         """Send a draft on its way; from the CPU it is published at once."""
-        draft.page = self.logbook.take()
+        if self._publisher.has_room(self._logbook.nbytes):  # else it waits, at no cost
+            draft.page = self._logbook.take()
         if draft.fit(self._step_bytes):
             self._note(SHRUNK)
         staged = self._staging.stage(draft.tensors()) if self.can_copy() else None
         if staged is None:
-            self.logbook.put_back(draft.page)
+            self._logbook.put_back(draft.page)
             self._publisher.count_drop(DropCause.COPY_LATE)
             return
         self.queue.append(_Queued(draft, staged))
@@ -95,14 +104,15 @@ class Outbox:
         if self.queue:
             self._publisher.count_drop(DropCause.COPY_LATE, len(self.queue))
             self.queue.clear()
-        page = self.logbook.take()
-        tensors = {f"{i}": tensor for i, tensor in enumerate(page.tensors())}
+        page = self._logbook.take()
+        tensors = {f"{_LOGGED}{i}": tensor for i, tensor in enumerate(page.tensors())}
+        num_logged = len(tensors)
         if isinstance(loss, torch.Tensor):
             tensors[_LOSS] = loss
         arrays = self._bring(tensors)
         if arrays is None:
             self._publisher.count_drop(DropCause.COPY_LATE)
-            page, arrays = LogPage((), page.texts), {}
+            page, arrays, num_logged = LogPage((), page.texts), {}, 0
         last = arrays[_LOSS].number() if _LOSS in arrays else loss
         if last is None or isinstance(last, torch.Tensor):
             last = self._last_loss
@@ -116,7 +126,9 @@ class Outbox:
                 published=0,
                 dropped={},
                 loss=last,
-                scalars=page.scalars([arrays[f"{i}"].number() for i in range(len(page.tensors()))]),
+                scalars=page.scalars(
+                    [arrays[f"{_LOGGED}{i}"].numbers() for i in range(num_logged)]
+                ),
                 texts=page.texts,
             )
         )
@@ -126,7 +138,7 @@ class Outbox:
         step, arrays = queued.draft.finish(queued.staged.arrays)
         self._last_loss = step.loss if step.loss is not None else self._last_loss
         if not self._publisher.publish_step(step, arrays):
-            self.logbook.put_back(_page(step))
+            self._logbook.put_back(LogPage(step.scalars, step.texts))
         queued.staged.release()
 
     def _bring(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, HostArray] | None:
@@ -138,11 +150,7 @@ class Outbox:
         return staged.arrays if staged is not None and is_here else None
 
     def _count_overflow(self) -> None:
-        lost = self.logbook.take_overflowed()
+        lost = self._logbook.take_overflowed()
         if lost:
-            self._publisher.count_drop(DropCause.OTHER, lost)
-
-
-def _page(step: Step) -> LogPage:
-    numbers = (LoggedNumber(entry.step, entry.name, entry.value) for entry in step.scalars)
-    return LogPage(tuple(numbers), step.texts)
+            self._publisher.count_drop(DropCause.LOG_FULL, lost)
+            self._note(LOG_FULL)

@@ -50,6 +50,10 @@ class Publisher:
         """Whether there is anything to publish to."""
         return self._ring is not None
 
+    def has_room(self, num_bytes: int) -> bool:
+        """Whether a step of this size could be published now."""
+        return self._ring is not None and self._ring.has_room(num_bytes + self._close_bytes)
+
     @property
     def drops(self) -> dict[str, int]:
         """Drops by cause since the session began, without the causes that did not occur."""

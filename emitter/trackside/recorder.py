@@ -26,6 +26,7 @@ from torch import nn
 
 from trackside.capture.clipping import ClipWatch, Number
 from trackside.capture.local_norm import LocalNorm
+from trackside.capture.logbook import Logbook
 from trackside.capture.scalars import NO_STEP, LocalClock, LossWatch, StepClock, as_number
 from trackside.closures import run_after_closure
 from trackside.collector import Collector
@@ -44,7 +45,6 @@ from trackside.root_hook import RootHook, has_compiled_parts, unwrap
 from trackside.staging import Staging
 from trackside.stance import Stance
 from trackside.wire.layout import DropCause
-from trackside.wire.records import LoggedText
 
 STEP_TOLERANCE = 1  # log(step=) may count from 0, and come before or after the step
 _P = ParamSpec("_P")
@@ -89,7 +89,14 @@ class Recorder:
         self._loss = LossWatch()
         self._clip = ClipWatch()
         self._note = Notes().say
-        self._outbox = Outbox(publisher, staging or Staging(), config.step_budget_bytes, self._note)
+        self.logbook = Logbook(config.ring_bytes)
+        self._outbox = Outbox(
+            publisher,
+            staging or Staging(),
+            logbook=self.logbook,
+            step_bytes=config.step_budget_bytes,
+            note=self._note,
+        )
         self._collector = Collector(
             tap=self._tap,
             gradients=self._gradients,
@@ -102,7 +109,6 @@ class Recorder:
         self._clock = StepClock()
         self._local_clock = LocalClock()
         self._stance = Stance()
-        self.logbook = self._outbox.logbook
         self._every = config.every
         self._epoch: int | None = None
         self._epoch_requested = False
@@ -146,11 +152,11 @@ class Recorder:
 
     def log_at(self, step: int, values: Mapping[str, object]) -> None:
         """Take in values of another count than the optimizer's; see `Session.log_at`."""
-        self._note(*self.logbook.add_values(step, values))
+        self._note(*self.logbook.add_values(int(step), values))
 
     def log_text(self, tag: str, text: str) -> None:
         """Take in a text; see `Session.text`."""
-        self.logbook.add_text(LoggedText(step=self._log_step(None), tag=tag, text=text))
+        self.logbook.add_text(self._log_step(None), tag, text)
 
     def follow(self, step: int) -> None:
         """Take over somebody's count of completed steps, exactly."""

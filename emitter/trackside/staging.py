@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from trackside.wire.layout import align
-from trackside.wire.records import DTYPE_BYTES
+from trackside.wire.records import DTYPE_BYTES, widen_bfloat16
 
 logger = logging.getLogger(__name__)
 
@@ -37,11 +37,13 @@ class HostArray:
 
     def number(self) -> float:
         """Return the value of an array with one element."""
-        kind = np.uint16 if self.dtype == "bfloat16" else np.dtype(self.dtype)
-        bits = np.frombuffer(self.raw, dtype=kind)
+        return self.numbers()[0]
+
+    def numbers(self) -> list[float]:
+        """Return all values, in order."""
         if self.dtype == "bfloat16":
-            return float((bits.astype(np.uint32) << 16).view(np.float32)[0])
-        return float(bits[0])
+            return [float(value) for value in widen_bfloat16(np.frombuffer(self.raw, np.uint16))]
+        return [float(value) for value in np.frombuffer(self.raw, np.dtype(self.dtype))]
 
 
 class Device(Protocol):

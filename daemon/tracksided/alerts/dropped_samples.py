@@ -1,4 +1,4 @@
-"""Samples that were lost on their way to the daemon."""
+"""Samples, and values of `Session.log`, that were lost on their way to the daemon."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,14 +8,15 @@ from tracksided.alerts.finding import Finding
 from tracksided.observations import Observation
 
 ADVICE = (
-    "Training went on, but these samples are missing. `trackside status` names the cause: where "
-    "the ring is full, raise ring_bytes or every, or give the daemon more CPU."
+    "Training went on, but these are missing. `trackside status` names the cause: for ring_full, "
+    "raise ring_bytes or every, or give the daemon more CPU; for log_full, log fewer values, or "
+    "lower every, so that records take them along sooner."
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DroppedSamples:
-    """Ranks have dropped min_dropped samples or more since the sample before."""
+    """Ranks have dropped min_dropped samples or logged values since the sample before."""
 
     name: ClassVar[str] = "dropped_samples"
 
@@ -36,7 +37,8 @@ class DroppedSamples:
             severity="warning",
             value=float(total),
             threshold=float(self.min_dropped),
-            message=f"{total} samples were dropped before step {now.step}, by rank {ranks}",
+            message=f"{total} samples or logged values were dropped before step {now.step}, "
+            f"by rank {ranks}",
             advice=ADVICE,
         )
 

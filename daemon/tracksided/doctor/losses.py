@@ -13,6 +13,7 @@ DROP_MENDS: Mapping[str, str] = {
     "max_queries=, step_bytes=",
     DropCause.COPY_LATE.label: "raise every=: the device had not copied the sample in time",
     DropCause.ERROR.label: "the trainer's log names the hook that failed: report it",
+    DropCause.LOG_FULL.label: "log fewer values, or lower every= so that records take them sooner",
 }
 READ_THE_LOG = "the daemon's log names the cause of each"
 
@@ -36,7 +37,8 @@ def _losses(check: str, run: RunFacts) -> Iterator[Finding]:
         )
     for cause, count in run.drops.items():
         mend = DROP_MENDS.get(cause, "the trainer's log says more")
-        yield warn(check, f"{run.name}: {counted(count, 'sample')} dropped, {cause}", mend)
+        what = "logged value" if cause == DropCause.LOG_FULL.label else "sample"
+        yield warn(check, f"{run.name}: {counted(count, what)} dropped, {cause}", mend)
     if run.num_shed:
         yield warn(
             check,

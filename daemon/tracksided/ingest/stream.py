@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trackside.errors import RecordCorrupt, SegmentRefused
-from trackside.wire.records import Close, Hello, RecordKind, Step, decode
+from trackside.wire.records import MAX_STEP, Close, Hello, RecordKind, Step, decode
 from trackside.wire.ring import Record, RingReader
 
 logger = logging.getLogger(__name__)
@@ -17,7 +17,6 @@ MAX_OUTSTANDING = 64
 
 # Decoding costs this process time, 1 us per item: 100,000 parameters need 10 MB.
 MAX_METADATA_BYTES = 16 << 20
-MAX_STEP = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)

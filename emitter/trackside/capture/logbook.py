@@ -1,61 +1,86 @@
-"""What the user logs, kept until the next record takes it along."""
+"""What the user logs, kept until the next record takes it along.
+
+Every value is kept, of steps that are not sampled too. Memory is bounded in bytes: where a flood
+comes between two records, the oldest values go and are counted.
+"""
 
 import itertools
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 
 from trackside.capture.clipping import Number
 from trackside.capture.scalars import as_number
-from trackside.wire.records import LoggedScalar, LoggedText
+from trackside.wire.records import MAX_STEP, LoggedScalar, LoggedText
 
-MAX_ENTRIES = 1024  # of each kind; one value a step at every=1000 fits
+MAX_KIND_BYTES = 4 << 20  # of values, and of texts; a daemon refuses 16 MiB of metadata
+RING_SHARE = 8  # what is kept of a kind fits into this part of the ring, beside half for a step
+ENTRY_BYTES = 40  # of a record, around a name or text: keys, step, value
+DEVICE_BYTES = 128  # charged for a value on a device, where it takes 512 bytes until it is fetched
 MAX_TOKENS = 16_384  # some hundred kilobytes of a record; axes name a few dozen of them
 MAX_TOKEN_CHARS = 32
+STRANGE_STEP = f"log(step=...) takes steps from 0 to {MAX_STEP}; values of others are left out"
 
 
 @dataclass(frozen=True, slots=True)
-class LoggedNumber:
-    """A logged value that may still lie on a device."""
+class DeviceScalar:
+    """A logged value that still lies on a device."""
 
     step: int
     name: str
-    value: Number
+    value: torch.Tensor
+    """0-d."""
+
+
+_Scalar = LoggedScalar | DeviceScalar
+_Entry = TypeVar("_Entry")
 
 
 class Logbook:
     """Scalars and texts in order; the oldest go where there are too many, and are counted."""
 
-    def __init__(self) -> None:
-        self.overflowed = 0
-        """Entries lost since the last `take_overflowed`."""
+    def __init__(self, ring_bytes: int) -> None:
+        """Start empty.
 
-        self._numbers: deque[LoggedNumber] = deque(maxlen=MAX_ENTRIES)
-        self._texts: deque[LoggedText] = deque(maxlen=MAX_ENTRIES)
+        Args:
+            ring_bytes: of the ring that takes it all.
+        """
+        kind_bytes = min(MAX_KIND_BYTES, ring_bytes // RING_SHARE)
+        self._scalars = _Shelf[_Scalar](kind_bytes, _scalar_bytes)
+        self._texts = _Shelf[LoggedText](kind_bytes, _text_bytes)
         self._tokens: Iterable[object] = ()
 
-    def add(self, number: LoggedNumber) -> None:
+    @property
+    def nbytes(self) -> int:
+        """About what a record needs that takes everything along."""
+        return self._scalars.nbytes + self._texts.nbytes
+
+    def add(self, step: int, name: str, number: Number) -> None:
         """Keep a value."""
-        self.overflowed += len(self._numbers) == MAX_ENTRIES
-        self._numbers.append(number)
+        if isinstance(number, torch.Tensor):
+            self._scalars.add(DeviceScalar(step, name, number))
+        else:
+            self._scalars.add(LoggedScalar(step=step, name=name, value=number))
 
     def add_values(self, step: int, values: Mapping[str, object]) -> list[str]:
         """Keep those that are single numbers; return what is to be said of the others."""
+        if not 0 <= step <= MAX_STEP:
+            return [STRANGE_STEP]
         notes: list[str] = []
         for name, value in values.items():
             number = as_number(value)
             if number is None:
                 notes.append(f"log({name}=...) takes single numbers; {type(value)} is left out")
             else:
-                self.add(LoggedNumber(step, name, number))
+                self.add(step, _packable(name), number)
         return notes
 
-    def add_text(self, text: LoggedText) -> None:
+    def add_text(self, step: int, tag: str, text: str) -> None:
         """Keep a text."""
-        self.overflowed += len(self._texts) == MAX_ENTRIES
-        self._texts.append(text)
+        self._texts.add(LoggedText(step=step, tag=_packable(tag), text=_packable(text)))
 
     def give_tokens(self, tokens: Iterable[object]) -> None:
         """Keep what stands at each position, in place of what was given before; not read yet."""
@@ -69,53 +94,111 @@ class Logbook:
         """
         given, self._tokens = self._tokens, ()
         tokens = tuple(
-            str(token)[:MAX_TOKEN_CHARS] if isinstance(token, str | int) else "?"
+            _packable(str(token)[:MAX_TOKEN_CHARS]) if isinstance(token, str | int) else "?"
             for token in itertools.islice(given, MAX_TOKENS + 1)
         )
         return tokens if len(tokens) <= MAX_TOKENS else ()
 
     def take(self) -> "LogPage":
         """Return everything kept, and forget it."""
-        page = LogPage(tuple(self._numbers), tuple(self._texts))
-        self._numbers.clear()
-        self._texts.clear()
-        return page
+        return LogPage(self._scalars.take(), self._texts.take())
 
     def put_back(self, page: "LogPage") -> None:
         """Keep again what could not be sent, as far as there is room in front."""
-        room = MAX_ENTRIES - len(self._numbers)
-        self._numbers.extendleft(reversed(page.numbers[max(len(page.numbers) - room, 0) :]))
-        self.overflowed += max(len(page.numbers) - room, 0)
-        room = MAX_ENTRIES - len(self._texts)
-        self._texts.extendleft(reversed(page.texts[max(len(page.texts) - room, 0) :]))
-        self.overflowed += max(len(page.texts) - room, 0)
+        self._scalars.put_back(page.entries)
+        self._texts.put_back(page.texts)
 
     def take_overflowed(self) -> int:
         """Return how many entries were lost since the last call."""
-        overflowed, self.overflowed = self.overflowed, 0
-        return overflowed
+        return self._scalars.take_lost() + self._texts.take_lost()
 
 
 @dataclass(frozen=True, slots=True)
 class LogPage:
     """What one record takes along."""
 
-    numbers: tuple[LoggedNumber, ...]
-    texts: tuple[LoggedText, ...]
+    entries: tuple[LoggedScalar | DeviceScalar, ...] = ()
+    texts: tuple[LoggedText, ...] = ()
 
     def tensors(self) -> list[torch.Tensor]:
-        """Return the values that lie on a device, in order, as 0-d float64."""
-        values = (number.value for number in self.numbers)
-        return [value.double() for value in values if isinstance(value, torch.Tensor)]
+        """Return the values that lie on devices as float64: few tensors, [values] each."""
+        return [torch.stack(group).double() for group in self._groups().values()]
 
-    def scalars(self, from_device: list[float]) -> tuple[LoggedScalar, ...]:
+    def scalars(self, from_device: Sequence[Sequence[float]]) -> tuple[LoggedScalar, ...]:
         """Return all values; ``from_device`` are those of `tensors`, in their order."""
-        rest = iter(from_device)
+        if not from_device:
+            return tuple(entry for entry in self.entries if isinstance(entry, LoggedScalar))
+        rest = dict(zip(self._groups(), map(iter, from_device), strict=True))
         return tuple(
-            LoggedScalar(
-                step=number.step,
-                name=number.name,
-                value=next(rest) if isinstance(number.value, torch.Tensor) else number.value,
-            )
-            for number in self.numbers
+            entry
+            if isinstance(entry, LoggedScalar)
+            else LoggedScalar(step=entry.step, name=entry.name, value=next(rest[_kind(entry)]))
+            for entry in self.entries
         )
+
+    def _groups(self) -> dict[tuple[torch.device, torch.dtype], list[torch.Tensor]]:
+        """Return what can be stacked: one copy for all instead of one for each."""
+        groups: dict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = {}
+        for entry in self.entries:
+            if isinstance(entry, DeviceScalar):
+                groups.setdefault(_kind(entry), []).append(entry.value)
+        return groups
+
+
+class _Shelf(Generic[_Entry]):
+    """Entries of one kind, in order and within bounds."""
+
+    def __init__(self, max_bytes: int, bytes_of: Callable[[_Entry], int]) -> None:
+        self.nbytes = 0
+        self._max_bytes = max_bytes
+        self._bytes_of = bytes_of
+        self._entries: deque[_Entry] = deque()
+        self._lost = 0
+
+    def add(self, entry: _Entry) -> None:
+        self._entries.append(entry)
+        self.nbytes += self._bytes_of(entry)
+        if self.nbytes > self._max_bytes:
+            self._shed()
+
+    def take(self) -> tuple[_Entry, ...]:
+        taken = tuple(self._entries)
+        self._entries.clear()
+        self.nbytes = 0
+        return taken
+
+    def put_back(self, entries: Sequence[_Entry]) -> None:
+        self._entries.extendleft(reversed(entries))
+        self.nbytes += sum(map(self._bytes_of, entries))
+        self._shed()
+
+    def take_lost(self) -> int:
+        lost, self._lost = self._lost, 0
+        return lost
+
+    def _shed(self) -> None:
+        while self.nbytes > self._max_bytes:
+            self.nbytes -= self._bytes_of(self._entries.popleft())
+            self._lost += 1
+
+
+def _kind(entry: DeviceScalar) -> tuple[torch.device, torch.dtype]:
+    return entry.value.device, entry.value.dtype
+
+
+def _scalar_bytes(entry: _Scalar) -> int:
+    own_bytes = ENTRY_BYTES + _utf8_bytes(entry.name)
+    return own_bytes if isinstance(entry, LoggedScalar) else own_bytes + DEVICE_BYTES
+
+
+def _text_bytes(entry: LoggedText) -> int:
+    return ENTRY_BYTES + _utf8_bytes(entry.tag) + _utf8_bytes(entry.text)
+
+
+def _utf8_bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def _packable(text: str) -> str:
+    """Return the text without lone surrogates, which no record can hold."""
+    return text if text.isascii() else text.encode(errors="replace").decode()

@@ -94,7 +94,10 @@ _VERSION = struct.Struct("<8sI")
 
 
 class DropCause(IntEnum):
-    """Why a sample was not published; the value is its place among the drop counters."""
+    """Why a sample, or what was logged, was not published.
+
+    The value is its place among the drop counters.
+    """
 
     RING_FULL = 0
     """The daemon is behind, stopped or absent."""
@@ -109,6 +112,10 @@ class DropCause(IntEnum):
     """A hook raised."""
 
     OTHER = 4
+    """There is no ring."""
+
+    LOG_FULL = 5
+    """Values or texts that the user logged: more than is kept between two records."""
 
     @property
     def label(self) -> str:

@@ -1,5 +1,6 @@
 """Typed values from what msgpack unpacks, and back; everything is checked, nothing is trusted."""
 
+import functools
 import sys
 import types
 import typing
@@ -9,16 +10,17 @@ from typing import Any, Literal
 
 from trackside.errors import RecordCorrupt
 
+_PLAIN = frozenset({bool, float, int, str})  # most values: nothing to build
 
-def to_plain(value: Any) -> Any:
-    """Turn dataclasses into dicts and tuples into lists, all the way down."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: to_plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, list | tuple):
-        return [to_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {key: to_plain(item) for key, item in value.items()}
-    return value
+
+def fields_of(value: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass by name: what msgpack cannot pack by itself.
+
+    Raises:
+        TypeError: ``value`` is not a dataclass.
+    """
+    kind: Any = type(value)
+    return {name: getattr(value, name) for name in _field_names(kind)}
 
 
 def from_plain(expected: Any, value: Any, where: str) -> Any:
@@ -45,7 +47,7 @@ def from_plain(expected: Any, value: Any, where: str) -> Any:
     if builder is not None:
         return builder(expected, value, where)
     if is_dataclass(expected):
-        return _build_dataclass(typing.cast("type[Any]", expected), value, where)
+        return _build_dataclass(expected, value, where)
     return _check_scalar(expected, value, where)
 
 
@@ -77,17 +79,32 @@ _BUILDERS: Mapping[Any, Callable[[Any, Any, str], Any]] = {
 }
 
 
-def _build_dataclass(expected: type[Any], value: Any, where: str) -> Any:
+def _build_dataclass(expected: Any, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
         raise RecordCorrupt(f"{where} is a {type(value).__name__}, expected a map")
-    hints = typing.get_type_hints(expected, vars(sys.modules[expected.__module__]))
+    hints = _hints(expected)
     if value.keys() != hints.keys():
         missing = sorted(hints.keys() - value.keys())
         unknown = sorted(map(str, value.keys() - hints.keys()))
         raise RecordCorrupt(f"{where}: missing fields {missing}, unknown fields {unknown}")
     return expected(
-        **{name: from_plain(hint, value[name], f"{where}.{name}") for name, hint in hints.items()}
+        **{
+            name: value[name]
+            if hint in _PLAIN and type(value[name]) is hint
+            else from_plain(hint, value[name], f"{where}.{name}")
+            for name, hint in hints.items()
+        }
     )
+
+
+@functools.cache
+def _field_names(of: type[Any]) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(of))
+
+
+@functools.cache
+def _hints(of: type[Any]) -> Mapping[str, Any]:
+    return typing.get_type_hints(of, vars(sys.modules[of.__module__]))
 
 
 def _check_scalar(expected: Any, value: Any, where: str) -> Any:

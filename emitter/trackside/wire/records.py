@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trackside.errors import RecordCorrupt
-from trackside.wire.plain import from_plain, to_plain
+from trackside.wire.plain import fields_of, from_plain
 
 Stack = Literal["encoder", "decoder"]
 AttentionType = Literal["self_attention", "cross_attention"]
@@ -36,6 +36,7 @@ DTYPE_BYTES: Mapping[str, int] = {
 }
 MAX_DIMENSIONS = 8  # attention needs 3; a bound keeps a hostile shape cheap to refuse
 REPLICA = -1  # in place of a shard: every rank holds the whole parameter
+MAX_STEP = 2**63 - 1  # what the signed 64 bits of a TensorBoard event hold
 MAX_METADATA_ITEMS = 1 << 20  # per msgpack container: bounds what decoding may allocate
 
 
@@ -289,7 +290,7 @@ def encode(metadata: Metadata) -> bytes:
         RecordCorrupt: a value that msgpack cannot hold.
     """
     try:
-        packed: bytes = msgpack.packb(to_plain(metadata), use_bin_type=True)
+        packed: bytes = msgpack.packb(metadata, default=fields_of, use_bin_type=True)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise RecordCorrupt(f"{type(metadata).__name__} cannot be packed: {error}") from error
     return packed

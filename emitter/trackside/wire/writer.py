@@ -169,6 +169,10 @@ class RingWriter:
         self._commit(end)
         return PublishResult.PUBLISHED
 
+    def has_room(self, num_bytes: int) -> bool:
+        """Whether this many bytes are free in the ring."""
+        return self._is_active() and self._has_room(num_bytes)
+
     def count_drop(self, cause: DropCause, count: int = 1) -> None:
         """Add to a counter in the header, where the daemon finds it whatever becomes of us."""
         if self._is_active():

@@ -160,6 +160,7 @@ ILL: dict[str, tuple[dict[str, Any], str, Level, str]] = {
     "full rings": (run(drops={"ring_full": 3}), "runs", WARN, "ring_bytes="),
     "records too large": (run(drops={"too_large": 3}), "runs", WARN, "step_bytes="),
     "late copies": (run(drops={"copy_late": 3}), "runs", WARN, "every="),
+    "floods of values": (run(drops={"log_full": 3}), "runs", WARN, "lower every="),
     "broken hooks": (run(drops={"error": 3}), "runs", WARN, "report it"),
     "overload": (run(num_shed=7), "runs", WARN, "raise every="),
     "failed steps": (run(num_failed=7), "runs", WARN, "log"),

@@ -89,18 +89,38 @@ def test_a_value_that_is_no_number_is_refused_once(
 
 
 def test_too_many_logged_values_lose_the_oldest_and_are_counted(
-    quiet_attach: Attach, receive: Receive
+    quiet_attach: Attach, receive: Receive, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, optimizer = make_regression()
+    session = quiet_attach(model, optimizer, every=1, ring_bytes=1 << 15)
+
+    for index in range(110):
+        session.log(x=float(index))
+    train_step(model, optimizer)
+
+    # An eighth of 32 KiB, and 41 bytes for a value called x: the last 99.
+    (step,) = receive().steps
+    assert [entry.value for entry in step.scalars] == [float(index) for index in range(11, 110)]
+    assert step.dropped == {"log_full": 11}
+    assert "the oldest values are dropped" in caplog.text
+
+
+def test_what_no_record_can_hold_is_left_out_and_the_rest_goes_on(
+    quiet_attach: Attach, receive: Receive, caplog: pytest.LogCaptureFixture
 ) -> None:
     model, optimizer = make_regression()
     session = quiet_attach(model, optimizer, every=1)
 
-    for index in range(1030):
-        session.log(x=float(index))
+    session.log_at(-1, {"lost": 1.0})
+    session.log_at(2**63, {"lost": 1.0})
+    session.log_at(np.int64(7), {"half \ud800": 2.0})
+    session.text("tag \ud800", "text \udc00")
     train_step(model, optimizer)
 
     (step,) = receive().steps
-    assert (len(step.scalars), step.scalars[0].value) == (1024, 6.0)
-    assert step.dropped == {"other": 6}
+    assert [(entry.step, entry.name) for entry in step.scalars] == [(7, "half ?")]
+    assert [(entry.tag, entry.text) for entry in step.texts] == [("tag ?", "text ?")]
+    assert caplog.text.count("log(step=...) takes steps from 0 to 9223372036854775807") == 1
 
 
 def test_a_resumed_run_counts_on_from_the_logged_step(

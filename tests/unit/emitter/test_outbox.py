@@ -1,6 +1,7 @@
 """The way of sampled steps to the ring: order, lateness, shedding, counts."""
 
-from collections.abc import Callable, Mapping
+import struct
+from collections.abc import Mapping
 
 import pytest
 import torch
@@ -8,11 +9,11 @@ from attention_values import CALL
 
 from trackside.capture.captured import CapturedAttention
 from trackside.capture.clipping import ClipTally
-from trackside.capture.logbook import Logbook, LoggedNumber
+from trackside.capture.logbook import Logbook
 from trackside.draft import StepDraft
 from trackside.notes import Notes
 from trackside.outbox import Outbox
-from trackside.publisher import Publisher
+from trackside.publisher import CLOSE_RESERVE_BYTES, Publisher
 from trackside.staging import HostArray, Staged, Staging
 from trackside.wire.layout import DropCause
 from trackside.wire.records import Close, RecordKind, Step, decode
@@ -26,6 +27,7 @@ class _Ring:
 
     def __init__(self, limit: int = 1 << 20) -> None:
         self.limit = limit
+        self.free_bytes = 1 << 30
         self.records: list[tuple[RecordKind, int, bytes]] = []
         self.chunks: list[list[tuple[int, memoryview]]] = []
         self.counts: dict[str, int] = {}
@@ -47,6 +49,9 @@ class _Ring:
         self.records.append((kind, step, metadata))
         self.chunks.append(arrays)
         return PublishResult.PUBLISHED
+
+    def has_room(self, num_bytes: int) -> bool:
+        return num_bytes <= self.free_bytes
 
     def count_drop(self, cause: DropCause, count: int = 1) -> None:
         if count:
@@ -81,9 +86,21 @@ class _LateStaging(Staging):
         return Staged(staged.arrays, lambda: self.done[index], ())
 
 
-def _outbox(ring: _Ring, staging: Staging | None = None) -> Outbox:
+def _outbox(ring: _Ring, staging: Staging | None = None, logbook: Logbook | None = None) -> Outbox:
     publisher = Publisher(ring, None)  # type: ignore[arg-type] # a fake
-    return Outbox(publisher, staging or Staging(), 1 << 20, Notes().say)
+    return _outbox_of(publisher, staging, logbook)
+
+
+def _outbox_of(
+    publisher: Publisher, staging: Staging | None = None, logbook: Logbook | None = None
+) -> Outbox:
+    return Outbox(
+        publisher,
+        staging or Staging(),
+        logbook=logbook or Logbook(1 << 20),
+        step_bytes=1 << 20,
+        note=Notes().say,
+    )
 
 
 def _draft(step: int, **fields: object) -> StepDraft:
@@ -113,8 +130,9 @@ def test_steps_leave_in_order_and_only_when_they_have_arrived() -> None:
 
 def test_a_step_without_a_buffer_is_counted_and_its_log_kept() -> None:
     ring, staging = _Ring(), _LateStaging()
-    outbox = _outbox(ring, staging)
-    outbox.logbook.add(LoggedNumber(1, "a", 1.0))
+    logbook = Logbook(1 << 20)
+    outbox = _outbox(ring, staging, logbook)
+    logbook.add(1, "a", 1.0)
 
     staging.is_full = True
     outbox.submit(_draft(1))
@@ -126,6 +144,37 @@ def test_a_step_without_a_buffer_is_counted_and_its_log_kept() -> None:
     (step,) = ring.steps()
     assert step.dropped == {"copy_late": 1}
     assert [entry.name for entry in step.scalars] == ["a"]
+
+
+def test_a_log_waits_while_the_ring_has_no_room_for_it() -> None:
+    ring, logbook = _Ring(), Logbook(1 << 20)
+    outbox = _outbox(ring, logbook=logbook)
+    logbook.add(1, "a", 1.0)
+
+    ring.free_bytes = CLOSE_RESERVE_BYTES + logbook.nbytes - 1
+    outbox.submit(_draft(1))
+    ring.free_bytes += 1
+    outbox.submit(_draft(2))
+
+    assert [[entry.step for entry in step.scalars] for step in ring.steps()] == [[], [1]]
+    assert ring.counts == {}
+
+
+def test_logged_values_without_a_place_are_counted_and_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ring, logbook = _Ring(), Logbook(1 << 10)
+    outbox = _outbox(ring, logbook=logbook)
+    for index in range(5):
+        logbook.add(index, "x" * 50, 0.0)
+
+    outbox.submit(_draft(5))
+    outbox.submit(_draft(6))
+
+    # Of 1 KiB an eighth: one value of 40 + 50 bytes.
+    assert [[entry.step for entry in step.scalars] for step in ring.steps()] == [[4], []]
+    assert ring.counts == {"log_full": 4}
+    assert len(caplog.records) == 1
 
 
 def test_nothing_is_staged_while_a_graph_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,9 +215,10 @@ def test_a_tensor_that_layers_share_is_sent_once() -> None:
 
 def test_numbers_on_a_device_are_read_when_they_arrive() -> None:
     ring, staging = _Ring(), _LateStaging()
-    outbox = _outbox(ring, staging)
-    outbox.logbook.add(LoggedNumber(3, "host", 1.0))
-    outbox.logbook.add(LoggedNumber(3, "device", torch.tensor(2.0)))
+    logbook = Logbook(1 << 20)
+    outbox = _outbox(ring, staging, logbook)
+    logbook.add(3, "host", 1.0)
+    logbook.add(3, "device", torch.tensor(2.0))
     clip = {"clip_norm": torch.tensor(4.0), "max_norm": 1.0}
     tally = ClipTally(torch.tensor(3), torch.tensor(5.0))
 
@@ -198,7 +248,7 @@ def test_what_never_arrives_is_counted_at_the_end(monkeypatch: pytest.MonkeyPatc
 
 def test_without_a_ring_everything_is_counted() -> None:
     publisher = Publisher(None, None)
-    outbox = Outbox(publisher, Staging(), 1 << 20, Notes().say)
+    outbox = _outbox_of(publisher)
 
     outbox.submit(_draft(1))
     outbox.close("closed", steps=1, sampled=1, loss=None)
@@ -218,7 +268,7 @@ def test_the_bell_rings_after_each_record() -> None:
             seen.append(-1)
 
     publisher = Publisher(ring, Bell())  # type: ignore[arg-type] # a fake
-    outbox = Outbox(publisher, Staging(), 1 << 20, Notes().say)
+    outbox = _outbox_of(publisher)
     outbox.submit(_draft(1))
     outbox.submit(_draft(2))
     publisher.close()
@@ -227,35 +277,15 @@ def test_the_bell_rings_after_each_record() -> None:
     assert seen == [1, 2, -1]
 
 
-def test_a_logbook_gives_back_in_order() -> None:
-    logbook = Logbook()
-    for index in range(3):
-        logbook.add(LoggedNumber(index, "x", float(index)))
-    page = logbook.take()
-    logbook.add(LoggedNumber(3, "x", 3.0))
+@pytest.mark.parametrize(
+    ("dtype", "raw", "values"),
+    [
+        ("int32", b"\x05\0\0\0\xff\xff\xff\xff", [5.0, -1.0]),
+        ("float64", struct.pack("<2d", 0.1, 1e300), [0.1, 1e300]),
+        ("bfloat16", b"\x80\x3f\x00\xc0", [1.0, -2.0]),  # the upper halves of float32
+    ],
+)
+def test_a_host_array_reads_its_numbers(dtype: str, raw: bytes, values: list[float]) -> None:
+    array = HostArray(dtype, (2,), memoryview(raw))
 
-    logbook.put_back(page)
-
-    assert [number.step for number in logbook.take().numbers] == [0, 1, 2, 3]
-    assert logbook.take_overflowed() == 0
-
-
-def test_a_full_logbook_gives_back_the_newest() -> None:
-    logbook = Logbook()
-    for index in range(3):
-        logbook.add(LoggedNumber(index, "x", 0.0))
-    page = logbook.take()
-    for index in range(1023):
-        logbook.add(LoggedNumber(10 + index, "x", 0.0))
-
-    logbook.put_back(page)
-
-    assert [number.step for number in logbook.take().numbers][:2] == [2, 10]
-    assert logbook.take_overflowed() == 2
-
-
-def test_a_host_array_reads_its_number() -> None:
-    array = HostArray("int32", (), memoryview(b"\x05\0\0\0"))
-    ask: Callable[[], float] = array.number
-
-    assert ask() == 5.0
+    assert (array.numbers(), array.number()) == (values, values[0])

@@ -199,7 +199,14 @@ def test_drops_of_every_cause_reach_the_reader(make_writer: MakeWriter) -> None:
 
     drops = RingReader.open(writer.path).drops
 
-    assert drops == {"ring_full": 1, "too_large": 2, "copy_late": 3, "error": 4, "other": 5}
+    assert drops == {
+        "ring_full": 1,
+        "too_large": 2,
+        "copy_late": 3,
+        "error": 4,
+        "other": 5,
+        "log_full": 6,
+    }
 
 
 def test_read_at_finds_a_polled_record_from_a_read_only_map(make_writer: MakeWriter) -> None:
