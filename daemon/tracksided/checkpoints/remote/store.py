@@ -1,12 +1,12 @@
 """Checkpoints below a prefix of a bucket, and the average published beside them."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 from tracksided.checkpoints.formats.base import OutputLayout
-from tracksided.checkpoints.naming import DIRECTORY_PROVENANCE
+from tracksided.checkpoints.formats.catalog import directory_format_of
 from tracksided.checkpoints.provenance import provenance_in
 from tracksided.checkpoints.publish import sweep
 from tracksided.checkpoints.refusals import SourceRefused
@@ -18,6 +18,7 @@ from tracksided.checkpoints.remote.upload import (
     provenance_path,
     spooled,
     streamed,
+    written_objects,
 )
 from tracksided.checkpoints.remote.windows import Windows
 from tracksided.checkpoints.source import SourceDirectory, SourceFile
@@ -107,7 +108,7 @@ class RemoteStore:
             return None
         if not self._is_directory(output):
             return entries[output].nbytes
-        return sum(e.nbytes for e in entries.values() if e.name != DIRECTORY_PROVENANCE)
+        return sum(entries[name].nbytes for name in written_objects(provenance))
 
     def sweep(self) -> None:
         """Remove local spools of killed writers; the store removes unfinished uploads itself."""
@@ -115,17 +116,44 @@ class RemoteStore:
 
     def prepare(self, output: str, layout: OutputLayout) -> AbstractContextManager[Unpublished]:
         """Begin uploads, or local files for formats sealed at the end; see `Store.prepare`."""
+        replaced = frozenset[str]()
         if layout.directory_like is not None and self._inside(output):
-            provenance = self.provenance_of(output)
-            if provenance is None:
-                raise OutputError(
-                    f"{self}/{output}: exists and is no average of trackside; move it, or choose "
-                    "another name"
-                )
+            replaced = self._replaced(output, [file.name for file in layout.files])
         path = f"{self._address.path}/{output}"
         if layout.is_in_order:
-            return streamed(self._files, path, layout)
-        return spooled(self._files, path, layout)
+            return streamed(self._files, path, layout, replaced)
+        return spooled(self._files, path, layout, replaced)
+
+    def _replaced(self, output: str, names: Sequence[str]) -> frozenset[str]:
+        """Name what is there of the previous average in a directory.
+
+        Raises:
+            OutputError: it is none, or somebody else's object has one of the names to be.
+        """
+        provenance = self.provenance_of(output)
+        if provenance is None:
+            raise OutputError(
+                f"{self}/{output}: exists and is no average of trackside; move it, or choose "
+                "another name"
+            )
+        written = written_objects(provenance)
+        # Weights may be of an average that was made by half.
+        foreign = next(
+            (
+                name
+                for name in names
+                if name in self._inside(output)
+                and name not in written
+                and directory_format_of((name,)) is None
+            ),
+            None,
+        )
+        if foreign is not None:
+            raise OutputError(
+                f"{self}/{output}/{foreign}: exists, and no average wrote it; the new one has a "
+                "file of that name: move it away"
+            )
+        return written
 
     def _is_directory(self, name: str) -> bool:
         entry = self._list("").get(name)

@@ -107,15 +107,32 @@ class UploadTarget:
 
 
 @contextlib.contextmanager
-def streamed(files: RemoteFiles, path: str, layout: OutputLayout) -> Iterator["StreamedOutput"]:
-    """Upload an output while it is written; raises OutputError."""
-    with _appearing(files, path, layout) as appearance:
+def streamed(
+    files: RemoteFiles, path: str, layout: OutputLayout, replaced: frozenset[str]
+) -> Iterator["StreamedOutput"]:
+    """Upload an output while it is written; raises OutputError.
+
+    Args:
+        files: of the store.
+        path: of the output.
+        layout: its files.
+        replaced: names of the objects of the previous average, where it is a directory.
+    """
+    with _appearing(files, path, layout, replaced) as appearance:
         yield StreamedOutput(appearance)
 
 
 @contextlib.contextmanager
-def spooled(files: RemoteFiles, path: str, layout: OutputLayout) -> Iterator["SpooledOutput"]:
+def spooled(
+    files: RemoteFiles, path: str, layout: OutputLayout, replaced: frozenset[str]
+) -> Iterator["SpooledOutput"]:
     """Write an output to a local file first, because its format is sealed at the end.
+
+    Args:
+        files: of the store.
+        path: of the output.
+        layout: its files.
+        replaced: names of the objects of the previous average, where it is a directory.
 
     Raises:
         OutputError: there is no room for it.
@@ -126,7 +143,7 @@ def spooled(files: RemoteFiles, path: str, layout: OutputLayout) -> Iterator["Sp
         spool = DirectoryPublication(local, named, layout.files[0].like)
     except OutputError as error:
         raise OutputError(f"{error}; set TMPDIR to a place with more room") from error
-    with spool, _appearing(files, path, layout) as appearance:
+    with spool, _appearing(files, path, layout, replaced) as appearance:
         yield SpooledOutput(appearance, spool)
 
 
@@ -170,8 +187,10 @@ class SpooledOutput:
 
 
 @contextlib.contextmanager
-def _appearing(files: RemoteFiles, path: str, layout: OutputLayout) -> Iterator["_Appearance"]:
-    appearance = _Appearance(files, path, layout)
+def _appearing(
+    files: RemoteFiles, path: str, layout: OutputLayout, replaced: frozenset[str]
+) -> Iterator["_Appearance"]:
+    appearance = _Appearance(files, path, layout, replaced)
     try:
         yield appearance
     finally:
@@ -181,9 +200,12 @@ def _appearing(files: RemoteFiles, path: str, layout: OutputLayout) -> Iterator[
 class _Appearance:
     """The objects of an output, from the begin of their upload until they are visible."""
 
-    def __init__(self, files: RemoteFiles, path: str, layout: OutputLayout) -> None:
+    def __init__(
+        self, files: RemoteFiles, path: str, layout: OutputLayout, replaced: frozenset[str]
+    ) -> None:
         self._files = files
         self._path = path
+        self._replaced = replaced
         self.is_directory = layout.directory_like is not None
         self._layout = layout
         self._pending: list[UploadTarget] = []
@@ -203,8 +225,7 @@ class _Appearance:
             objects.append({"name": entry.name, "bytes": entry.nbytes, "etag": entry.etag})
         self._put({**provenance, OBJECTS: objects})
         if self.is_directory:
-            kept = {DIRECTORY_PROVENANCE, *(str(entry["name"]) for entry in objects)}
-            self._remove_others(kept)
+            self._remove(self._replaced - {str(entry["name"]) for entry in objects})
 
     def _completed(self, target: UploadTarget, *, num_done: int) -> RemoteEntry:
         try:
@@ -236,11 +257,11 @@ class _Appearance:
                 "new and whole, but nothing says so"
             ) from failure
 
-    def _remove_others(self, kept: set[str]) -> None:
+    def _remove(self, names: frozenset[str]) -> None:
         """Remove what the previous average had besides, such as more shards."""
         try:
             for entry in self._files.list(self._path):
-                if entry.name not in kept and not entry.is_directory:
+                if entry.name in names and not entry.is_directory:
                     self._files.remove(entry.path)
         except RemoteFailure as failure:
             logger.warning("%s: old files are left: %s", self._files.url(self._path), failure)
@@ -272,6 +293,17 @@ def is_whole(provenance: Mapping[str, object], entries: Mapping[str, RemoteEntry
             case _:
                 return False
     return True
+
+
+def written_objects(provenance: Mapping[str, object]) -> frozenset[str]:
+    """Return the names of the objects that a JSON file lists."""
+    listed = provenance.get(OBJECTS)
+    entries = listed if isinstance(listed, list) else []
+    return frozenset(
+        entry["name"]
+        for entry in entries
+        if isinstance(entry, dict) and isinstance(entry.get("name"), str)
+    )
 
 
 def part_bytes(nbytes: int) -> int:

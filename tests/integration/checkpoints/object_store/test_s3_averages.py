@@ -28,6 +28,8 @@ from s3_server import S3Server
 from torch.distributed import checkpoint
 
 from tracksided.checkpoints.job import AverageRequest, run_average
+from tracksided.checkpoints.remote.store import open_remote_store
+from tracksided.errors import OutputError
 
 pytestmark = [
     pytest.mark.integration,
@@ -137,14 +139,40 @@ def test_large_objects_are_read_by_ranges_and_sent_in_parts(
 
 def test_an_average_with_fewer_files_removes_those_of_the_last(bucket: Any, tmp_path: Path) -> None:
     save_shards(tmp_path)
+    (tmp_path / "checkpoint-3" / "vocab.txt").write_text("of the third alone")
     upload(bucket, tmp_path)
     average()
-    bucket.put_object(Bucket=BUCKET, Key=PREFIX + "averaged/model-3.safetensors", Body=b"old")
+    assert PREFIX + "averaged/vocab.txt" in keys(bucket)
+    bucket.delete_object(Bucket=BUCKET, Key=PREFIX + "checkpoint-3/vocab.txt")
 
     average()
 
-    assert PREFIX + "averaged/model-3.safetensors" not in keys(bucket)
+    assert PREFIX + "averaged/vocab.txt" not in keys(bucket)
     assert PREFIX + "averaged/config.json" in keys(bucket)
+
+
+def test_objects_of_others_stay_beside_those_of_the_average(bucket: Any, tmp_path: Path) -> None:
+    save_shards(tmp_path)
+    upload(bucket, tmp_path)
+    average()
+    for name in ("notes.txt", "eval/scores.json", "vocab.txt"):
+        bucket.put_object(Bucket=BUCKET, Key=f"{PREFIX}averaged/{name}", Body=b"mine")
+    assert open_remote_store(ADDRESS, 1).bytes_of("averaged") == described_bytes(bucket)
+
+    average()
+
+    assert content(bucket, "averaged/notes.txt") == b"mine"
+    assert content(bucket, "averaged/eval/scores.json") == b"mine"
+    bucket.put_object(Bucket=BUCKET, Key=PREFIX + "checkpoint-3/vocab.txt", Body=b"of the model")
+    before = {name: content(bucket, name.removeprefix(PREFIX)) for name in keys(bucket)}
+    with pytest.raises(OutputError, match=r"averaged/vocab\.txt: exists, and no average wrote it"):
+        average()
+    assert {name: content(bucket, name.removeprefix(PREFIX)) for name in keys(bucket)} == before
+
+
+def described_bytes(bucket: Any) -> int:
+    described = json.loads(content(bucket, "averaged/averaging.json"))
+    return int(described["output_bytes"])
 
 
 def test_the_command_speaks_of_urls(bucket: Any, tmp_path: Path) -> None:
