@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from tracksided.checkpoints.formats.trainer_state import TRAINER_STATE
 from tracksided.checkpoints.naming import DIRECTORY_PROVENANCE
 from tracksided.checkpoints.source import SourceDirectory, SourceFile
 
@@ -12,11 +13,10 @@ MAX_CARRIED_BYTES = 64 << 20  # the largest tokenizers have half of it
 _NEVER = frozenset(
     {
         DIRECTORY_PROVENANCE,
+        TRAINER_STATE,
         "metrics.json",
-        "trainer_state.json",
         "latest",
         "zero_to_fp32.py",
-        ".metadata",
     }
 )
 # Without them `from_pretrained` loads nothing: a link that leads elsewhere is refused.

@@ -128,9 +128,7 @@ def require_sound(source: SourceFile) -> None:
     for record in records:
         crc = source.crc32(record.offset, record.nbytes)
         if has_crcs and crc != record.crc32:
-            raise CheckpointRefused(
-                f"record {shown(record.name)} is corrupt: its CRC-32 does not match"
-            )
+            raise _corrupt(record)
 
 
 def _open(source: SourceFile) -> tuple[str, dict[str, ZipRecord], bool]:
@@ -196,7 +194,9 @@ def _read_checked(source: SourceFile, record: ZipRecord, limit: int, *, has_crcs
         )
     body = source.read(record.offset, record.nbytes)
     if has_crcs and isal_zlib.crc32(body) != record.crc32:
-        raise CheckpointRefused(
-            f"record {shown(record.name)} is corrupt: its CRC-32 does not match"
-        )
+        raise _corrupt(record)
     return body
+
+
+def _corrupt(record: ZipRecord) -> CheckpointRefused:
+    return CheckpointRefused(f"record {shown(record.name)} is corrupt: its CRC-32 does not match")

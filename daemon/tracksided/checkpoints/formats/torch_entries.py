@@ -24,6 +24,7 @@ from tracksided.checkpoints.shown import shown, unquoted
 from tracksided.errors import CheckpointRefused
 
 WRAPPER_KEYS = ("model", "state_dict", "model_state_dict", "module")
+CALLBACKS = "callbacks"  # Lightning's
 STEP_KEYS = ("global_step", "step", "steps", "num_updates", "iteration", "iter")
 
 # Hyper-parameters and buffers that a loader needs are small; an EMA copy or optimizer is not.
@@ -44,7 +45,6 @@ _STATE = frozenset({"state", "states"})
 _AROUND_STATE = _STATE | {"all", "cpu", "cuda", "dict", "dicts", "gpu", "sd"}
 _OTHER_WEIGHTS = frozenset({"average", "averaged", "avg", "ema", "shadow", "swa"})
 _OPTIMIZER_KEYS = frozenset({"state", "param_groups"})
-_CALLBACKS = "callbacks"  # Lightning's
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +221,7 @@ def _what_goes(key: Node, value: Node, count: _ByteCount) -> tuple[Node, tuple[s
     Of Lightning's callbacks single ones are left out: one may keep an EMA copy.
     """
     pairs = mapping_pairs(value)
-    if key != _CALLBACKS or pairs is None:
+    if key != CALLBACKS or pairs is None:
         return value, (), count.add(value)
     left: list[tuple[Node, Node]] = []
     gone: list[str] = []
@@ -229,7 +229,7 @@ def _what_goes(key: Node, value: Node, count: _ByteCount) -> tuple[Node, tuple[s
     for name, state in pairs:
         more = count.add(state)
         if nbytes + more > MAX_CARRIED_BYTES:
-            gone.append(f"{_CALLBACKS}.{_label(name)}")
+            gone.append(f"{CALLBACKS}.{_label(name)}")
         else:
             nbytes += more
             left.append((name, state))

@@ -15,7 +15,7 @@ import numpy as np
 
 from tracksided.checkpoints.dtypes import DTYPES
 from tracksided.checkpoints.formats.pickle_nodes import Node, mapping_pairs
-from tracksided.checkpoints.formats.torch_entries import ModelPart
+from tracksided.checkpoints.formats.torch_entries import CALLBACKS, ModelPart
 from tracksided.checkpoints.formats.torch_tensors import (
     Storage,
     is_tensor,
@@ -25,7 +25,6 @@ from tracksided.checkpoints.numbers import as_number
 from tracksided.errors import CheckpointRefused
 
 _GROUPS = ("extra_state", "metrics")  # the later counts where both state a metric
-_CALLBACKS = "callbacks"
 _NUMBERS = frozenset({"float16", "bfloat16", "float32", "float64", "int32", "int64"})
 
 ReadStorage: TypeAlias = Callable[[Storage], bytes]
@@ -47,7 +46,7 @@ def stated_metrics(part: ModelPart, name: str, read: ReadStorage) -> dict[str, f
     metrics = _numbers(numbers | beside, read)
     for group in _GROUPS:
         metrics |= _numbers(_entries(beside.get(group)), read)
-    return metrics | _monitored(_entries(beside.get(_CALLBACKS)), name, read)
+    return metrics | _monitored(_entries(beside.get(CALLBACKS)), name, read)
 
 
 def _monitored(callbacks: Mapping[str, Node], name: str, read: ReadStorage) -> dict[str, float]:

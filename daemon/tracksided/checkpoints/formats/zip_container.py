@@ -249,23 +249,12 @@ def _central_entry(record: PlacedRecord, crc: int) -> bytes:
     version = _VERSION_ZIP64 if wide else 0
     entry = _CENTRAL.pack(
         b"PK\x01\x02",
-        version,
-        version,
-        _UTF8_FLAG,
-        0,
-        0,
-        0,
-        crc,
-        size,
-        size,
-        len(name),
-        len(wide),
-        0,
-        0,
-        0,
-        0,
-        offset,
-    )  # fmt: skip - one line per group of the layout
+        *(version, version),
+        *(_UTF8_FLAG, 0, 0, 0),  # as in the local header
+        *(crc, size, size),
+        *(len(name), len(wide), 0),
+        *(0, 0, 0, offset),  # the first disk; no attributes
+    )
     return entry + name + wide
 
 
