@@ -18,6 +18,7 @@ from tracksided.checkpoints.formats.pickle_nodes import (
     describe,
     global_path,
     mapping_pairs,
+    text_entries,
 )
 from tracksided.checkpoints.formats.pickle_writer import write_pickle
 from tracksided.checkpoints.numbers import MAX_COUNT, MAX_DIMENSIONS
@@ -219,8 +220,7 @@ def _fields(node: Node, expected: str) -> dict[str, Node]:
     """Return the fields of an instance of a class that is expected here."""
     if not isinstance(node, CallNode) or global_path(node.function) != expected:
         raise CheckpointRefused(f"{METADATA} holds {describe(node)} instead of {expected}")
-    pairs = mapping_pairs(node.state) or []
-    return {key: value for key, value in pairs if isinstance(key, str)}
+    return text_entries(node.state)
 
 
 def _mapping(fields: Mapping[str, Node], name: str) -> list[tuple[Node, Node]]:

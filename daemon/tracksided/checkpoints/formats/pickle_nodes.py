@@ -135,6 +135,11 @@ def mapping_pairs(node: Node) -> list[tuple[Node, Node]] | None:
     return None
 
 
+def text_entries(node: Node) -> dict[str, Node]:
+    """Return what a mapping holds under keys that are text; of anything else, nothing."""
+    return {key: value for key, value in mapping_pairs(node) or [] if isinstance(key, str)}
+
+
 def global_path(node: Node) -> str:
     """Return the dotted name of a global, or an empty string."""
     return node.path if isinstance(node, Global) else ""

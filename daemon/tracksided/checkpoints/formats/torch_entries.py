@@ -12,6 +12,7 @@ from tracksided.checkpoints.formats.pickle_nodes import (
     Node,
     describe,
     mapping_pairs,
+    text_entries,
 )
 from tracksided.checkpoints.formats.torch_tensors import (
     Storage,
@@ -83,7 +84,7 @@ def find_model(root: Node) -> ModelPart:
         raise CheckpointRefused(
             f"it does not hold a dict but {describe(root)}; save a state dict with torch.save"
         )
-    entries = {key: value for key, value in pairs if isinstance(key, str)}
+    entries = text_entries(root)
     found = [key for key in WRAPPER_KEYS if _is_tree(entries.get(key))]
     if not found and any(is_tensor(value) for _, value in pairs):
         return ModelPart(root, None, root)
@@ -110,7 +111,7 @@ def tensor_itself(root: Node) -> ModelPart:
 
 def step_of(root: Node) -> int | None:
     """Return the step that a wrapper states, or None."""
-    entries = {key: value for key, value in mapping_pairs(root) or [] if isinstance(key, str)}
+    entries = text_entries(root)
     for key in STEP_KEYS:
         value = entries.get(key)
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MAX_COUNT:

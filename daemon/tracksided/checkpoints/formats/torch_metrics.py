@@ -14,7 +14,7 @@ from typing import TypeAlias
 import numpy as np
 
 from tracksided.checkpoints.dtypes import DTYPES
-from tracksided.checkpoints.formats.pickle_nodes import Node, mapping_pairs
+from tracksided.checkpoints.formats.pickle_nodes import Node, text_entries
 from tracksided.checkpoints.formats.torch_entries import CALLBACKS, ModelPart
 from tracksided.checkpoints.formats.torch_tensors import (
     Storage,
@@ -39,14 +39,14 @@ def stated_metrics(part: ModelPart, name: str, read: ReadStorage) -> dict[str, f
         name: of the file, as Lightning's callbacks list it.
         read: how to get at the bytes of a number that is a tensor.
     """
-    entries = _entries(part.root)
+    entries = text_entries(part.root)
     # A tensor in a plain state dict is a part of the model, also where it is a single number.
     beside = entries if part.key is not None else {}
     numbers = {key: value for key, value in entries.items() if not is_tensor(value)}
     metrics = _numbers(numbers | beside, read)
     for group in _GROUPS:
-        metrics |= _numbers(_entries(beside.get(group)), read)
-    return metrics | _monitored(_entries(beside.get(CALLBACKS)), name, read)
+        metrics |= _numbers(text_entries(beside.get(group)), read)
+    return metrics | _monitored(text_entries(beside.get(CALLBACKS)), name, read)
 
 
 def _monitored(callbacks: Mapping[str, Node], name: str, read: ReadStorage) -> dict[str, float]:
@@ -58,11 +58,11 @@ def _monitored(callbacks: Mapping[str, Node], name: str, read: ReadStorage) -> d
     listed: dict[str, float] = {}
     current: dict[str, set[float]] = {}
     for callback in callbacks.values():
-        state = _entries(callback)
+        state = text_entries(callback)
         monitor = state.get("monitor")
         if not isinstance(monitor, str):
             continue
-        for path, score in _numbers(_entries(state.get("best_k_models")), read).items():
+        for path, score in _numbers(text_entries(state.get("best_k_models")), read).items():
             if PurePath(path).name == name:
                 listed[monitor] = score
         latest = _number(state.get("current_score"), read)
@@ -70,10 +70,6 @@ def _monitored(callbacks: Mapping[str, Node], name: str, read: ReadStorage) -> d
             current.setdefault(monitor, set()).add(latest)
     agreed = {monitor: scores.pop() for monitor, scores in current.items() if len(scores) == 1}
     return agreed | listed
-
-
-def _entries(node: Node) -> dict[str, Node]:
-    return {key: value for key, value in mapping_pairs(node) or [] if isinstance(key, str)}
 
 
 def _numbers(entries: Mapping[str, Node], read: ReadStorage) -> dict[str, float]:
