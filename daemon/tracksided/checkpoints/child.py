@@ -17,8 +17,15 @@ from pathlib import Path
 
 from tracksided.checkpoints.descriptors import allow_many_files
 from tracksided.checkpoints.ending import signals_as_exits
-from tracksided.checkpoints.job import AverageRequest, TooFewCheckpoints, Unchanged, run_average
-from tracksided.checkpoints.provenance import Skipped
+from tracksided.checkpoints.job import (
+    AverageRequest,
+    TooFewCheckpoints,
+    Unchanged,
+    output_place,
+    run_average,
+)
+from tracksided.checkpoints.placement import HERE
+from tracksided.checkpoints.provenance import SOURCES_IN, Skipped
 from tracksided.checkpoints.shown import printable
 from tracksided.errors import TracksidedError
 from tracksided.priority import become_idle, die_with
@@ -72,12 +79,14 @@ def _average_any(request: AverageRequest, patterns: list[str]) -> dict[str, obje
             status, found = "unchanged", provenance.provenance
         else:
             status, found = "averaged", provenance.to_json()
-        return {"status": status, "made": _made(found), "skipped": _refusals(provenance.skipped)}
+        made = _made(request, found)
+        return {"status": status, "made": made, "skipped": _refusals(provenance.skipped)}
     return waiting
 
 
-def _made(provenance: Mapping[str, object]) -> dict[str, object] | None:
+def _made(request: AverageRequest, provenance: Mapping[str, object]) -> dict[str, object] | None:
     """Return what the daemon tells of an average; None where a JSON file says it no more."""
+    sources_in = str(provenance.get(SOURCES_IN, HERE))
     match provenance:
         case {
             "output": str(output),
@@ -91,7 +100,7 @@ def _made(provenance: Mapping[str, object]) -> dict[str, object] | None:
             except ValueError:
                 return None  # edited by hand
             return {
-                "output": output,
+                "output": output_place(request, output, sources_in),
                 "step": step,
                 "seconds": seconds,
                 "created": moment.timestamp(),

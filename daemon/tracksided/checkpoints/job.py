@@ -10,6 +10,7 @@ from tracksided.checkpoints.formats.catalog import FILE_FORMATS, format_of
 from tracksided.checkpoints.listing import list_candidates
 from tracksided.checkpoints.metrics import METRICS_FILE
 from tracksided.checkpoints.naming import provenance_name
+from tracksided.checkpoints.placement import output_path
 from tracksided.checkpoints.policy import BestBy, Candidate, StepRange
 from tracksided.checkpoints.provenance import (
     Provenance,
@@ -19,7 +20,7 @@ from tracksided.checkpoints.provenance import (
 from tracksided.checkpoints.refusals import SourceRefused
 from tracksided.checkpoints.remote.address import RemoteAddress
 from tracksided.checkpoints.selection import Selection, select
-from tracksided.checkpoints.store import Store
+from tracksided.checkpoints.store import Home, Store
 from tracksided.checkpoints.stores import open_store
 from tracksided.checkpoints.weights import DEFAULT_DECAY, weights
 from tracksided.checkpoints.workers import Alone, Workers
@@ -36,11 +37,12 @@ class AverageRequest:
     """What to average, and how."""
 
     directory: Path | RemoteAddress
-    """Where the checkpoints lie, and the average will."""
+    """Where the checkpoints lie, and the average will, or beside it: see
+    `tracksided.checkpoints.placement`."""
 
     output_name: str = DEFAULT_OUTPUT
-    """A name: the average lies in ``directory``, beside its sources. Its suffix follows the format;
-    for directories it goes without one, and the default is `DEFAULT_DIRECTORY_OUTPUT`."""
+    """A name: the average lies beside its sources, or beside ``directory``. Its suffix follows the
+    format; for directories it goes without one, and the default is `DEFAULT_DIRECTORY_OUTPUT`."""
 
     patterns: tuple[str, ...] = ("*.pt",)
     """Shell patterns of checkpoint names; one that ends in a slash is for directories only.
@@ -153,9 +155,9 @@ def plan_average(request: AverageRequest) -> Plan:
     """
     store = open_store(request.directory, request.count)
     with _select(store, request, {}) as selection:
-        chosen = selection.chosen
+        chosen, home = selection.chosen, store.home()
         return Plan(
-            output=f"{store}/{_output_name(store, request, chosen[-1].checkpoint.format)}",
+            output=f"{home.store}/{_output_name(home, request, chosen[-1].checkpoint.format)}",
             method=request.method,
             best=request.best,
             sources=tuple(
@@ -194,18 +196,32 @@ def run_average(
     refused: dict[Path, str] = {}
     while True:
         with _select(store, request, refused) as selection:
-            output = _output_name(store, request, selection.chosen[-1].checkpoint.format)
+            home = store.home()
+            output = _output_name(home, request, selection.chosen[-1].checkpoint.format)
             if request.keep_current:
-                current = _current(store, request, output, selection)
+                current = _current(home.store, request, output, selection)
                 if current is not None:
                     return Unchanged(current, tuple(selection.skipped))
             try:
-                task = _task(request, selection, (store, output), started)
+                task = _task(request, selection, (home, output), started)
                 return publish_average(task, workers or Alone(), progress)
             except SourceRefused as error:
                 if error.path in refused:
                     raise
                 refused[error.path] = error.reason
+
+
+def output_place(request: AverageRequest, output: str, sources_in: str) -> str:
+    """Return the path or URL of an average that was made.
+
+    Args:
+        request: that it was made for.
+        output: its name, as its provenance has it.
+        sources_in: as its provenance has it.
+    """
+    if isinstance(request.directory, Path):
+        return str(output_path(request.directory, output, sources_in))
+    return f"{request.directory}/{output}"
 
 
 def _candidates_by_pattern(
@@ -281,22 +297,22 @@ def _weights(request: AverageRequest, selection: Selection) -> tuple[float, ...]
 
 
 def _task(
-    request: AverageRequest, selection: Selection, output: tuple[Store, str], started: float
+    request: AverageRequest, selection: Selection, output: tuple[Home, str], started: float
 ) -> Task:
     return Task(
         selection=selection,
         weights=_weights(request, selection),
         method=request.method,
         best=request.best,
-        store=output[0],
+        home=output[0],
         output=output[1],
         num_threads=request.num_threads,
         started=started,
     )
 
 
-def _output_name(store: Store, request: AverageRequest, format_name: str) -> str:
-    """Name the output; a suffix that belongs to another format is exchanged.
+def _output_name(home: Home, request: AverageRequest, format_name: str) -> str:
+    """Name the output at its home; a suffix that belongs to another format is exchanged.
 
     Raises:
         SettingsError: it would lie elsewhere, take the place of a file that is no average, or be
@@ -310,7 +326,7 @@ def _output_name(store: Store, request: AverageRequest, format_name: str) -> str
         )
     own = next((entry for entry in FILE_FORMATS if entry.name == format_name), None)
     if own is None:
-        name = _directory_output_name(request)
+        name = home.prefix + _directory_output_name(request)
         if name.startswith("checkpoint-"):
             raise SettingsError(
                 f"{name!r} as output: the Trainer's rotation deletes what is named "
@@ -320,9 +336,10 @@ def _output_name(store: Store, request: AverageRequest, format_name: str) -> str
     of_name = format_of(name)
     if not PurePath(name).suffix or (of_name is not None and of_name.name != own.name):
         name = str(PurePath(name).with_suffix(own.suffixes[0]))
-    _require_json_of_its_own(store, name, own.suffixes[0])
     # Under the default name an average of another tool may lie; it is meant to be replaced.
     is_default = PurePath(name).stem == PurePath(DEFAULT_OUTPUT).stem
+    store, name = home.store, home.prefix + name
+    _require_json_of_its_own(store, name, own.suffixes[0])
     files = (provenance_name(name),) if is_default else (name, provenance_name(name))
     taken = next((file for file in files if store.has_file(file)), None)
     if taken is not None and store.provenance_of(name) is None:

@@ -9,11 +9,12 @@ from typing import Generic, TypeVar
 
 from tracksided.checkpoints.formats.base import OutputFile, OutputLayout
 from tracksided.checkpoints.naming import DIRECTORY_PROVENANCE, provenance_name
+from tracksided.checkpoints.placement import placement_for
 from tracksided.checkpoints.provenance import intact_bytes, is_of, read_provenance
 from tracksided.checkpoints.publish import Publication, commit_together, encode_json, sweep
 from tracksided.checkpoints.publish_directory import DirectoryPublication
 from tracksided.checkpoints.source import SourceDirectory, SourceFile
-from tracksided.checkpoints.store import Entry, Unpublished
+from tracksided.checkpoints.store import Entry, Home, Unpublished
 from tracksided.errors import CheckpointError, OutputError
 
 
@@ -25,6 +26,12 @@ class LocalStore:
 
     def __str__(self) -> str:
         return str(self.path)
+
+    def home(self) -> Home:
+        """Return itself, or what is around it where a trainer numbers what it finds in here."""
+        place = placement_for(self.path)
+        store = self if place.directory == self.path else LocalStore(place.directory)
+        return Home(store, place.prefix, place.sources_in)
 
     def entries(self) -> tuple[Entry, ...]:
         """Stat everything in it, following links; see `Store.entries`."""

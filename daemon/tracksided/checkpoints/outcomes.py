@@ -53,7 +53,7 @@ def event_of(made: Mapping[str, Any], directory: Path, run: str | None) -> Avera
     return AverageEvent(
         directory=directory,
         run=run,
-        output=directory / made["output"],
+        output=Path(made["output"]),
         step=made["step"],
         sources=tuple(made["sources"]),
         seconds=made["seconds"],

@@ -15,6 +15,7 @@ from tracksided.checkpoints.source import SourceFile, is_entry_name
 MAX_BYTES = 16 << 20  # far above any that is written here
 KIND = "trackside checkpoint average"
 SCHEMA = 1
+SOURCES_IN = "sources_in"  # not in those that were written before there was a choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,9 @@ class Provenance:
 
     output: str
     """Name of the average."""
+
+    sources_in: str
+    """Where the sources are, as seen from the directory that holds the average: mostly ``.``."""
 
     output_bytes: int
     """Of all its files."""

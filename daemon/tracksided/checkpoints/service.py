@@ -10,6 +10,7 @@ from typing import ParamSpec
 from tracksided.checkpoints.events import DirectoryEvents
 from tracksided.checkpoints.job import DEFAULT_COUNT
 from tracksided.checkpoints.outcomes import AverageEvent, event_of, outcome_of
+from tracksided.checkpoints.placement import placement_for
 from tracksided.checkpoints.process import COMMAND, ChildProcess
 from tracksided.checkpoints.publish import sweep
 from tracksided.checkpoints.watched import Watched
@@ -170,7 +171,7 @@ class CheckpointService:
         if self._running is not None:
             running, self._running = self._running, None
             running.child.end()
-            sweep(running.watched.directory)
+            sweep(placement_for(running.watched.directory).directory)
 
     def _guard(
         self,
@@ -284,7 +285,7 @@ class CheckpointService:
 
     def _crashed(self, running: _Running, reason: str, now: float) -> AverageEvent:
         watched = running.watched
-        sweep(watched.directory)
+        sweep(placement_for(watched.directory).directory)
         watched.crashes += 1
         if watched.crashes < MAX_CRASHES:
             watched.retry_at = now + RETRY_S

@@ -21,6 +21,18 @@ class Entry:
     """Equal for two names of one file only."""
 
 
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where the average of a store's checkpoints is published."""
+
+    store: "Store"
+    prefix: str
+    """What names of averages begin with there."""
+
+    sources_in: str
+    """Where the checkpoints are, as seen from there."""
+
+
 class Unpublished(Protocol):
     """An output that nobody else sees until `commit`."""
 
@@ -44,11 +56,14 @@ class Unpublished(Protocol):
 
 
 class Store(Protocol):
-    """A place that holds checkpoints, and the average beside them. Its text is for messages."""
+    """A place that holds checkpoints or averages, mostly both. Its text is for messages."""
 
     @property
     def path(self) -> Path:
         """What the paths of its checkpoints begin with."""
+
+    def home(self) -> Home:
+        """Return where their average is published; raises OutputError."""
 
     def entries(self) -> tuple[Entry, ...]:
         """List it, without hidden names; raises CheckpointError."""

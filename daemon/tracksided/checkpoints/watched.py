@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tracksided.checkpoints.outcomes import AverageEvent, Outcome
+from tracksided.checkpoints.placement import placement_for
 from tracksided.checkpoints.settling import Settling
 from tracksided.checkpoints.watcher import Look
 
@@ -62,7 +63,8 @@ class Watched:
 
     def failed(self, reason: str, seconds: float) -> AverageEvent:
         """Note that an averaging failed, and return that."""
-        output = self.directory / self.seen.default_output
+        place = placement_for(self.directory)
+        output = place.directory / f"{place.prefix}{self.seen.default_output}"
         self.last = AverageEvent(self.directory, self.run, output, None, (), seconds, reason)
         return self.last
 

@@ -21,7 +21,7 @@ from tracksided.checkpoints.refusals import SourceRefused, refused_as
 from tracksided.checkpoints.selection import Selection
 from tracksided.checkpoints.shares import Averaged, conclude
 from tracksided.checkpoints.source import SourceDirectory, SourceFile
-from tracksided.checkpoints.store import Store
+from tracksided.checkpoints.store import Home
 from tracksided.checkpoints.workers import Work, Workers
 from tracksided.checkpoints.writeback import Target
 from tracksided.errors import OutputError
@@ -39,9 +39,9 @@ class Task:
     best: BestBy | None
     """What the selection was chosen by, where that was a metric."""
 
-    store: Store
+    home: Home
     output: str
-    """Its name in the store."""
+    """Its name there."""
 
     num_threads: int
     started: float
@@ -60,8 +60,8 @@ def publish_average(task: Task, workers: Workers, progress: Progress | None) -> 
     checkpoint_format = format_named(checkpoints[-1].format)
     layout = _layout(checkpoint_format, checkpoints[-1])
     averaging = Averaging(checkpoints, task.weights)
-    task.store.sweep()
-    with task.store.prepare(task.output, layout) as output:
+    task.home.store.sweep()
+    with task.home.store.prepare(task.output, layout) as output:
         work = Work(
             averaging=averaging,
             places=layout.records,
@@ -172,6 +172,7 @@ def _provenance(
     now = dt.datetime.now(tz=dt.UTC)
     return Provenance(
         output=task.output,
+        sources_in=task.home.sources_in,
         output_bytes=layout.nbytes,
         files=tuple(file.name or task.output for file in layout.files),
         output_digest=digest,

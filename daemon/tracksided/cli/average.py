@@ -32,9 +32,11 @@ from tracksided.checkpoints.job import (
     Plan,
     PlannedSource,
     Unchanged,
+    output_place,
     plan_average,
     run_average,
 )
+from tracksided.checkpoints.placement import HERE
 from tracksided.checkpoints.policy import BestBy, StepRange
 from tracksided.checkpoints.provenance import Provenance, Skipped, SourceRecord
 from tracksided.checkpoints.remote.address import RemoteAddress
@@ -87,7 +89,7 @@ class _Place(click.ParamType[Path | RemoteAddress]):
     "--output_name",
     default=DEFAULT_OUTPUT,
     show_default=True,
-    help="Name of what is written, in the same directory. Its suffix follows the format.",
+    help="Name of what is written, with the checkpoints. Its suffix follows the format.",
 )
 @click.option(
     "--pattern",
@@ -242,11 +244,17 @@ def _show_result(provenance: Provenance, request: AverageRequest, *, as_json: bo
         click.echo(json.dumps(provenance.to_json(), indent=2))
         return
     _show_skipped(provenance.skipped)
-    output = f"{request.directory}/{provenance.output}"
+    output = output_place(request, provenance.output, provenance.sources_in)
     _echo(
         f"averaged {len(provenance.sources)} checkpoints ({provenance.method}) into {output} "
         f"in {provenance.seconds:.1f} s{_ranks(provenance)}:"
     )
+    if provenance.sources_in != HERE:
+        _echo(
+            f"it lies beside {request.directory}, because Accelerate counts every name in there "
+            "as a checkpoint",
+            err=True,
+        )
     for source in provenance.sources:
         unverified = "" if source.verified else "  (no checksums in this file)"
         _echo(_line(source, provenance.best) + unverified)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tracksided.checkpoints.formats.base import OutputLayout
 from tracksided.checkpoints.formats.catalog import directory_format_of
+from tracksided.checkpoints.placement import HERE
 from tracksided.checkpoints.provenance import provenance_in
 from tracksided.checkpoints.publish import sweep
 from tracksided.checkpoints.refusals import SourceRefused
@@ -22,7 +23,7 @@ from tracksided.checkpoints.remote.upload import (
 )
 from tracksided.checkpoints.remote.windows import Windows
 from tracksided.checkpoints.source import SourceDirectory, SourceFile
-from tracksided.checkpoints.store import Entry, Unpublished
+from tracksided.checkpoints.store import Entry, Home, Unpublished
 from tracksided.errors import CheckpointError, OutputError
 
 
@@ -82,6 +83,10 @@ class RemoteStore:
     def has_file(self, name: str) -> bool:
         """Whether an object was listed."""
         return self._entry(name) is not None
+
+    def home(self) -> Home:
+        """Return itself: no trainer lists a bucket."""
+        return Home(self, "", HERE)
 
     def open_file(self, name: str) -> SourceFile:
         """Open an object of it; see `Store.open_file`."""
