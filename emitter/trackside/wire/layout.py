@@ -60,7 +60,7 @@ from typing import NamedTuple
 from trackside.errors import LayoutMismatch, SegmentRefused
 
 MAGIC = b"TRKSRING"
-WIRE_VERSION = 1
+WIRE_VERSION = 1  # docs/wire-format.md says under "Versions" when it rises
 OTHER_VERSION = "wire version"
 """Stands in every refusal whose cause is another version, for those who name a mend."""
 
