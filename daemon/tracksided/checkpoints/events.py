@@ -155,7 +155,7 @@ class DirectoryEvents:
 
     def read(self) -> tuple[Notice, ...] | None:
         """Return what has happened to checkpoints since the last call; None: nothing to anybody."""
-        received, is_flood = (b"", False)
+        received, is_flood = b"", False
         if self._kernel is not None:
             received, is_flood = _receive(self._kernel.fileno())
         if not received:
@@ -209,8 +209,8 @@ class DirectoryEvents:
                 self._kernel = self._connect()
             watch = self._kernel.add_watch(directory / within, _EVENTS)
         except OSError as error:
-            if within and error.errno in {errno.ENOENT, errno.ENOTDIR}:
-                return False  # gone already
+            if within and error.errno in {errno.ENOENT, errno.ENOTDIR, errno.EACCES}:
+                return False  # gone already, or nothing that can be looked into
             problem = _problem(error)
         else:
             if watch not in self._places and len(self._places) >= MAX_WATCHES:

@@ -276,6 +276,27 @@ def test_without_watches_it_is_polled_and_said_once_until_there_are_some(
     events.close()
 
 
+def test_a_directory_that_may_not_be_looked_into_is_no_trouble_for_the_others(
+    tmp_path: Path,
+) -> None:
+    for name in ("checkpoint-1", "lost+found"):
+        (tmp_path / name).mkdir()
+
+    class Kernel(FullKernel):
+        def add_watch(self, path: Path, mask: int) -> int:
+            self.allowed = 0 if path.name == "lost+found" else 1
+            return super().add_watch(path, mask)
+
+    events = DirectoryEvents(lambda: Kernel(errno.EACCES))
+
+    assert events.follow(tmp_path)
+    assert events.problem_of(tmp_path) is None
+    assert events.num_watches == 2
+    (tmp_path / "checkpoint-1" / "model.safetensors").touch()
+    assert named(events.read())[-1] == "checkpoint-1/model.safetensors"
+    events.close()
+
+
 def test_where_only_the_directories_inside_have_no_watch_the_rest_is_heard(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-1").mkdir()
     kernel = FullKernel(errno.ENOSPC, allowed=1)

@@ -15,6 +15,7 @@ from tracksided.checkpoints.remote.address import RemoteAddress
 from tracksided.checkpoints.remote.files import RemoteEntry, RemoteFailure, RemoteFiles
 from tracksided.checkpoints.remote.source import Reading, RemoteDirectory, RemoteFile
 from tracksided.checkpoints.remote.upload import (
+    RemotePlace,
     is_whole,
     provenance_path,
     spooled,
@@ -124,10 +125,8 @@ class RemoteStore:
         replaced = frozenset[str]()
         if layout.directory_like is not None and self._inside(output):
             replaced = self._replaced(output, [file.name for file in layout.files])
-        path = f"{self._address.path}/{output}"
-        if layout.is_in_order:
-            return streamed(self._files, path, layout, replaced)
-        return spooled(self._files, path, layout, replaced)
+        place = RemotePlace(self._files, f"{self._address.path}/{output}", layout, replaced)
+        return streamed(place) if layout.is_in_order else spooled(place)
 
     def _replaced(self, output: str, names: Sequence[str]) -> frozenset[str]:
         """Name what is there of the previous average in a directory.

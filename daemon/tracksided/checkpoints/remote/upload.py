@@ -9,7 +9,7 @@ import contextlib
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tracksided.checkpoints.formats.base import OutputFile, OutputLayout
@@ -106,44 +106,38 @@ class UploadTarget:
             ) from failure
 
 
-@contextlib.contextmanager
-def streamed(
-    files: RemoteFiles, path: str, layout: OutputLayout, replaced: frozenset[str]
-) -> Iterator["StreamedOutput"]:
-    """Upload an output while it is written; raises OutputError.
+@dataclass(frozen=True, slots=True)
+class RemotePlace:
+    """Where an output will be, and of what."""
 
-    Args:
-        files: of the store.
-        path: of the output.
-        layout: its files.
-        replaced: names of the objects of the previous average, where it is a directory.
-    """
-    with _appearing(files, path, layout, replaced) as appearance:
+    files: RemoteFiles
+    path: str
+    layout: OutputLayout
+    replaced: frozenset[str]
+    """Names of the objects of the previous average, where it is a directory."""
+
+
+@contextlib.contextmanager
+def streamed(place: RemotePlace) -> Iterator["StreamedOutput"]:
+    """Upload an output while it is written; raises OutputError."""
+    with _appearing(place) as appearance:
         yield StreamedOutput(appearance)
 
 
 @contextlib.contextmanager
-def spooled(
-    files: RemoteFiles, path: str, layout: OutputLayout, replaced: frozenset[str]
-) -> Iterator["SpooledOutput"]:
+def spooled(place: RemotePlace) -> Iterator["SpooledOutput"]:
     """Write an output to a local file first, because its format is sealed at the end.
-
-    Args:
-        files: of the store.
-        path: of the output.
-        layout: its files.
-        replaced: names of the objects of the previous average, where it is a directory.
 
     Raises:
         OutputError: there is no room for it.
     """
     local = Path(tempfile.gettempdir()) / SPOOL
-    named = [replace(f, name=f.name or path.rpartition("/")[2]) for f in layout.files]
+    named = [replace(f, name=f.name or place.path.rpartition("/")[2]) for f in place.layout.files]
     try:
-        spool = DirectoryPublication(local, named, layout.files[0].like)
+        spool = DirectoryPublication(local, named, place.layout.files[0].like)
     except OutputError as error:
         raise OutputError(f"{error}; set TMPDIR to a place with more room") from error
-    with spool, _appearing(files, path, layout, replaced) as appearance:
+    with spool, _appearing(place) as appearance:
         yield SpooledOutput(appearance, spool)
 
 
@@ -187,10 +181,8 @@ class SpooledOutput:
 
 
 @contextlib.contextmanager
-def _appearing(
-    files: RemoteFiles, path: str, layout: OutputLayout, replaced: frozenset[str]
-) -> Iterator["_Appearance"]:
-    appearance = _Appearance(files, path, layout, replaced)
+def _appearing(place: RemotePlace) -> Iterator["_Appearance"]:
+    appearance = _Appearance(place)
     try:
         yield appearance
     finally:
@@ -200,14 +192,12 @@ def _appearing(
 class _Appearance:
     """The objects of an output, from the begin of their upload until they are visible."""
 
-    def __init__(
-        self, files: RemoteFiles, path: str, layout: OutputLayout, replaced: frozenset[str]
-    ) -> None:
-        self._files = files
-        self._path = path
-        self._replaced = replaced
-        self.is_directory = layout.directory_like is not None
-        self._layout = layout
+    def __init__(self, place: RemotePlace) -> None:
+        self._files = place.files
+        self._path = place.path
+        self._replaced = place.replaced
+        self.is_directory = place.layout.directory_like is not None
+        self._layout = place.layout
         self._pending: list[UploadTarget] = []
 
     def begin(self) -> tuple[UploadTarget, ...]:
