@@ -136,8 +136,8 @@ class _LocalFile(_Local[Publication]):
         beside = path.with_name(provenance_name(path.name))
         if os.path.lexists(beside) and read_provenance(path) is None:
             raise OutputError(
-                f"{beside}: came while the average was made, and is not of one of trackside; move "
-                "it away, or choose another name"
+                f"{beside}: came while the average was made, and is of no average of trackside; "
+                "move it away, or choose another name"
             )
         with Publication(beside, len(encoded), self._publication.like) as other:
             other.targets[0].write(encoded, 0)
