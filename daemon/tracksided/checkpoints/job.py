@@ -3,13 +3,11 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from tracksided.checkpoints.averaging import Progress
-from tracksided.checkpoints.formats.catalog import FILE_FORMATS, format_of
 from tracksided.checkpoints.listing import list_candidates
-from tracksided.checkpoints.metrics import METRICS_FILE
-from tracksided.checkpoints.naming import provenance_name
+from tracksided.checkpoints.output_names import DEFAULT_OUTPUT, output_name, possible_names
 from tracksided.checkpoints.placement import output_path
 from tracksided.checkpoints.policy import BestBy, Candidate, StepRange
 from tracksided.checkpoints.provenance import (
@@ -25,11 +23,9 @@ from tracksided.checkpoints.stores import open_store
 from tracksided.checkpoints.weights import DEFAULT_DECAY, weights
 from tracksided.checkpoints.workers import Alone, Workers
 from tracksided.checkpoints.writing import Task, publish_average
-from tracksided.errors import CheckpointError, SettingsError
+from tracksided.errors import CheckpointError
 
 DEFAULT_COUNT = 5
-DEFAULT_OUTPUT = "averaged_model.pt"
-DEFAULT_DIRECTORY_OUTPUT = "averaged"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +38,7 @@ class AverageRequest:
 
     output_name: str = DEFAULT_OUTPUT
     """A name: the average lies beside its sources, or beside ``directory``. Its suffix follows the
-    format; for directories it goes without one, and the default is `DEFAULT_DIRECTORY_OUTPUT`."""
+    format; for directories it goes without one, and the default is ``averaged``."""
 
     patterns: tuple[str, ...] = ("*.pt",)
     """Shell patterns of checkpoint names; one that ends in a slash is for directories only.
@@ -156,8 +152,9 @@ def plan_average(request: AverageRequest) -> Plan:
     store = open_store(request.directory, request.count)
     with _select(store, request, {}) as selection:
         chosen, home = selection.chosen, store.home()
+        output = output_name(home, request.output_name, chosen[-1].checkpoint.format)
         return Plan(
-            output=f"{home.store}/{_output_name(home, request, chosen[-1].checkpoint.format)}",
+            output=f"{home.store}/{output}",
             method=request.method,
             best=request.best,
             sources=tuple(
@@ -197,7 +194,7 @@ def run_average(
     while True:
         with _select(store, request, refused) as selection:
             home = store.home()
-            output = _output_name(home, request, selection.chosen[-1].checkpoint.format)
+            output = output_name(home, request.output_name, selection.chosen[-1].checkpoint.format)
             if request.keep_current:
                 current = _current(home.store, request, output, selection)
                 if current is not None:
@@ -229,11 +226,7 @@ def _candidates_by_pattern(
 ) -> Iterator[tuple[str, tuple[Candidate, ...]]]:
     """List the candidates of one pattern after the other, where there are any."""
     # By name, not by provenance alone: that may be unreadable or gone.
-    output = PurePath(request.output_name)
-    suffixes = [suffix for entry in FILE_FORMATS for suffix in entry.suffixes]
-    stems = (output.stem, PurePath(DEFAULT_OUTPUT).stem)
-    outputs = {stem + suffix for stem in stems for suffix in suffixes}
-    outputs |= {output.name, _directory_output_name(request), DEFAULT_DIRECTORY_OUTPUT}
+    outputs = possible_names(request.output_name)
     for pattern in request.patterns:
         found = list_candidates(store, (pattern,), outputs)
         if found:
@@ -309,77 +302,6 @@ def _task(
         num_threads=request.num_threads,
         started=started,
     )
-
-
-def _output_name(home: Home, request: AverageRequest, format_name: str) -> str:
-    """Name the output at its home; a suffix that belongs to another format is exchanged.
-
-    Raises:
-        SettingsError: it would lie elsewhere, take the place of a file that is no average, or be
-            deleted by a trainer that takes it for a checkpoint of its own.
-    """
-    name = request.output_name
-    if name in {"", ".."} or PurePath(name).name != name:
-        raise SettingsError(
-            f"{name!r} as output: give a name without a directory; the average lies beside its "
-            "sources"
-        )
-    own = next((entry for entry in FILE_FORMATS if entry.name == format_name), None)
-    if own is None:
-        name = home.prefix + _directory_output_name(request)
-        if name.startswith("checkpoint-"):
-            raise SettingsError(
-                f"{name!r} as output: the Trainer's rotation deletes what is named "
-                "checkpoint-*; use another name"
-            )
-        return name
-    of_name = format_of(name)
-    if not PurePath(name).suffix or (of_name is not None and of_name.name != own.name):
-        name = str(PurePath(name).with_suffix(own.suffixes[0]))
-    # Under the default name an average of another tool may lie; it is meant to be replaced.
-    is_default = PurePath(name).stem == PurePath(DEFAULT_OUTPUT).stem
-    store, name = home.store, home.prefix + name
-    _require_json_of_its_own(store, name, own.suffixes[0])
-    files = (provenance_name(name),) if is_default else (name, provenance_name(name))
-    taken = next((file for file in files if store.has_file(file)), None)
-    if taken is not None and store.provenance_of(name) is None:
-        raise SettingsError(
-            f"{name!r} as output: {store}/{taken} exists and is no average of trackside, nor what "
-            "describes one; move it away, or use another name"
-        )
-    return name
-
-
-def _require_json_of_its_own(store: Store, name: str, suffix: str) -> None:
-    """Refuse a file whose description would take the place of itself, or of another's."""
-    description = provenance_name(name)
-    if description == name:
-        raise SettingsError(
-            f"{name!r} as output: the JSON file that describes the average has this name; use "
-            f"{PurePath(name).stem + suffix!r}"
-        )
-    if description == METRICS_FILE:
-        raise SettingsError(
-            f"{name!r} as output: the JSON file that describes the average would be {description}, "
-            "which is for metrics of checkpoints; use another name"
-        )
-    known = store.provenance_of(name)
-    other = None if known is None else known.get("output")
-    if isinstance(other, str) and other != name and store.has_file(other):
-        raise SettingsError(
-            f"{name!r} as output: {store}/{description} describes {other}; move both away, or use "
-            "another name"
-        )
-
-
-def _directory_output_name(request: AverageRequest) -> str:
-    """Name the output that checkpoint directories have."""
-    name = PurePath(request.output_name)
-    if name == PurePath(DEFAULT_OUTPUT):
-        name = PurePath(DEFAULT_DIRECTORY_OUTPUT)
-    elif format_of(name.name) is not None:
-        name = name.with_suffix("")
-    return str(name)
 
 
 def _current(

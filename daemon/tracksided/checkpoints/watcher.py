@@ -10,9 +10,9 @@ from typing import TypeAlias
 
 from tracksided.checkpoints.formats.catalog import FILE_FORMATS, directory_format_of
 from tracksided.checkpoints.formats.trainer_state import TRAINER_STATE, lacks_state
-from tracksided.checkpoints.job import DEFAULT_DIRECTORY_OUTPUT, DEFAULT_OUTPUT
 from tracksided.checkpoints.listing import DIRECTORY_MARK
 from tracksided.checkpoints.naming import DIRECTORY_PROVENANCE, is_checkpoint_directory
+from tracksided.checkpoints.output_names import DEFAULT_DIRECTORY_OUTPUT, DEFAULT_OUTPUT
 
 Signature: TypeAlias = frozenset[tuple[str, int, int, int]]
 """(name, inode, bytes, mtime_ns) of every checkpoint file; in a directory: directory/file."""

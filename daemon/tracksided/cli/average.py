@@ -27,7 +27,6 @@ from tracksided.checkpoints.ending import signals_as_exits
 from tracksided.checkpoints.formats.catalog import format_of
 from tracksided.checkpoints.job import (
     DEFAULT_COUNT,
-    DEFAULT_OUTPUT,
     AverageRequest,
     Plan,
     PlannedSource,
@@ -36,6 +35,7 @@ from tracksided.checkpoints.job import (
     plan_average,
     run_average,
 )
+from tracksided.checkpoints.output_names import DEFAULT_OUTPUT
 from tracksided.checkpoints.placement import HERE
 from tracksided.checkpoints.policy import BestBy, StepRange
 from tracksided.checkpoints.provenance import Provenance, Skipped, SourceRecord

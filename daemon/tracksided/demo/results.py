@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tracksided.checkpoints.job import DEFAULT_OUTPUT
+from tracksided.checkpoints.output_names import DEFAULT_OUTPUT
 from tracksided.checkpoints.provenance import read_provenance
 from tracksided.errors import OutputError
 
