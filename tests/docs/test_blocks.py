@@ -26,7 +26,19 @@ from tracksided.service_units import units_directory
 UNIT = "trackside@.service"
 # A diff is applied by tests/integration/extending; lines of shell and of PromQL have a test of
 # their own each; what is `text` is listed or quoted, and compared with what is there.
-LANGUAGES = {"sh", "bash", "promql", "python", "toml", "json", "yaml", "ini", "diff", "text"}
+LANGUAGES = {
+    "sh",
+    "bash",
+    "promql",
+    "python",
+    "toml",
+    "json",
+    "yaml",
+    "ini",
+    "diff",
+    "dockerfile",
+    "text",
+}
 LISTINGS = {"tree", "output", "diagram"}
 pytestmark = pytest.mark.integration
 needs_systemd = pytest.mark.skipif(

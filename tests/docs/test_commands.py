@@ -3,6 +3,8 @@
 import contextlib
 import re
 import shlex
+import shutil
+import subprocess
 
 import click
 import everything
@@ -56,3 +58,13 @@ def test_a_documented_target_of_make_is_there(place: str, monkeypatch: pytest.Mo
     assert [word for word in _MAKE[place] if "=" not in word and word not in _TARGETS] == []
     monkeypatch.setattr("sys.argv", ["bench", *shlex.split(settings.get("BENCH_ARGS", ""))])
     everything.parse()
+
+
+@pytest.mark.parametrize("place", sorted(_MAKE))
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+def test_make_knows_what_to_do_for_it(place: str) -> None:
+    done = subprocess.run(
+        ["make", "--dry-run", *_MAKE[place]], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr

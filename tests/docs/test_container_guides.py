@@ -2,9 +2,11 @@
 
 import os
 import shlex
+import shutil
 import stat
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import yaml
 from apart import REPOSITORY, as_user, why_not, with_own_pids
 from containers import STATE
 from guide import BIN, Guide, file_text, shell_lines
+from packaging.specifiers import SpecifierSet
 from written import load, steps
 
 pytestmark = pytest.mark.integration
@@ -73,6 +76,66 @@ def type_on_own_machine(guide: Guide, *lines: str) -> str:
     return done.stdout
 
 
+def instructions() -> dict[str, list[list[str]]]:
+    """Return the words of each instruction of the Dockerfile, by its first word."""
+    found: dict[str, list[list[str]]] = {}
+    for line in file_text(DOCKER, "Dockerfile").splitlines():
+        first, *words = shlex.split(line)
+        found.setdefault(first, []).append(words)
+    return found
+
+
+def test_the_image_holds_all_that_pip_needs(tmp_path: Path) -> None:
+    """What COPY names is enough to install from; without the extra, which an index has."""
+    of = instructions()
+    root = tmp_path / "root"
+    for *sources, target in of["COPY"]:
+        place = Path(f"{root}{target}")
+        for source in sources:
+            if (REPOSITORY / source).is_dir():
+                shutil.copytree(REPOSITORY / source, place)
+            else:
+                assert target.endswith("/")
+                place.mkdir(parents=True, exist_ok=True)
+                shutil.copy(REPOSITORY / source, place)
+    ((*pip, requirement),) = of["RUN"]
+    directory, _, extra = requirement.partition("[")
+    options = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
+
+    done = subprocess.run(
+        [sys.executable, "-m", *pip, *options, "--target", tmp_path / "site", f"{root}{directory}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert set(of) == {"FROM", "COPY", "RUN"}
+    assert pip == ["pip", "install"]
+    metadata = next((tmp_path / "site").glob("trackside-*.dist-info")) / "METADATA"
+    assert f"Provides-Extra: {extra.rstrip(']')}\n" in metadata.read_text()
+    units = tmp_path / "site" / "tracksided" / "units"
+    assert (units / "trackside@.service").is_file()
+
+
+def test_the_image_has_a_python_that_is_new_enough() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    ((image,),) = instructions()["FROM"]
+    name, _, tag = image.partition(":")
+
+    assert name == "python"
+    assert tag.partition("-")[0] in SpecifierSet(project["requires-python"])
+
+
+def test_the_image_is_built_under_the_name_that_the_other_lines_use() -> None:
+    *_, name, where = shlex.split(line_with("docker build"))
+
+    assert where == "."
+    runs = [line for line in shell_lines(DOCKER) if line.startswith("docker run")]
+    assert runs
+    assert all(f" {name} " in line for line in runs)
+
+
 @needs_namespaces
 def test_both_in_one_container(guide: Guide) -> None:
     said = type_on_own_machine(guide, line_with("docker run", "trackside run"))
@@ -81,6 +144,16 @@ def test_both_in_one_container(guide: Guide) -> None:
     run = guide.directory / "trackside_logs" / "run"
     assert steps(run) == [1, 2, 3, 4, 5]
     assert load(run / "training_statistics.json")["state"] == "finished"
+
+
+@needs_namespaces
+def test_the_daemons_container_can_be_made_again(guide: Guide) -> None:
+    daemon, stop = line_with("docker run -d"), line_with("docker stop")
+    is_up = f"until {line_with('docker exec')} | grep serving; do sleep 0.1; done"
+
+    said = type_on_own_machine(guide, daemon, is_up, stop, daemon, is_up, stop)
+
+    assert said.count("serving /dev/shm/trackside-0") == 2
 
 
 @needs_namespaces

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 STATE = "STAND_IN_CONTAINERS"  # variable: a directory, with a file for each running container
@@ -20,6 +21,7 @@ NEW_NAMESPACES = (
     *("--fork", "--kill-child", "--mount-proc"),
 )
 STOP_LIMIT_S = 60.0
+NAME_IN_USE = 125  # exit status of `docker run` where it cannot begin
 
 # $1: size of /dev/shm, empty to leave it; then pairs of places below it; then what is run.
 _OWN_MEMORY = """
@@ -49,7 +51,8 @@ def main(arguments: list[str]) -> int:
     if verb == "run":
         return _run(_options().parse_args(rest), state)
     name, *command = rest
-    target = _first_process(int((state / name).read_text()))
+    made = _Made.read(state / name)
+    target = _first_process(made.pid)
     if verb == "exec":
         inside = ("nsenter", f"--target={target}", "--mount", "--pid")
         return subprocess.run([*inside, *command], check=False).returncode
@@ -58,7 +61,28 @@ def main(arguments: list[str]) -> int:
     deadline = time.monotonic() + STOP_LIMIT_S
     while Path(f"/proc/{target}").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
+    if made.is_removed:
+        (state / name).unlink()
     return int(Path(f"/proc/{target}").exists())
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A container under its name, which stays taken after its end."""
+
+    pid: int
+    """Of the process outside that made its namespaces."""
+
+    is_removed: bool
+    """With ``--rm`` the name is free again when it has ended."""
+
+    @classmethod
+    def read(cls, path: Path) -> "_Made":
+        pid, is_removed = path.read_text().split()
+        return cls(int(pid), is_removed == str(True))
+
+    def write(self, path: Path) -> None:
+        path.write_text(f"{self.pid} {self.is_removed}")
 
 
 def _options() -> argparse.ArgumentParser:
@@ -78,20 +102,28 @@ def _options() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace, state: Path) -> int:
+    if (state / options.name).exists():
+        sys.stderr.write(f"the name {options.name} is in use\n")
+        return NAME_IN_USE
     uid, gid = options.user.split(":")
     start: list[str] = []
     size, shared = options.shm_size, [pair for pair in options.v if pair.startswith("/dev/shm/")]  # noqa: S108 - the real thing
     if options.ipc.startswith("container:"):
-        other = (state / options.ipc.partition(":")[2]).read_text()
-        start = ["nsenter", f"--target={_first_process(int(other))}", "--mount"]
+        other = _Made.read(state / options.ipc.partition(":")[2])
+        start = ["nsenter", f"--target={_first_process(other.pid)}", "--mount"]
         size = ""
     become = ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups"]
     become += ["env", f"--chdir={options.w}", *options.e]
     memory = ["sh", "-c", _OWN_MEMORY, "sh", size, *shared, "--"]
     command = [*start, *NEW_NAMESPACES, *memory, *become, *options.command]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-    (state / options.name).write_text(str(process.pid))
-    return 0 if options.d else process.wait()
+    _Made(process.pid, is_removed=options.rm).write(state / options.name)
+    if options.d:
+        return 0
+    code = process.wait()
+    if options.rm:
+        (state / options.name).unlink()
+    return code
 
 
 def _first_process(unshare: int) -> int:
