@@ -50,6 +50,7 @@ def _serve() -> int:
         minimum=fields["min_checkpoints"],
         num_threads=fields["num_threads"],
         keep_current=True,
+        unsettled=frozenset(fields["unsettled"]),
     )
     try:
         result = _average_any(request, fields["patterns"])

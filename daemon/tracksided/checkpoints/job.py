@@ -65,6 +65,9 @@ class AverageRequest:
     num_threads: int = 2
     """Threads that read and sum."""
 
+    unsettled: frozenset[str] = frozenset()
+    """Names that are left alone without a word: somebody is writing them."""
+
     keep_current: bool = False
     """Do nothing where the output is already made of the same sources."""
 
@@ -226,7 +229,7 @@ def _candidates_by_pattern(
 ) -> Iterator[tuple[str, tuple[Candidate, ...]]]:
     """List the candidates of one pattern after the other, where there are any."""
     # By name, not by provenance alone: that may be unreadable or gone.
-    outputs = possible_names(request.output_name)
+    outputs = request.unsettled | possible_names(request.output_name)
     for pattern in request.patterns:
         found = list_candidates(store, (pattern,), outputs)
         if found:

@@ -40,7 +40,7 @@ class CheckpointService:
     """Averages checkpoints as they appear. One thread calls it; no call waits for a child.
 
     Events of the file system hasten a look; what they miss is seen by the next one of the polls.
-    States of a directory: unchanged -> changed -> settled (due) -> averaging -> unchanged.
+    States of a checkpoint: changed -> settled; of a directory, when one has: due -> averaging.
     """
 
     def __init__(
@@ -215,20 +215,21 @@ class CheckpointService:
             watched.retry_at = None
             watched.settling.forget()
         seen = look(watched.directory)
-        is_new = watched.settling.observe(
+        settled = watched.settling.observe(
             seen, now, self._poll_seconds, is_urgent=watched.is_urgent
         )
-        watched.see(seen, self._minimum)
-        watched.is_due = is_new and seen.most_of_one_kind >= self._minimum
+        watched.see(seen, settled, self._minimum)
+        watched.is_due = settled is not None and settled.most_of_one_kind >= self._minimum
         watched.is_urgent = False
 
     def _start(self, watched: Watched, now: float) -> None:
         watched.is_due = False
-        watched.settling.handled(watched.seen)
+        watched.settling.handled(watched.settled)
         request: dict[str, object] = {
             **self._request,
             "directory": str(watched.directory),
-            "patterns": watched.seen.patterns,
+            "patterns": watched.settled.patterns,
+            "unsettled": sorted(watched.seen.names - watched.settled.names),
         }
         try:
             child = ChildProcess(request, self._command)

@@ -1,6 +1,6 @@
-"""Decide when a directory is looked at, and when what was seen there is worth an averaging."""
+"""Decide when a directory is looked at, and which of the checkpoints there have settled."""
 
-from tracksided.checkpoints.watcher import Look
+from tracksided.checkpoints.watcher import Look, Signature
 
 CALM_S = 0.3  # without an event before a look: files of one checkpoint come in a burst
 LONG_CALM_S = 2.5  # where a file was closed again, or where it is not known what was before
@@ -12,13 +12,17 @@ class Settling:
     """What is known of one directory, from looks and from events. It reads no clock.
 
     A look settles a directory that looks the same as before: for one interval of polling, or, where
-    events were heard, for `CALM_S` without another. No event settles anything by itself, and while
-    a new file has not been closed none hastens a look.
+    events were heard, for `CALM_S` without another. While some of its checkpoints still change,
+    each of the others settles when it has been the same for one interval of polling. No event
+    settles anything by itself, and while a new file has not been closed none hastens a look.
     """
 
     def __init__(self) -> None:
         self._previous: Look | None = None
         self._same_since = 0.0
+        self._checkpoints: dict[str, tuple[Signature, float]] = {}
+        """What each was at the last look, and since when."""
+
         self._handled: Look | None = None
         self._next_look: float | None = None
         self._calm_s = CALM_S
@@ -52,8 +56,12 @@ class Settling:
         can_hasten = not self._open and (self._is_stirred or self._next_look is not None)
         self._next_look = now + self._calm_s if can_hasten else None
 
-    def observe(self, seen: Look, now: float, poll_seconds: float, *, is_urgent: bool) -> bool:
-        """Take in one look; return whether there is something new that has settled.
+    def observe(
+        self, seen: Look, now: float, poll_seconds: float, *, is_urgent: bool
+    ) -> Look | None:
+        """Take in one look; return what has settled of it, or None where nothing of that is new.
+
+        While others change, only a checkpoint is something new; a removal can wait.
 
         Args:
             seen: the newest look.
@@ -65,10 +73,12 @@ class Settling:
         is_same = seen == self._previous
         if not is_same:
             self._previous, self._same_since = seen, now
+            self._checkpoints = self._since(seen, now)
         if not seen.signature:
             self._calm_s = CALM_S  # whatever comes is new, and heard of
-        settled_at = self._same_since + (self._calm_s if is_hastened else poll_seconds)
-        is_settled = is_urgent or (is_same and now >= settled_at)
+        calm_s = self._calm_s if is_hastened else poll_seconds
+        is_settled = is_urgent or (is_same and now >= self._same_since + calm_s)
+        settled = seen if is_settled else self._settled_of(seen, now - poll_seconds)
         if is_settled:
             self._next_look, self._calm_s = None, CALM_S
             self._open.clear()
@@ -77,15 +87,31 @@ class Settling:
             is_told = is_same or self._is_stirred
             self._next_look = self._same_since + self._calm_s if is_told else None
         self._is_stirred = False
-        return is_settled and seen != self._handled
+        return settled if self._is_new(settled, is_all=is_settled) else None
 
-    def handled(self, seen: Look) -> None:
+    def handled(self, settled: Look) -> None:
         """Remember what an averaging was started for."""
-        self._handled = seen
+        self._handled = settled
 
     def forget(self) -> None:
         """Make the next settled look count as new."""
         self._handled = None
+
+    def _since(self, seen: Look, now: float) -> dict[str, tuple[Signature, float]]:
+        since: dict[str, tuple[Signature, float]] = {}
+        for name, signature in seen.by_checkpoint.items():
+            known = self._checkpoints.get(name, (frozenset(), now))
+            since[name] = known if known[0] == signature else (signature, now)
+        return since
+
+    def _settled_of(self, seen: Look, since: float) -> Look:
+        return seen.only([name for name, (_, at) in self._checkpoints.items() if at <= since])
+
+    def _is_new(self, settled: Look, *, is_all: bool) -> bool:
+        if is_all:
+            return settled != self._handled
+        known = frozenset() if self._handled is None else self._handled.signature
+        return not settled.signature <= known
 
     def _note_closed(self, name: str, now: float) -> None:
         self._is_stirred = True

@@ -24,6 +24,9 @@ class Watched:
 
     settling: Settling = field(default_factory=Settling)
     seen: Look = field(default_factory=lambda: Look(frozenset()))
+    settled: Look = field(default_factory=lambda: Look(frozenset()))
+    """The part that had settled when that was new for the last time."""
+
     is_due: bool = False
     is_urgent: bool = False
     is_rotated: bool = False
@@ -41,14 +44,16 @@ class Watched:
         """Names and reasons of the last averaging, and of what was not even looked at."""
         return (*self.outcome.refused, *self.seen.refused)
 
-    def see(self, seen: Look, minimum: int) -> None:
+    def see(self, seen: Look, settled: Look | None, minimum: int) -> None:
         """Take in a look; say what is new and wrong in it.
 
         Args:
             seen: the newest look.
+            settled: what has settled of it, None where nothing of that is new.
             minimum: checkpoints that an average needs.
         """
-        if seen != self.seen:
+        if settled is not None and settled != self.settled:
+            self.settled = settled
             self.crashes, self.retry_at = 0, None
         self._note_rotation(seen, minimum)
         self.seen = seen

@@ -3,7 +3,7 @@
 import itertools
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import TypeAlias
@@ -55,6 +55,23 @@ class Look:
     def names(self) -> frozenset[str]:
         """Of the checkpoints."""
         return frozenset(name.partition("/")[0] for name, _, _, _ in self.signature)
+
+    @property
+    def by_checkpoint(self) -> Mapping[str, Signature]:
+        """What was seen of each checkpoint, by its name."""
+        found: dict[str, set[tuple[str, int, int, int]]] = defaultdict(set)
+        for entry in self.signature:
+            found[entry[0].partition("/")[0]].add(entry)
+        return {name: frozenset(entries) for name, entries in found.items()}
+
+    def only(self, names: Collection[str]) -> "Look":
+        """Return what was seen of some checkpoints.
+
+        Args:
+            names: of them.
+        """
+        kept = {entry for entry in self.signature if entry[0].partition("/")[0] in names}
+        return Look(frozenset(kept), self.refused)
 
     @property
     def most_of_one_kind(self) -> int:

@@ -12,7 +12,7 @@ def look(**sizes: int) -> Look:
     return Look(frozenset((f"{name}.pt", 1, size, size) for name, size in sizes.items()))
 
 
-def observe(settling: Settling, seen: Look, now: float, *, is_urgent: bool = False) -> bool:
+def observe(settling: Settling, seen: Look, now: float, *, is_urgent: bool = False) -> Look | None:
     return settling.observe(seen, now, POLL_S, is_urgent=is_urgent)
 
 
@@ -36,6 +36,48 @@ def test_without_events_a_change_is_new_once_after_one_interval_of_polling() -> 
     assert not observe(settling, look(a=2), 3 * POLL_S)
     assert not observe(settling, look(a=3), 4 * POLL_S)
     assert observe(settling, look(a=3), 5 * POLL_S)
+
+
+def test_a_checkpoint_that_grows_holds_up_no_other() -> None:
+    settling = Settling()
+
+    assert observe(settling, look(a=1, growing=1), 0.0) is None
+    assert observe(settling, look(a=1, growing=2), POLL_S) == look(a=1)
+    settling.handled(look(a=1))
+    assert observe(settling, look(a=1, b=1, growing=3), 2 * POLL_S) is None
+    assert observe(settling, look(a=1, b=1, growing=4), 3 * POLL_S) == look(a=1, b=1)
+    settling.handled(look(a=1, b=1))
+    assert observe(settling, look(a=1, b=1, growing=4), 4 * POLL_S) == look(a=1, b=1, growing=4)
+
+
+def test_a_removal_waits_for_what_still_grows_and_counts_then() -> None:
+    settling = Settling()
+    assert observe(settling, look(a=1, b=1), 0.0, is_urgent=True)
+    settling.handled(look(a=1, b=1))
+
+    assert observe(settling, look(b=1, c=1), 1 * POLL_S) is None
+    assert observe(settling, look(b=1, c=2), 2 * POLL_S) is None
+    assert observe(settling, look(b=1, c=2), 3 * POLL_S) == look(b=1, c=2)
+    settling.handled(look(b=1, c=2))
+    assert observe(settling, look(c=2), 4 * POLL_S) is None
+    assert observe(settling, look(c=2), 5 * POLL_S) == look(c=2)
+
+
+def test_what_came_in_a_burst_settles_at_once() -> None:
+    settling = Settling()
+    for number in range(10):
+        now = number * CALM_S / 2
+        some = look(**{f"step_{written}": 1 for written in range(number)})
+        assert observe(settling, some, now) is None  # polls may come at any time
+        settling.note(f"step_{number}.pt", now, is_open=False)
+    whole = look(**{f"step_{number}": 1 for number in range(10)})
+
+    for _ in range(2):
+        at = settling.next_look
+        assert at is not None
+        settled = observe(settling, whole, at)
+
+    assert settled == whole
 
 
 def test_an_urgent_change_need_not_settle_but_must_be_new() -> None:

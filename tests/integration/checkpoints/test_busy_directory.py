@@ -1,0 +1,71 @@
+"""A directory that never stands still: what is complete in it is averaged all the same."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from averaging_service import Clock, averaged, save
+from daemon_process import wait_until
+
+from tracksided.checkpoints.service import CheckpointService
+
+if TYPE_CHECKING:
+    from tracksided.checkpoints.outcomes import AverageEvent
+
+pytestmark = pytest.mark.integration
+
+POLL_S = 5.0
+
+
+def test_checkpoints_are_averaged_while_others_are_being_written(
+    tmp_path: Path, clock: Clock, make_service: Callable[..., CheckpointService]
+) -> None:
+    service = make_service(poll_seconds=POLL_S)
+    service.watch(tmp_path, run=None)
+    growing = tmp_path / "step_100.pt"
+    events: list[AverageEvent] = []
+
+    def look() -> bool:
+        """A poll in which one file has grown, as a writer leaves it: no zip file yet."""
+        with growing.open("ab") as file:
+            file.write(b"x")
+        events.extend(service.poll(clock.tick(POLL_S)))
+        return bool(events)
+
+    save(tmp_path, 1, 2, 3)
+    wait_until(look)
+
+    assert [(event.sources, event.error) for event in events] == [
+        (("step_1.pt", "step_2.pt", "step_3.pt"), None)
+    ]
+    assert torch.equal(averaged(tmp_path), torch.full((10,), 2.0))
+    (told,) = service.status()["directories"]  # type: ignore[misc] # a list
+    assert told["refused"] == []
+    events.clear()
+    save(tmp_path, 4)
+    wait_until(look)
+    assert events[0].sources == ("step_1.pt", "step_2.pt", "step_3.pt", "step_4.pt")
+
+    torch.save({"w": torch.full((10,), 100.0)}, growing)
+    events.clear()
+    wait_until(lambda: bool(events.extend(service.poll(clock.tick(POLL_S))) or events))
+
+    assert events[0].sources[-1] == "step_100.pt"
+
+
+def test_nothing_is_averaged_anew_while_nothing_new_is_complete(
+    tmp_path: Path, clock: Clock, make_service: Callable[..., CheckpointService]
+) -> None:
+    service = make_service(poll_seconds=POLL_S, last=3)
+    service.watch(tmp_path, run=None)
+    save(tmp_path, 1, 2, 3, 4)
+    events: list[AverageEvent] = []
+    wait_until(lambda: bool(events.extend(service.poll(clock.tick(POLL_S))) or events))
+
+    (tmp_path / "step_1.pt").unlink()  # a rotation makes room before it writes
+    for size in range(20):
+        (tmp_path / "step_5.pt").write_bytes(b"x" * size)
+        assert service.poll(clock.tick(POLL_S)) == ()
+        assert not service.is_busy()
