@@ -12,8 +12,9 @@ PYTHON ?= python3
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 # All tests: two workers take whole files in their order, so that what a file sets up is set up once
-# and the long ones come first. Whoever names tests has them in one process.
-PYTEST_ARGS ?= --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+# and the long ones come first. A worker that dies is not replaced: xdist loses count, and failures.
+# Whoever names tests has them in one process.
+PYTEST_ARGS ?= --numprocesses=2 --dist=loadfile --no-loadscope-reorder --max-worker-restart=0
 
 BIN := .venv/bin
 # The stamps are written last: a set-up that was cut off is done again.
