@@ -13,6 +13,7 @@ from typing import Protocol
 
 from inotify_simple import INotify, flags, parse_events
 
+from tracksided.checkpoints.settling import Happening
 from tracksided.checkpoints.watcher import (
     is_checkpoint_name,
     is_part_of_checkpoint,
@@ -58,10 +59,9 @@ class Notice:
     """As it was followed."""
 
     name: str
-    """In ``directory``, or below it as directory/file. Empty: events were lost, to any name."""
+    """In ``directory``, or below it as directory/file; empty where events were missed."""
 
-    is_open: bool
-    """It was created, and whoever writes it has not closed it yet."""
+    happening: Happening
 
 
 @dataclass(slots=True)
@@ -179,18 +179,16 @@ class DirectoryEvents:
             self._kernel = None
 
     def _notices(self, watch: int, mask: int, name: str) -> Iterator[Notice]:
-        is_new, is_directory = bool(mask & flags.CREATE), bool(mask & flags.ISDIR)
         for directory, within in tuple(self._places.get(watch, ())):
-            if is_directory:
+            if mask & flags.ISDIR:
                 if within or not may_hold_checkpoint(name):
                     continue
                 # What came into it before there was a watch is seen by the look.
                 self._watch(directory, self._followed[directory], name)
-                yield Notice(directory, name, is_open=False)
+                yield Notice(directory, name, Happening.APPEARED)
             elif is_part_of_checkpoint(name) if within else is_checkpoint_name(name):
-                path = directory / within / name
-                is_open = is_new and _is_first_name_of_file(path)
-                yield Notice(directory, f"{within}/{name}" if within else name, is_open=is_open)
+                happening = _happening(mask, directory / within / name)
+                yield Notice(directory, f"{within}/{name}" if within else name, happening)
 
     def _recover(self) -> tuple[Notice, ...]:
         """Have `follow` start anew: new directories may be among what was not heard."""
@@ -199,7 +197,7 @@ class DirectoryEvents:
             logger.info("more was written beside checkpoints than can be followed; polling goes on")
         for followed in self._followed.values():
             followed.identity = None
-        return tuple(Notice(directory, "", is_open=False) for directory in self._followed)
+        return tuple(Notice(directory, "", Happening.MISSED) for directory in self._followed)
 
     def _watch(self, directory: Path, followed: _Followed, within: str) -> bool:
         """Listen to a directory, or to one in it; tell where that cannot be."""
@@ -285,6 +283,13 @@ def _problem(error: OSError) -> str:
         errno.ENFILE: _OUT_OF_INSTANCES,
     }
     return known.get(error.errno or 0, f"inotify answers: {error.strerror}")
+
+
+def _happening(mask: int, path: Path) -> Happening:
+    if mask & flags.CLOSE_WRITE:
+        return Happening.CLOSED
+    is_opened = mask & flags.CREATE and _is_first_name_of_file(path)
+    return Happening.OPENED if is_opened else Happening.APPEARED
 
 
 def _is_first_name_of_file(path: Path) -> bool:

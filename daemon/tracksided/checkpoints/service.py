@@ -13,6 +13,7 @@ from tracksided.checkpoints.outcomes import AverageEvent, event_of, outcome_of
 from tracksided.checkpoints.placement import placement_for
 from tracksided.checkpoints.process import COMMAND, ChildProcess
 from tracksided.checkpoints.publish import sweep
+from tracksided.checkpoints.settling import Happening
 from tracksided.checkpoints.watched import Watched
 from tracksided.checkpoints.watcher import look
 
@@ -204,11 +205,11 @@ class CheckpointService:
             self._next_hearing = now + HEAR_EVERY_S
         for notice in notices or ():
             watched = self._watched[notice.directory]
-            watched.settling.note(notice.name, now, is_open=notice.is_open)
+            watched.settling.note(notice.name, notice.happening, now)
 
     def _follow(self, watched: Watched, now: float) -> None:
         if self._events.follow(watched.directory):
-            watched.settling.note("", now, is_open=False)
+            watched.settling.note("", Happening.MISSED, now)
 
     def _look(self, watched: Watched, now: float) -> None:
         if watched.retry_at is not None and now >= watched.retry_at:

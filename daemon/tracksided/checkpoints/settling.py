@@ -1,11 +1,22 @@
 """Decide when a directory is looked at, and which of the checkpoints there have settled."""
 
+from enum import Enum
+
 from tracksided.checkpoints.watcher import Look, Signature
 
 CALM_S = 0.3  # without an event before a look: files of one checkpoint come in a burst
 LONG_CALM_S = 2.5  # where a file was closed again, or where it is not known what was before
 REWRITTEN_S = 5.0  # so soon after it had been closed before
-MAX_NAMES = 1024  # remembered; a directory with more of them at once is left to polling
+MAX_NAMES = 1024  # remembered; nobody writes more checkpoints at once
+
+
+class Happening(Enum):
+    """What was heard of a file or directory."""
+
+    OPENED = "it is new, and whoever writes it has not closed it yet"
+    CLOSED = "whoever wrote it has closed it"
+    APPEARED = "it took its name, or a link did, or it is a directory"
+    MISSED = "nobody knows what has happened so far, to any name"
 
 
 class Settling:
@@ -37,22 +48,28 @@ class Settling:
         """When to look for the sake of events, in monotonic seconds; None: polling is enough."""
         return self._next_look
 
-    def note(self, name: str, now: float, *, is_open: bool) -> None:
+    def note(self, name: str, happening: Happening, now: float) -> None:
         """Take in one event.
 
         Args:
-            name: of the file or directory; empty where it is not known what was before.
+            name: of the file or directory.
+            happening: what was heard of it.
             now: monotonic seconds.
-            is_open: it is new, and being written.
         """
-        if not name:
+        match happening:
+            case Happening.OPENED:
+                self._open.add(name)
+            case Happening.CLOSED:
+                self._open.discard(name)
+                self._note_closed(name, now)
+            case Happening.APPEARED:
+                self._open.discard(name)
+            case Happening.MISSED:
+                self._open.clear()
+                self._calm_s = LONG_CALM_S
+        if len(self._open) > MAX_NAMES:
             self._open.clear()
-            self._calm_s, self._is_stirred = LONG_CALM_S, True
-        elif is_open:
-            self._open.add(name)
-        else:
-            self._open.discard(name)
-            self._note_closed(name, now)
+        self._is_stirred |= happening is not Happening.OPENED
         can_hasten = not self._open and (self._is_stirred or self._next_look is not None)
         self._next_look = now + self._calm_s if can_hasten else None
 
@@ -114,7 +131,6 @@ class Settling:
         return not settled.signature <= known
 
     def _note_closed(self, name: str, now: float) -> None:
-        self._is_stirred = True
         known = self._closed_at.pop(name, None)
         if known is not None and now - known < REWRITTEN_S:
             self._calm_s = LONG_CALM_S

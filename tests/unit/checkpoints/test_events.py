@@ -12,6 +12,7 @@ from inotify_simple import INotify
 
 from tracksided.checkpoints import events as events_module
 from tracksided.checkpoints.events import MAX_WITHIN, DirectoryEvents, Kernel, Notice
+from tracksided.checkpoints.settling import Happening
 
 
 @pytest.fixture
@@ -23,7 +24,8 @@ def events() -> Iterator[DirectoryEvents]:
 
 def named(notices: tuple[Notice, ...] | None) -> list[str]:
     """Name what is complete; what is open has a plus."""
-    return [notice.name + "+" * notice.is_open for notice in notices or ()]
+    opened = Happening.OPENED
+    return [notice.name + "+" * (notice.happening is opened) for notice in notices or ()]
 
 
 def test_a_file_is_open_until_it_is_closed(tmp_path: Path, events: DirectoryEvents) -> None:
@@ -219,7 +221,7 @@ def test_more_events_than_are_read_at_once_are_one_look(
             (directories[0] / f"{round_}_{number}.log").touch()
         (directories[0] / f"checkpoint-{round_}").mkdir()
 
-        assert events.read() == tuple(Notice(path, "", is_open=False) for path in directories)
+        assert events.read() == tuple(Notice(path, "", Happening.MISSED) for path in directories)
         assert events.read() in {None, ()}
 
         # The directory that came in the flood is found.
@@ -339,3 +341,18 @@ def test_a_system_without_inotify_is_polled(
     assert caplog.text.count(words) == 1
     events.unfollow(tmp_path)
     events.close()
+
+
+def test_what_takes_its_name_is_told_from_what_is_closed(
+    tmp_path: Path, events: DirectoryEvents
+) -> None:
+    events.follow(tmp_path)
+
+    with (tmp_path / "tmp").open("wb"):  # as safetensors does
+        (tmp_path / "tmp").rename(tmp_path / "a.safetensors")
+
+    heard = [(notice.name, notice.happening) for notice in events.read() or ()]
+    assert heard == [
+        ("a.safetensors", Happening.APPEARED),
+        ("a.safetensors", Happening.CLOSED),
+    ]
