@@ -12,7 +12,7 @@ from pathlib import Path
 
 from trackside.wire.locks import daemon_pid
 
-logger = logging.getLogger("trackside")
+logger = logging.getLogger(__name__)
 
 IDLE_EXIT_S = 300
 MAX_LOG_BYTES = 10 << 20

@@ -19,7 +19,7 @@ from trackside.config import EmitterConfig, Heads, PathLike
 from trackside.errors import ConfigError
 from trackside.session import open_session
 
-logger = logging.getLogger("trackside")
+logger = logging.getLogger(__name__)
 
 PICTURES = ("heatmap", "statistics", "multi_head", "layer_comparison")
 DEFAULT_MAX_WORKERS = 2

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from typing import ParamSpec
 
-logger = logging.getLogger("trackside")
+logger = logging.getLogger(__name__)
 
 MAX_ERRORS = 3  # a hook that fails again and again costs more than its data is worth
 

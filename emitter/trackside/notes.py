@@ -2,7 +2,7 @@
 
 import logging
 
-logger = logging.getLogger("trackside")
+logger = logging.getLogger(__name__)
 
 
 class Notes:

@@ -28,7 +28,7 @@ from trackside.wire.records import Hello, encode
 from trackside.wire.ring import RingWriter
 from trackside.wire.segment import SegmentName
 
-logger = logging.getLogger("trackside")
+logger = logging.getLogger(__name__)
 
 DEFAULT_SAVE_DIR = "trackside_logs"
 NONCE_BYTES = 4  # tells the segments of one process apart

@@ -27,7 +27,7 @@ from trackside.recorder import Recorder
 from trackside.root_hook import unwrap
 from trackside.texts import MAX_TEXTS
 
-logger = logging.getLogger("trackside")
+logger = logging.getLogger(__name__)
 
 _S = TypeVar("_S", bound="Session")
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from trackside.config import AttachKeywords
     from trackside.session import Session
 
-logger = logging.getLogger("trackside")
+logger = logging.getLogger(__name__)
 
 _EPOCH = "epoch"
 _SETTINGS = "Config/Training_Settings"

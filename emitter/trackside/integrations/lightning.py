@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from trackside.config import AttachKeywords
     from trackside.session import Session
 
-logger = logging.getLogger("trackside")
+logger = logging.getLogger(__name__)
 
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 
