@@ -18,6 +18,10 @@ from tracksided.monitors.settings import MonitorSettings
 SYSTEM_CONFIG = Path("/etc/trackside/daemon.toml")
 USER_CONFIG = Path(".config/trackside/daemon.toml")
 
+DEFAULT_LAST = 5
+DEFAULT_MINIMUM = 3
+DEFAULT_POLL_S = 5.0  # of checkpoint directories
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
@@ -46,13 +50,13 @@ class CheckpointSettings:
     directories: tuple[str, ...] = ()
     """Watched always; runs announce theirs by themselves."""
 
-    last: int = 5
+    last: int = DEFAULT_LAST
     """How many of the newest are averaged."""
 
-    min_checkpoints: int = 3
+    min_checkpoints: int = DEFAULT_MINIMUM
     """From how many complete checkpoints on."""
 
-    poll_seconds: float = 5.0
+    poll_seconds: float = DEFAULT_POLL_S
     """How often the directories are looked at where no file-system events come."""
 
 

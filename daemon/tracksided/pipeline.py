@@ -50,23 +50,6 @@ class Committer(Protocol):
 
 
 @dataclass(slots=True)
-class _Flight:
-    step: AlignedStep
-    ticket: int | None = None
-    report: StepReport | None = None
-    memory: GradientMemory | None = None
-    shed: str | None = None
-    reads_previous: bool = False
-    """Whether its job reads the records of the step before."""
-
-    @property
-    def records(self) -> tuple[RecordRef, ...]:
-        return tuple(RecordRef(d.segment, d.start) for d in self.step.by_rank.values())
-
-    is_complete: bool = False
-
-
-@dataclass(slots=True)
 class Retry:
     """When to try again after an output error: twice as late each time."""
 
@@ -114,7 +97,7 @@ class Pipeline:
     num_failed: int = 0
     """Steps reported without their analysis."""
 
-    _flights: deque[_Flight] = field(default_factory=deque)
+    _flights: deque["_Flight"] = field(default_factory=deque)
     _memory: GradientMemory | None = None
     """Of the newest committed step that left one."""
 
@@ -208,7 +191,7 @@ class Pipeline:
 
     def _job(
         self,
-        flight: _Flight,
+        flight: "_Flight",
         waiting: int,
         previous: tuple[RecordRef, ...] | GradientMemory | None,
     ) -> Job:
@@ -236,7 +219,7 @@ class Pipeline:
             return "pictures and statistics"
         return "pictures" if waiting >= self.settings.shed_pictures_at else None
 
-    def _report_without_analysis(self, flight: _Flight, reason: str, now: float) -> None:
+    def _report_without_analysis(self, flight: "_Flight", reason: str, now: float) -> None:
         """Make the report from the records alone: scalars survive a worker that does not."""
         self.num_failed += 1
         hellos = self.hellos()
@@ -257,3 +240,20 @@ class Pipeline:
             self.retry.failed(str(error), now)
             return
         flight.report = report
+
+
+@dataclass(slots=True)
+class _Flight:
+    step: AlignedStep
+    ticket: int | None = None
+    report: StepReport | None = None
+    memory: GradientMemory | None = None
+    shed: str | None = None
+    reads_previous: bool = False
+    """Whether its job reads the records of the step before."""
+
+    is_complete: bool = False
+
+    @property
+    def records(self) -> tuple[RecordRef, ...]:
+        return tuple(RecordRef(d.segment, d.start) for d in self.step.by_rank.values())

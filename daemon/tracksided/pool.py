@@ -27,13 +27,6 @@ _SINGLE_THREADED = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NU
 Ticket = int
 
 
-@dataclass(slots=True)
-class _Task:
-    ticket: Ticket
-    job: AnyJob
-    deaths: int = 0
-
-
 class WorkerPool:
     """Runs jobs in worker processes. One thread calls it; no call waits for a worker."""
 
@@ -125,7 +118,7 @@ class WorkerPool:
         self._waiting.appendleft(task)
         return None
 
-    def _give_up(self, task: _Task, reason: str) -> tuple[Ticket, Outcome]:
+    def _give_up(self, task: "_Task", reason: str) -> tuple[Ticket, Outcome]:
         return task.ticket, JobFailed(reason, is_output=False)
 
     def _remove(self, worker: "_WorkerProcess") -> str:
@@ -165,6 +158,13 @@ class WorkerPool:
         return backoff_s
 
 
+@dataclass(slots=True)
+class _Task:
+    ticket: Ticket
+    job: AnyJob
+    deaths: int = 0
+
+
 class _WorkerProcess:
     """One worker and what it is at."""
 
@@ -177,7 +177,7 @@ class _WorkerProcess:
     def pid(self) -> int:
         return self._child.process.pid
 
-    def give(self, task: _Task, deadline: float) -> None:
+    def give(self, task: "_Task", deadline: float) -> None:
         """Send a job; a worker that is gone already shows in `answer`."""
         self.task, self.deadline = task, deadline
         self._child.send(task.job)

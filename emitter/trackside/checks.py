@@ -2,12 +2,14 @@
 
 import operator
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
 from trackside.environment import refusal
 from trackside.wire.layout import MAX_CAPACITY_BYTES, MIN_CAPACITY_BYTES
+from trackside.wire.segment import MAX_RUN_CHARS, RUN_PATTERN
 
 PICTURES = (
     "heatmap",
@@ -103,11 +105,10 @@ def _paths(name: str, value: object) -> tuple[Path, ...]:
 def _run(name: str, value: object) -> str | None:
     if value is None:
         return None
-    allowed = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
-    is_usable = isinstance(value, str) and 0 < len(value) <= 100 and set(value) <= allowed  # noqa: PLR2004 - as SegmentName says
-    if not isinstance(value, str) or not is_usable or value in {".", ".."}:
-        raise refusal(name, value, "1 to 100 letters, digits, dots, underscores and dashes")
-    return value
+    if isinstance(value, str) and re.fullmatch(RUN_PATTERN, value) and value not in {".", ".."}:
+        return value
+    expected = f"1 to {MAX_RUN_CHARS} letters, digits, dots, underscores and dashes"
+    raise refusal(name, value, expected)
 
 
 def _ring_bytes(name: str, value: object) -> int:

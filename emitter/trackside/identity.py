@@ -23,8 +23,13 @@ from pathlib import Path
 
 import torch
 
-MAX_RUN_CHARS = 100
+from trackside.wire.segment import MAX_RUN_CHARS
+
 MAX_STEM_CHARS = 60  # leaves room for the time and the hash behind it
+# Hexadecimal digits of a hash: beside the time to a second few are enough, alone they name a run.
+FEW_DIGITS, MANY_DIGITS = 4, 8
+_START_TIME_FIELD = 22  # of /proc/<pid>/stat, counted from 1, see proc(5)
+_FIRST_FIELD_AFTER_NAME = 3
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _UNFIT = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -144,9 +149,10 @@ def derive_run_id(
     stem = _fit(Path(script).stem if is_file else "")[:MAX_STEM_CHARS]
     address = f"{environ.get('MASTER_ADDR', '')}:{environ.get('MASTER_PORT', '')}"
     if not is_one_node:
-        return f"{stem}-{_digest(address, 8)}"
+        return f"{stem}-{_digest(address, MANY_DIGITS)}"
+    of_birth = f"{birth.pid}:{birth.started_at:.2f}:{address}"
     moment = time.strftime("%Y%m%d-%H%M%S", time.localtime(birth.started_at))
-    return f"{stem}-{moment}-{_digest(f'{birth.pid}:{birth.started_at:.2f}:{address}', 4)}"
+    return f"{stem}-{moment}-{_digest(of_birth, FEW_DIGITS)}"
 
 
 def process_birth(pid: int) -> ProcessBirth:
@@ -162,10 +168,6 @@ def process_birth(pid: int) -> ProcessBirth:
     except (OSError, ValueError, IndexError):
         return ProcessBirth(pid, time.time())
     return ProcessBirth(pid, boot + ticks / os.sysconf("SC_CLK_TCK"))
-
-
-_START_TIME_FIELD = 22  # of /proc/<pid>/stat, counted from 1, see proc(5)
-_FIRST_FIELD_AFTER_NAME = 3
 
 
 def _boot_time() -> int:
@@ -218,7 +220,8 @@ def _fit(text: str) -> str:
     """Turn any text into a run id."""
     fitted = _UNFIT.sub("_", text).strip("_.")
     if len(fitted) > MAX_RUN_CHARS:
-        fitted = f"{fitted[: MAX_RUN_CHARS - 9]}-{_digest(text, 8)}"
+        suffix = f"-{_digest(text, MANY_DIGITS)}"
+        fitted = fitted[: MAX_RUN_CHARS - len(suffix)] + suffix
     return fitted or "run"
 
 

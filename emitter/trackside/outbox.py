@@ -28,14 +28,6 @@ _LOSS = "loss"
 _LOGGED = "logged/"
 
 
-@dataclass(frozen=True, slots=True)
-class _Queued:
-    """A step on its way to the host."""
-
-    draft: StepDraft
-    staged: Staged
-
-
 class Outbox:
     """Stages drafts and publishes them when they have arrived. One thread at a time."""
 
@@ -133,7 +125,7 @@ class Outbox:
             )
         )
 
-    def _publish(self, queued: _Queued) -> None:
+    def _publish(self, queued: "_Queued") -> None:
         self._count_overflow()
         step, arrays = queued.draft.finish(queued.staged.arrays)
         self._last_loss = step.loss if step.loss is not None else self._last_loss
@@ -154,3 +146,11 @@ class Outbox:
         if lost:
             self._publisher.count_drop(DropCause.LOG_FULL, lost)
             self._note(LOG_FULL)
+
+
+@dataclass(frozen=True, slots=True)
+class _Queued:
+    """A step on its way to the host."""
+
+    draft: StepDraft
+    staged: Staged

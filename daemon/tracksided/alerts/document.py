@@ -7,6 +7,8 @@ from typing import Any
 from tracksided.errors import ObservationError
 from tracksided.reports import Alert
 
+MAX_SHOWN_CHARS = 120  # of a foreign line, in an error
+
 
 def alert_document(alert: Alert) -> dict[str, Any]:
     """Return the JSON object of an alert: its fields and its ``id``."""
@@ -45,4 +47,4 @@ def read_alert(document: Mapping[str, Any]) -> Alert:
                 timestamp=float(timestamp),
             )
         case _:
-            raise ObservationError(f"{str(document)[:120]} is no alert of ours")
+            raise ObservationError(f"{str(document)[:MAX_SHOWN_CHARS]} is no alert of ours")

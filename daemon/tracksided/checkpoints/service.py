@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import ParamSpec
 
 from tracksided.checkpoints.events import DirectoryEvents
-from tracksided.checkpoints.job import DEFAULT_COUNT
 from tracksided.checkpoints.outcomes import AverageEvent, event_of, outcome_of
 from tracksided.checkpoints.placement import placement_for
 from tracksided.checkpoints.process import COMMAND, ChildProcess
@@ -16,12 +15,12 @@ from tracksided.checkpoints.publish import sweep
 from tracksided.checkpoints.settling import Happening
 from tracksided.checkpoints.watched import Watched
 from tracksided.checkpoints.watcher import look
+from tracksided.config import DEFAULT_LAST, DEFAULT_MINIMUM, DEFAULT_POLL_S
 
 logger = logging.getLogger(__name__)
 
 _P = ParamSpec("_P")
 
-DEFAULT_MINIMUM = 3
 HEAR_EVERY_S = 0.2  # at most: of a thousand writes in a row the kernel makes few events
 HANG_S = 600.0  # without a sign of life; a block takes seconds even on a starved machine
 RETRY_S = 60.0  # after a crash: memory may be free again
@@ -47,9 +46,9 @@ class CheckpointService:
     def __init__(
         self,
         *,
-        last: int = DEFAULT_COUNT,
+        last: int = DEFAULT_LAST,
         min_checkpoints: int = DEFAULT_MINIMUM,
-        poll_seconds: float = 5.0,
+        poll_seconds: float = DEFAULT_POLL_S,
         num_threads: int = 2,
         hang_seconds: float = HANG_S,
         command: Sequence[str] = COMMAND,

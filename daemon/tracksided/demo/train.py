@@ -24,6 +24,7 @@ MAX_NORM = 1.0
 SAMPLED_STEPS = 10
 # Closer together than that, and their average has less noise to remove; further apart, and the
 # oldest of the five that are averaged is far behind.
+SAY_EVERY = 10  # steps
 NUM_CHECKPOINTS = 25
 PICTURES = ("heatmap", "statistics", "multi_head", "layer_comparison", "gradient_flow")
 
@@ -74,7 +75,7 @@ def train(steps: int, out: Path, seed: int) -> None:
         schedule.step()
         if rank == 0 and step % save_every == 0:
             save(model.module, out / "checkpoints" / f"step_{step:06d}.pt")
-        if rank == 0 and (step % 10 == 0 or step in {1, steps}):
+        if rank == 0 and (step % SAY_EVERY == 0 or step in {1, steps}):
             print(f"step {step}/{steps} loss {loss.item():.4f}", flush=True)  # noqa: T201 - its log
     dist.destroy_process_group()
 

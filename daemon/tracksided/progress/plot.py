@@ -46,6 +46,15 @@ MAX_BROKEN_LINES = 200
 LOG_SPAN = 30.0  # a loss that falls by more is drawn on a logarithmic scale
 DECADE, TWO_DECADES = 3.0, 100.0  # spans at which a logarithmic axis has other labels
 MIN_BINS, MAX_BINS = 8, 60
+ONE_VALUE_BINS = 3  # around it, where all values are one
+ONE_VALUE_SHARE = 0.05  # of it, the width of these
+STEP_TICKS, COUNT_TICKS, NARROW_TICKS = 7, 6, 5  # at most: the more, the less they read
+PALE = 0.4  # opacity of values below their average
+FILL, FILL_OF_MANY = 0.5, 0.12  # opacity of a histogram; of several, which lie over each other
+ROOM = 0.06  # of a logarithmic span, below and above it
+MIN_ROOM = 1.15  # times the value, where there is no span
+BROKEN_HEIGHT = 0.06  # of the axes
+TITLE_POINTS, AXES_TITLE_POINTS, LEGEND_POINTS = 13, 11, 9
 MAX_NAME_LETTERS = 48
 LEGEND_ROWS = 6
 _EVALUATION: Mapping[str, Any] = {"linestyle": (0, (4, 2)), "linewidth": 1.3}
@@ -70,11 +79,11 @@ def draw(curves: Sequence[TrainingCurve], extension: str) -> bytes:
     if not any(len(s) for c in curves for s in (c.loss, c.learning_rate, c.gradient_norm)):
         sources = ", ".join(readable(curve.source) for curve in curves)
         raise ReportError(f"{sources} has neither loss nor learning rate nor gradient norm to draw")
-    figure.suptitle(_title(curves), fontsize=13, fontweight="bold")
+    figure.suptitle(_title(curves), fontsize=TITLE_POINTS, fontweight="bold")
     loss, rate, norm, histogram = figure.subplots(2, 2).flat
     for axes in (loss, rate, norm):
         axes.set_xlabel("step")
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True, min_n_ticks=1))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=STEP_TICKS, integer=True, min_n_ticks=1))
     _draw_loss(loss, curves)
     _draw_rate(rate, curves)
     _draw_norm(norm, curves)
@@ -83,7 +92,7 @@ def draw(curves: Sequence[TrainingCurve], extension: str) -> bytes:
         axes.grid(visible=True, alpha=0.25, linewidth=0.6)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.title.set_fontsize(11)
+        axes.title.set_fontsize(AXES_TITLE_POINTS)
     file = io.BytesIO()
     figure.savefig(file, format=extension.lower())
     return file.getvalue()
@@ -181,14 +190,14 @@ def _draw_histogram(axes: Axes, curves: Sequence[TrainingCurve]) -> None:
             pen = _Pen.of(index, curves)
             counts, _ = np.histogram(column, edges)
             heights = counts if is_single else counts / len(column)
-            alpha = 0.5 if is_single else 0.12
+            alpha = FILL if is_single else FILL_OF_MANY
             axes.stairs(heights, edges, fill=True, color=pen.colour, alpha=alpha)
             axes.stairs(heights, edges, color=pen.colour, linestyle=pen.style, linewidth=pen.width)
     if is_single:
         last = float(values[-1])
         label = f"last: {number(last)}"
         axes.axvline(last, color=GUIDE_COLOUR, linestyle=":", linewidth=1.5, label=label)
-        axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=COUNT_TICKS, integer=True))
         _legend(axes)
     if is_log:
         axes.set_xscale("log")
@@ -202,8 +211,8 @@ def _edges(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Choose bins by Freedman and Diaconis, within limits; one value gets bins around it."""
     low, high = float(values.min()), float(values.max())
     if not high - low > np.spacing(max(abs(low), abs(high))) * MAX_BINS:
-        width = max(abs(low), 1.0) / 20
-        return np.linspace(low - 1.5 * width, low + 1.5 * width, 4)
+        reach = ONE_VALUE_BINS / 2 * ONE_VALUE_SHARE * max(abs(low), 1.0)
+        return np.linspace(low - reach, low + reach, ONE_VALUE_BINS + 1)
     quartiles = np.percentile(values, (25, 75))
     width = 2 * float(quartiles[1] - quartiles[0]) / len(values) ** (1 / 3)
     most = min(MAX_BINS, max(MIN_BINS, 2 * int(len(values) ** 0.5)))
@@ -239,7 +248,7 @@ def _smoothed(
         _line(axes, series, pen, width=pen.width, label=names[0])
         return
     raw_name = names[0] if names[0] != names[1] else None
-    _line(axes, series, replace(pen, style="-"), width=THIN, alpha=0.4, label=raw_name)
+    _line(axes, series, replace(pen, style="-"), width=THIN, alpha=PALE, label=raw_name)
     _line(axes, average, pen, width=pen.width, label=names[1], is_marked=False)
 
 
@@ -291,7 +300,7 @@ def _mark_broken(axes: Axes, columns: Iterable[Series], what: str) -> None:
     axes.vlines(
         shown,
         0,
-        0.06,
+        BROKEN_HEIGHT,
         transform=axes.get_xaxis_transform(),  # across the steps, in shares of the height
         color=BROKEN_COLOUR,
         linewidth=1.8,
@@ -308,7 +317,7 @@ def _is_wide(values: NDArray[np.float64]) -> bool:
 def _use_log_scale(axes: Axes, values: NDArray[np.float64]) -> None:
     # First the limits: to choose them itself, matplotlib warns where all values are one.
     low, high = float(values.min()), float(values.max())
-    room = max((high / low) ** 0.06, 1.15)
+    room = max((high / low) ** ROOM, MIN_ROOM)
     axes.set_ylim(low / room, high * room)
     axes.set_yscale("log")
     _label_log(axes.yaxis, low / room, high * room)
@@ -317,7 +326,7 @@ def _use_log_scale(axes: Axes, values: NDArray[np.float64]) -> None:
 def _label_log(axis: Axis, low: float, high: float) -> None:
     """Label a logarithmic axis with plain numbers, as many as its span has room for."""
     if high / low < DECADE:
-        axis.set_major_locator(MaxNLocator(nbins=5))
+        axis.set_major_locator(MaxNLocator(nbins=NARROW_TICKS))
         axis.set_minor_locator(NullLocator())
     elif high / low < TWO_DECADES:
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -329,7 +338,7 @@ def _legend(axes: Axes) -> None:
     count = len(axes.get_legend_handles_labels()[1])
     if count:
         columns = -(-count // LEGEND_ROWS)
-        axes.legend(fontsize=9, framealpha=0.85, edgecolor="none", ncols=columns)
+        axes.legend(fontsize=LEGEND_POINTS, framealpha=0.85, edgecolor="none", ncols=columns)
 
 
 def _say_empty(axes: Axes, text: str) -> None:

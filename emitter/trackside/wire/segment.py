@@ -38,8 +38,12 @@ RING_SUFFIX = ".ring"
 ALIVE_SUFFIX = ".alive"
 UNFINISHED_SUFFIX = ".tmp"
 
+MAX_RUN_CHARS = 100
+RUN_PATTERN = rf"[A-Za-z0-9._-]{{1,{MAX_RUN_CHARS}}}"
+"""What a run id looks like: it stands in names of files."""
+
 _NAME = re.compile(
-    r"(?P<run>[A-Za-z0-9._-]{1,100})\.r(?P<rank>0|[1-9][0-9]{0,8})"
+    rf"(?P<run>{RUN_PATTERN})\.r(?P<rank>0|[1-9][0-9]{{0,8}})"
     r"\.(?P<pid>0|[1-9][0-9]{0,8})\.(?P<nonce>[A-Za-z0-9]{1,32})\.ring"
 )
 _GROUP_AND_OTHERS = 0o077
@@ -64,7 +68,7 @@ class SegmentName:
         if _NAME.fullmatch(self.file_name) is None:
             raise ConfigError(
                 f"segment name {self.file_name!r} is not <run>.r<rank>.<pid>.<nonce>.ring with a "
-                "run id of 1 to 100 letters, digits, dots, underscores and dashes; "
+                f"run id of 1 to {MAX_RUN_CHARS} letters, digits, dots, underscores and dashes; "
                 "set run= or TRACKSIDE_RUN"
             )
 

@@ -21,9 +21,12 @@ from tracksided.errors import CheckpointRefused
 ALIGNMENT_BYTES = 64  # torch aligns what it writes, so that a mapped load is aligned
 MAX_DIRECTORY_BYTES = 256 << 20  # 100,000 records need about 10 MB
 
+_END_MAGIC, _END64_MAGIC, _LOCATOR_MAGIC = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
+_CENTRAL_MAGIC, _LOCAL_MAGIC = b"PK\x01\x02", b"PK\x03\x04"
 _END = struct.Struct("<4s4H2IH")
 _LOCATOR = struct.Struct("<4sIQI")
 _END64 = struct.Struct("<4sQ2H2I4Q")
+_BEFORE_SIZE_BYTES = 12  # of the zip64 end: its signature and the size, which counts the rest
 _CENTRAL = struct.Struct("<4s6H3I5H2I")
 _LOCAL = struct.Struct("<4s5H3I2H")
 _EXTRA = struct.Struct("<2H")
@@ -80,23 +83,23 @@ def _find_directory(source: SourceFile) -> tuple[int, int, int]:
     if source.nbytes < _END.size:
         raise CheckpointRefused(f"{source.nbytes} bytes are no checkpoint")
     end_at = source.nbytes - _END.size
-    end = _END.unpack(source.read(end_at, _END.size))
-    if end[0] != b"PK\x05\x06" or end[7] != 0:
+    magic, *_, count, nbytes, start, comment_bytes = _END.unpack(source.read(end_at, _END.size))
+    if magic != _END_MAGIC or comment_bytes:
         raise CheckpointRefused(
             "no zip directory at its end: incomplete, truncated, "
             "or written before torch 1.6 (legacy pickle)"
         )
-    count, nbytes, start, limit = end[4], end[5], end[6], end_at
+    limit = end_at
     locator_at = end_at - _LOCATOR.size
     if locator_at >= _END64.size:
-        locator = _LOCATOR.unpack(source.read(locator_at, _LOCATOR.size))
-        if locator[0] == b"PK\x06\x07":
-            if locator[2] + _END64.size > locator_at:
+        magic, _, end64_at, _ = _LOCATOR.unpack(source.read(locator_at, _LOCATOR.size))
+        if magic == _LOCATOR_MAGIC:
+            if end64_at + _END64.size > locator_at:
                 raise ValueError("the zip64 end lies outside the file")
-            end64 = _END64.unpack(source.read(locator[2], _END64.size))
-            if end64[0] != b"PK\x06\x06":
+            magic, *_, count, nbytes, start = _END64.unpack(source.read(end64_at, _END64.size))
+            if magic != _END64_MAGIC:
                 raise ValueError("the zip64 end has another signature")
-            count, nbytes, start, limit = end64[7], end64[8], end64[9], locator[2]
+            limit = end64_at
     if start + nbytes != limit:
         raise ValueError("the directory does not end where the file says")
     if nbytes > MAX_DIRECTORY_BYTES:
@@ -108,11 +111,10 @@ def _parse_directory(directory: bytes, count: int) -> list[_Entry]:
     entries: list[_Entry] = []
     position = 0
     while position < len(directory):
-        fields = _CENTRAL.unpack_from(directory, position)
-        if fields[0] != b"PK\x01\x02":
+        magic, _, _, flags, method, _, _, *rest = _CENTRAL.unpack_from(directory, position)
+        crc, packed, nbytes, name_bytes, extra_bytes, comment_bytes, *_, offset = rest
+        if magic != _CENTRAL_MAGIC:
             raise ValueError("an entry has another signature")
-        flags, method, crc = fields[3], fields[4], fields[7]
-        packed, nbytes, name_bytes, extra_bytes, comment_bytes = fields[8:13]
         name_at = position + _CENTRAL.size
         extra_at = name_at + name_bytes
         position = extra_at + extra_bytes + comment_bytes
@@ -123,7 +125,7 @@ def _parse_directory(directory: bytes, count: int) -> list[_Entry]:
         wide = _zip64_fields(directory[extra_at : extra_at + extra_bytes])
         nbytes = wide.pop(0) if nbytes == _FULL_32 else nbytes
         packed = wide.pop(0) if packed == _FULL_32 else packed
-        offset = wide.pop(0) if fields[16] == _FULL_32 else fields[16]
+        offset = wide.pop(0) if offset == _FULL_32 else offset
         if is_stored and packed != nbytes:
             raise ValueError(f"record {shown(name)} has two sizes")
         entries.append(_Entry(name, offset, packed, crc, is_stored))
@@ -151,12 +153,13 @@ def _locate(source: SourceFile, entry: _Entry) -> ZipRecord:
     name = entry.name.encode()
     if entry.header_at + _LOCAL.size > source.nbytes:
         raise ValueError(f"record {shown(entry.name)} lies outside the file")
-    fields = _LOCAL.unpack(source.read(entry.header_at, _LOCAL.size))
-    if fields[0] != b"PK\x03\x04" or fields[9] != len(name):
+    header = source.read(entry.header_at, _LOCAL.size)
+    magic, *_, name_bytes, extra_bytes = _LOCAL.unpack(header)
+    if magic != _LOCAL_MAGIC or name_bytes != len(name):
         raise ValueError(f"record {shown(entry.name)} is not where the directory says")
     if source.read(entry.header_at + _LOCAL.size, len(name)) != name:
         raise ValueError(f"record {shown(entry.name)} has another name in its header")
-    offset = entry.header_at + _LOCAL.size + fields[9] + fields[10]
+    offset = entry.header_at + _LOCAL.size + name_bytes + extra_bytes
     return ZipRecord(entry.name, offset, entry.nbytes, entry.crc32, entry.is_stored)
 
 
@@ -200,7 +203,7 @@ def local_header(record: PlacedRecord, crc: int) -> bytes:
     fixed = _LOCAL.size + len(name) + len(wide) + _EXTRA.size
     padding = record.offset - record.header_at - fixed
     header = _LOCAL.pack(
-        b"PK\x03\x04",
+        _LOCAL_MAGIC,
         _VERSION_ZIP64 if wide else 0,
         _UTF8_FLAG,
         *(0, 0, 0),  # stored; no time, no date: equal inputs make equal outputs
@@ -222,15 +225,16 @@ def directory(records: tuple[PlacedRecord, ...], crcs: tuple[int, ...], start: i
         _central_entry(record, crc) for record, crc in zip(records, crcs, strict=True)
     )
     count, nbytes = len(records), len(entries)
-    version = _VERSION_ZIP64
     end64 = _END64.pack(
-        b"PK\x06\x06", _END64.size - 12, version, version, 0, 0, count, count, nbytes, start
+        _END64_MAGIC,
+        _END64.size - _BEFORE_SIZE_BYTES,
+        *(_VERSION_ZIP64, _VERSION_ZIP64),
+        *(0, 0),  # one disk
+        *(count, count, nbytes, start),
     )
-    locator = _LOCATOR.pack(b"PK\x06\x07", 0, start + nbytes, 1)
+    locator = _LOCATOR.pack(_LOCATOR_MAGIC, 0, start + nbytes, 1)
     short = min(count, _FULL_16)
-    end = _END.pack(
-        b"PK\x05\x06", 0, 0, short, short, min(nbytes, _FULL_32), min(start, _FULL_32), 0
-    )
+    end = _END.pack(_END_MAGIC, 0, 0, short, short, min(nbytes, _FULL_32), min(start, _FULL_32), 0)
     return entries + end64 + locator + end
 
 
@@ -248,7 +252,7 @@ def _central_entry(record: PlacedRecord, crc: int) -> bytes:
         wide = _EXTRA.pack(_ZIP64_EXTRA, len(wide)) + wide
     version = _VERSION_ZIP64 if wide else 0
     entry = _CENTRAL.pack(
-        b"PK\x01\x02",
+        _CENTRAL_MAGIC,
         *(version, version),
         *(_UTF8_FLAG, 0, 0, 0),  # as in the local header
         *(crc, size, size),
