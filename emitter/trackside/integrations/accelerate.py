@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Unpack
 
@@ -9,6 +11,7 @@ from trackside.config import show_keywords
 from trackside.integrations.attachment import Attachment
 
 try:
+    from accelerate import Accelerator
     from accelerate.tracking import GeneralTracker
 except ImportError as error:
     raise ImportError(
@@ -16,6 +19,8 @@ except ImportError as error:
     ) from error
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     import torch
     from torch import nn
 
@@ -42,7 +47,9 @@ class TracksideTracker(GeneralTracker):  # type: ignore[misc]  # accelerate is n
     def __init__(self, **keywords: Unpack["AttachKeywords"]) -> None:
         """Take the keywords of `trackside.attach`.
 
-        ``config`` is what `Accelerator.init_trackers` was given, if not given here.
+        If not given here, ``config`` is what `Accelerator.init_trackers` was given, and
+        ``checkpoints`` the directory in which the `Accelerator` names its checkpoints itself
+        (``automatic_checkpoint_naming``).
 
         Raises:
             ConfigError: a keyword cannot be used.
@@ -50,6 +57,7 @@ class TracksideTracker(GeneralTracker):  # type: ignore[misc]  # accelerate is n
         super().__init__()
         self._attachment = Attachment(keywords)
         self._settings: dict[str, object] | None = None
+        self._checkpoints: str | None = None
         self._has_warned = False
 
     @property
@@ -66,9 +74,15 @@ class TracksideTracker(GeneralTracker):  # type: ignore[misc]  # accelerate is n
             model: what is trained.
             optimizer: None to take the first that steps a parameter of the model.
         """
-        session = self._attachment.open(model, optimizer, config=self._settings)
+        session = self._attachment.open(
+            model, optimizer, config=self._settings, checkpoints=self._checkpoints
+        )
         session.sum_micro_batches()
         return session
+
+    def start(self) -> None:
+        """Find out where checkpoints go. Called by `Accelerator.init_trackers`."""
+        self._checkpoints = _checkpoints_of_caller()
 
     def store_init_configuration(self, values: Mapping[str, object]) -> None:
         """Keep the settings for `attach`; after it they are logged as a text.
@@ -109,3 +123,21 @@ class TracksideTracker(GeneralTracker):  # type: ignore[misc]  # accelerate is n
     def finish(self) -> None:
         """Close the session. Called by `Accelerator.end_training`."""
         self._attachment.close()
+
+
+def _checkpoints_of_caller() -> str | None:
+    """Return where the `Accelerator` that calls names checkpoints; None where it names none.
+
+    A tracker is given neither the accelerator nor its project; the one that calls is on the stack.
+    """
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - no public way to this frame
+    while frame is not None:
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, Accelerator):
+            project = caller.project_configuration
+            is_known = isinstance(project.project_dir, str | os.PathLike)
+            if not (project.automatic_checkpoint_naming and is_known):
+                return None
+            return os.path.join(project.project_dir, "checkpoints")  # noqa: PTH118 - as Accelerate does
+        frame = frame.f_back
+    return None

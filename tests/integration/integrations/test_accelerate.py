@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from accelerate.utils import ProjectConfiguration
 from torch import nn
 from torch.nn import functional
 
@@ -117,6 +119,39 @@ def test_training_is_bit_for_bit_what_it_is_without(receive: Receive) -> None:
     for name, weight in bare.state_dict().items():
         assert torch.equal(weight, watched.state_dict()[name]), name
     assert len(receive().steps) == 8
+
+
+@pytest.mark.parametrize(
+    ("settings", "keywords", "announced"),
+    [
+        ({"automatic_checkpoint_naming": True}, {}, ["project/checkpoints"]),
+        ({"automatic_checkpoint_naming": True}, {"checkpoints": "mine"}, ["mine"]),
+        ({}, {}, []),
+    ],
+)
+def test_the_directory_of_automatic_naming_is_announced(
+    receive: Receive,
+    tmp_path: Path,
+    settings: dict[str, bool],
+    keywords: dict[str, Any],
+    announced: list[str],
+) -> None:
+    configuration = ProjectConfiguration(str(tmp_path / "project"), **settings)
+
+    train(TracksideTracker(every=4, **keywords), project_config=configuration)
+
+    assert [Path(path) for path in receive().hello.checkpoints] == [
+        tmp_path / path for path in announced
+    ]
+
+
+def test_a_project_without_a_directory_announces_nothing(receive: Receive) -> None:
+    train(
+        TracksideTracker(every=4),
+        project_config=ProjectConfiguration(automatic_checkpoint_naming=True),
+    )
+
+    assert list(receive().hello.checkpoints) == []
 
 
 def test_settings_that_come_late_are_logged_as_a_text(receive: Receive) -> None:

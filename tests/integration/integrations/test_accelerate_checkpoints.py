@@ -16,6 +16,8 @@ from daemon_process import DaemonProcess, wait_until
 from safetensors.torch import load_file
 from torch import nn
 
+from trackside.integrations.accelerate import TracksideTracker
+
 pytestmark = pytest.mark.integration
 
 KEPT = 3
@@ -98,3 +100,26 @@ def test_checkpoints_are_averaged_while_accelerate_rotates_and_loads_them(
     assert told(daemon)["last"]["output"] == str(watching / "checkpoints-averaged")
     beside = {"checkpoints", "checkpoints-averaged"}
     wait_until(lambda: {path.name for path in watching.iterdir()} == beside)
+
+
+def test_a_tracker_and_no_further_line_have_them_averaged(
+    daemon: DaemonProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    daemon.start()
+    tracker = TracksideTracker(run="acc")
+    training = Training(tmp_path / "project", log_with=tracker)
+    training.accelerator.init_trackers("project")
+    tracker.attach(training.model, training.optimizer)
+
+    for _ in range(KEPT):
+        training.step_and_save()
+    training.accelerator.end_training()
+
+    wait_until(lambda: newest_source(tmp_path / "project") == f"checkpoint_{KEPT - 1}")
+    written = tmp_path / "trackside_logs" / "acc" / "training_statistics.json"
+    wait_until(written.exists)
+    wait_until(lambda: not list(daemon.directory.glob("*.ring")))
+    (average,) = json.loads(written.read_text())["averages"]
+    assert average["output"] == str(tmp_path / "project" / "checkpoints-averaged")
+    assert average["sources"] == [f"checkpoint_{number}" for number in range(KEPT)]
