@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from tracksided.checkpoints.formats.catalog import FILE_FORMATS, directory_format_of
 from tracksided.checkpoints.formats.trainer_state import TRAINER_STATE, lacks_state
+from tracksided.checkpoints.formats.unread import unread_kind
 from tracksided.checkpoints.listing import DIRECTORY_MARK
 from tracksided.checkpoints.naming import DIRECTORY_PROVENANCE, is_checkpoint_directory
 from tracksided.checkpoints.output_names import DEFAULT_DIRECTORY_OUTPUT, DEFAULT_OUTPUT
@@ -34,7 +35,7 @@ class Look:
 
     signature: Signature
     refused: tuple[tuple[str, str], ...] = field(default=(), compare=False)
-    """(name, reason) of what might be a checkpoint and cannot be looked at."""
+    """(name, reason) of what might be a checkpoint and cannot be looked at, or is not read."""
 
     @property
     def patterns(self) -> tuple[str, ...]:
@@ -134,9 +135,12 @@ def _look_inside(
     has_trainer = any(TRAINER_STATE in inside for inside in names.values())
     for name, inside in directories.items():
         directory_format = directory_format_of(names[name])
+        if directory_format is None:
+            reason = unread_kind(names[name])
+            refused += [] if reason is None else [(name, reason)]
+            continue
         if (
-            directory_format is None
-            or not directory_format.looks_finished(names[name])
+            not directory_format.looks_finished(names[name])
             or lacks_state(name, names[name], has_trainer=has_trainer)
             or DIRECTORY_PROVENANCE in names[name]
         ):

@@ -259,7 +259,7 @@ def _show_result(provenance: Provenance, request: AverageRequest, *, as_json: bo
         unverified = "" if source.verified else "  (no checksums in this file)"
         _echo(_line(source, provenance.best) + unverified)
     if provenance.dropped:
-        _echo(f"left out, because it belongs to one step: {', '.join(provenance.dropped)}")
+        _echo(f"left out: {', '.join(provenance.dropped)}")
 
 
 def _ranks(provenance: Provenance) -> str:

@@ -13,6 +13,7 @@ from tracksided.checkpoints.formats.distributed import DistributedCheckpoint
 from tracksided.checkpoints.formats.huggingface import HuggingFace
 from tracksided.checkpoints.formats.safetensors import Safetensors
 from tracksided.checkpoints.formats.torch_zip import TorchZip
+from tracksided.checkpoints.formats.unread import unread_kind
 from tracksided.checkpoints.refusals import refused_as
 from tracksided.checkpoints.source import SourceDirectory, SourceFile
 from tracksided.errors import CheckpointRefused
@@ -62,7 +63,9 @@ def describe(source: SourceFile | SourceDirectory) -> Checkpoint:
         if isinstance(source, SourceDirectory):
             directory_format = directory_format_of(source.names)
             if directory_format is None:
-                raise CheckpointRefused("holds no weights that are read here")
+                raise CheckpointRefused(
+                    unread_kind(source.names) or "holds no weights that are read here"
+                )
             return directory_format.describe(source)
         file_format = format_of(source.name)
         if file_format is None:

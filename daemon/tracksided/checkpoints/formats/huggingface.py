@@ -5,7 +5,6 @@ The weights are safetensors or torch zips; this file only knows which of them be
 
 import json
 import os
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePath
@@ -23,22 +22,20 @@ from tracksided.checkpoints.formats.safetensors import Safetensors
 from tracksided.checkpoints.formats.torch_zip import TorchZip
 from tracksided.checkpoints.formats.trainer_logs import logged_metrics
 from tracksided.checkpoints.formats.trainer_state import TRAINER_STATE, trainer_step
+from tracksided.checkpoints.formats.weight_names import (
+    INDEX_SUFFIX,
+    WeightGroup,
+    holds_first_model,
+    is_weight_name,
+    missing_model,
+    weight_groups,
+)
 from tracksided.checkpoints.refusals import refused_as
 from tracksided.checkpoints.shown import shown
 from tracksided.checkpoints.source import SourceDirectory, SourceFile
 
 MAX_INDEX_BYTES = 64 << 20  # a million tensors need less
 MAX_INDEX_CONTAINERS = 10_000  # three, but names may hold brackets
-INDEX_SUFFIX = ".index.json"
-
-# One or more of the groups are in a directory; in a group the first that is there is loaded.
-_GROUPS = (
-    ("model.safetensors", "pytorch_model.bin"),
-    ("adapter_model.safetensors", "adapter_model.bin"),
-    ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
-)
-_SINGLE = frozenset(name for group in _GROUPS for name in group)
-_SHARD = re.compile(r"(?:diffusion_)?(?:pytorch_)?model-\d+-of-\d+\.(?:safetensors|bin)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +45,12 @@ class _Part:
     name: str
     format: FileFormat
     content: Checkpoint
+    is_apart: bool
+    """As in `WeightGroup`."""
+
+    def key(self, tensor: str) -> str:
+        """Return the key of one of its tensors in the whole checkpoint."""
+        return f"{self.name}:{tensor}" if self.is_apart else tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,26 +77,29 @@ class HuggingFace:
 
     def is_part(self, name: str) -> bool:
         """Whether a name is that of weights, of a shard or of an index."""
-        return name.removesuffix(INDEX_SUFFIX) in _SINGLE or _SHARD.fullmatch(name) is not None
+        return is_weight_name(name)
 
     def looks_finished(self, names: Collection[str]) -> bool:
         """Whether there is a single file of weights, or an index, which follows its shards."""
-        return any(name.removesuffix(INDEX_SUFFIX) in _SINGLE for name in names)
+        return holds_first_model(names)
 
     def describe(self, directory: SourceDirectory) -> Checkpoint:
         """Read all weights, check them against their index; see `DirectoryFormat.describe`."""
         parts: list[_Part] = []
         indexes: list[SourceFile] = []
-        for group in _GROUPS:
+        missing = missing_model(directory.names)
+        if missing is not None:
+            raise directory.refusal(f"lacks {missing[0]}, whose model comes before {missing[1]}")
+        for group in weight_groups(directory.names):
             _read_group(directory, group, parts, indexes)
         if not parts:
             raise directory.refusal("its shards have no index: incomplete, or still being written")
         tensors, records = {}, {}
         for part in parts:
             for name, entry in part.content.tensors.items():
-                if name in tensors:
+                if part.key(name) in tensors:
                     raise directory.refusal(f"tensor {shown(name)} is in two files")
-                tensors[name] = replace(entry, record=_record_key(part, entry.record))
+                tensors[part.key(name)] = replace(entry, record=_record_key(part, entry.record))
             for key, record in part.content.records.items():
                 records[_record_key(part, key)] = record
         used = {*(part.name for part in parts), *(index.path.name for index in indexes)}
@@ -163,31 +169,33 @@ def _record_key(part: _Part, key: str) -> str:
 
 def _read_group(
     directory: SourceDirectory,
-    group: tuple[str, ...],
+    group: WeightGroup,
     parts: list[_Part],
     indexes: list[SourceFile],
 ) -> None:
     """Open the weights that a loader would take, in its order of preference."""
-    for name in group:
+    for name in group.names:
         is_torch = PurePath(name).suffix == ".bin"
         file_format: FileFormat = TorchZip() if is_torch else Safetensors()
         if name in directory.names:
-            parts.append(_part(directory, name, file_format))
+            parts.append(_part(directory, name, file_format, is_apart=group.is_apart))
             return
         if name + INDEX_SUFFIX in directory.names:
             index = _read_index(directory, name + INDEX_SUFFIX)
             for shard in sorted(set(index.weight_map.values())):
-                part = _part(directory, shard, file_format)
+                part = _part(directory, shard, file_format, is_apart=group.is_apart)
                 _require_as_indexed(index, part)
                 parts.append(part)
             indexes.append(index.source)
             return
 
 
-def _part(directory: SourceDirectory, name: str, file_format: FileFormat) -> _Part:
+def _part(
+    directory: SourceDirectory, name: str, file_format: FileFormat, *, is_apart: bool
+) -> _Part:
     source = directory.open(name)
     with refused_as(source):
-        return _Part(name, file_format, file_format.describe(source))
+        return _Part(name, file_format, file_format.describe(source), is_apart)
 
 
 def _read_index(directory: SourceDirectory, name: str) -> _Index:

@@ -1,0 +1,38 @@
+"""Checkpoint directories that are known, and not read: what they are, and what to do."""
+
+import re
+from collections.abc import Collection
+
+_RANK_SHARD = re.compile(r"pytorch_model_fsdp(?:_\d+)?_rank\d+\.bin")
+_DEEPSPEED = re.compile(
+    r"zero_to_fp32\.py|mp_rank_\d+_model_states\.pt"
+    r"|(?:bf16_|fp16_)?zero_pp_rank_\d+_mp_rank_\d+_(?:model|optim)_states\.pt"
+)
+
+
+def unread_kind(names: Collection[str]) -> str | None:
+    """Say why a directory without weights of a format that is read here cannot be averaged.
+
+    Args:
+        names: of its entries.
+
+    Returns:
+        What it holds and what to do, for the user; None where nothing is known of it.
+    """
+    shard = _first(_RANK_SHARD, names)
+    if shard is not None:
+        return (
+            f"holds what each rank of FSDP saved for itself ({shard}), which is not read here; "
+            "save with state_dict_type FULL_STATE_DICT, or SHARDED_STATE_DICT with use_dcp=True"
+        )
+    found = _first(_DEEPSPEED, names)
+    if found is not None:
+        return (
+            f"is a checkpoint of DeepSpeed ({found}), which is not read here; make weights of it "
+            "with its zero_to_fp32.py, or set stage3_gather_16bit_weights_on_model_save"
+        )
+    return None
+
+
+def _first(pattern: re.Pattern[str], names: Collection[str]) -> str | None:
+    return min((name for name in names if pattern.fullmatch(name)), default=None)
