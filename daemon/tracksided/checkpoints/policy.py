@@ -128,6 +128,8 @@ def unusable(checkpoint: Checkpoint) -> str | None:
     for name, entry in checkpoint.tensors.items():
         if entry.span and DTYPES[entry.dtype].rule is Rule.REFUSE:
             return f"tensor {shown(name)} has dtype {entry.dtype}, which cannot be averaged"
+    if all(DTYPES[entry.dtype].rule is Rule.NEWEST for entry in checkpoint.tensors.values()):
+        return "holds no weights: all its tensors are integers or bool, such as random state"
     return None
 
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from tracksided.checkpoints.formats import torch_entries
-from tracksided.checkpoints.formats.torch_entries import is_training_state
+from tracksided.checkpoints.formats import torch_beside
+from tracksided.checkpoints.formats.training_state import is_training_state
 from tracksided.checkpoints.job import AverageRequest, TooFewCheckpoints, run_average
 from tracksided.checkpoints.provenance import Provenance
 
@@ -199,7 +199,7 @@ def test_a_larger_copy_that_says_so_is_left_out(tmp_path: Path) -> None:
 def test_many_small_entries_together_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch_entries, "MAX_CARRIED_IN_ALL_BYTES", 100)
+    monkeypatch.setattr(torch_beside, "MAX_CARRIED_IN_ALL_BYTES", 100)
 
     reason = refusal(
         tmp_path,

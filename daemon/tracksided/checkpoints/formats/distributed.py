@@ -27,8 +27,9 @@ from tracksided.checkpoints.formats.distributed_metadata import (
 )
 from tracksided.checkpoints.formats.inert_pickle import MAX_PICKLE_BYTES
 from tracksided.checkpoints.formats.torch_archive import read_object, require_sound
-from tracksided.checkpoints.formats.torch_entries import STEP_KEYS, is_training_state
+from tracksided.checkpoints.formats.torch_steps import STEP_KEYS
 from tracksided.checkpoints.formats.torch_zip import TorchZip
+from tracksided.checkpoints.formats.training_state import is_training_state
 from tracksided.checkpoints.numbers import MAX_COUNT
 from tracksided.checkpoints.refusals import refused_as
 from tracksided.checkpoints.shown import shown

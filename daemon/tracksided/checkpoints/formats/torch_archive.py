@@ -54,18 +54,22 @@ class Archive:
     def storages(self) -> dict[str, ZipRecord]:
         """Match every storage that the pickle names, by key, with its record.
 
+        Those of what was taken out count, too: without them the file is not complete.
+
         Raises:
             CheckpointRefused: one has no record, or one of another size.
         """
         found: dict[str, ZipRecord] = {}
-        for key, storage in storages_below(self.pickle.root).items():
-            record = self.records.get(f"data/{key}")
-            if record is None or record.nbytes != storage.nbytes:
-                size = "none" if record is None else f"one of {record.nbytes}"
-                raise CheckpointRefused(
-                    f"storage {shown(key)} needs {storage.nbytes} bytes, found {size}"
-                )
-            found[key] = record
+        seen: set[int] = set()
+        for node in (self.pickle.root, *self.part.gone):
+            for key, storage in storages_below(node, seen).items():
+                record = self.records.get(f"data/{key}")
+                if record is None or record.nbytes != storage.nbytes:
+                    size = "none" if record is None else f"one of {record.nbytes}"
+                    raise CheckpointRefused(
+                        f"storage {shown(key)} needs {storage.nbytes} bytes, found {size}"
+                    )
+                found[key] = record
         return found
 
     def read(self, record: ZipRecord, limit: int) -> bytes:

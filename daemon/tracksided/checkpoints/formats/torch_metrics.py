@@ -15,7 +15,8 @@ import numpy as np
 
 from tracksided.checkpoints.dtypes import DTYPES
 from tracksided.checkpoints.formats.pickle_nodes import Node, text_entries
-from tracksided.checkpoints.formats.torch_entries import CALLBACKS, ModelPart
+from tracksided.checkpoints.formats.torch_beside import CALLBACKS
+from tracksided.checkpoints.formats.torch_entries import ModelPart
 from tracksided.checkpoints.formats.torch_tensors import (
     Storage,
     is_tensor,
@@ -39,10 +40,11 @@ def stated_metrics(part: ModelPart, name: str, read: ReadStorage) -> dict[str, f
         name: of the file, as Lightning's callbacks list it.
         read: how to get at the bytes of a number that is a tensor.
     """
-    entries = text_entries(part.root)
     # A tensor in a plain state dict is a part of the model, also where it is a single number.
-    beside = entries if part.key is not None else {}
-    numbers = {key: value for key, value in entries.items() if not is_tensor(value)}
+    numbers = {key: value for key, value in text_entries(part.root).items() if not is_tensor(value)}
+    beside: dict[str, Node] = {}
+    for level in reversed(part.levels):
+        beside |= text_entries(level)
     metrics = _numbers(numbers | beside, read)
     for group in _GROUPS:
         metrics |= _numbers(text_entries(beside.get(group)), read)

@@ -8,18 +8,16 @@ from tracksided.checkpoints.dtypes import DTYPES
 from tracksided.checkpoints.formats.pickle_nodes import (
     MAX_NAME_CHARACTERS,
     CallNode,
-    DictNode,
-    FrozenSetNode,
     ListNode,
     Node,
     PersistentNode,
-    SetNode,
     TupleNode,
     describe,
     global_path,
     key_name,
     mapping_pairs,
 )
+from tracksided.checkpoints.formats.pickle_walk import has_parts, nodes_below
 from tracksided.checkpoints.numbers import MAX_COUNT, MAX_DIMENSIONS
 from tracksided.checkpoints.shown import shown
 from tracksided.errors import CheckpointRefused
@@ -41,10 +39,6 @@ STORAGE_DTYPES: Mapping[str, str] = {
     "torch.LongStorage": "int64",
     "torch.storage.UntypedStorage": "uint8",
 }
-# Looked up by exact type, many million times in a large pickle.
-_WITH_PARTS = frozenset(
-    {TupleNode, FrozenSetNode, PersistentNode, ListNode, SetNode, DictNode, CallNode}
-)
 _PLAIN = frozenset({"torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor"})
 _TYPED = "torch._utils._rebuild_tensor_v3"
 _PARAMETER = frozenset(
@@ -96,7 +90,7 @@ def is_tensor(node: Node) -> bool:
 
 def has_tensor(node: Node) -> bool:
     """Whether there is a tensor anywhere below a node."""
-    return any(is_tensor(found) for found in _all_below(node, set()))
+    return any(is_tensor(found) for found in nodes_below(node, set()))
 
 
 def model_tensors(node: Node, entries: Sequence[tuple[Node, Node]] | None) -> dict[str, TensorView]:
@@ -136,7 +130,7 @@ def _require_all_listed(top: Sequence[tuple[str, Node]], listed: Collection[int]
     """Refuse tensors and storages that the names of a state dict do not lead to."""
     seen: set[int] = set()
     for name, value in top:
-        for found in _all_below(value, seen):
+        for found in nodes_below(value, seen):
             if id(found) not in listed and (is_tensor(found) or isinstance(found, PersistentNode)):
                 raise CheckpointRefused(
                     f"{shown(name)} holds a tensor in an object, a set, or as an attribute of "
@@ -232,7 +226,7 @@ def storages_below(node: Node, seen: set[int] | None = None) -> dict[str, Storag
         CheckpointRefused: one is not sane, or has two sizes.
     """
     found: dict[str, Storage] = {}
-    for current in _all_below(node, set() if seen is None else seen):
+    for current in nodes_below(node, set() if seen is None else seen):
         if not isinstance(current, PersistentNode):
             continue
         storage, _ = _storage(current, "a storage")
@@ -243,40 +237,6 @@ def storages_below(node: Node, seen: set[int] | None = None) -> dict[str, Storag
                 f"{storage.nbytes} bytes"
             )
     return found
-
-
-def _all_below(root: Node, seen: set[int]) -> Iterator[Node]:
-    """Yield every node that is reachable and was not seen, apart from atoms and globals."""
-    pending: list[Node] = [root] if _has_parts(root) else []
-    while pending:
-        current = pending.pop()
-        if id(current) in seen:
-            continue
-        yield current
-        children = [child for child in _children(current) if type(child) in _WITH_PARTS]
-        if children:  # what has none may as well be met again, which takes no memory
-            seen.add(id(current))
-            pending.extend(children)
-
-
-def _has_parts(node: Node) -> bool:
-    return type(node) in _WITH_PARTS
-
-
-def _children(node: Node) -> list[Node]:
-    match node:
-        case TupleNode() | FrozenSetNode():
-            return list(node.items)
-        case ListNode() | SetNode():
-            return node.items
-        case DictNode():
-            return [part for pair in node.pairs for part in pair]
-        case CallNode():
-            inside = [part for pair in node.pairs or [] for part in pair]
-            items = node.items or []
-            return [node.function, node.arguments, node.keywords, node.state, *items, *inside]
-        case _:
-            return []
 
 
 def _walk(top: Sequence[tuple[str, Node]]) -> Iterator[tuple[str, Node]]:
@@ -302,7 +262,7 @@ def _named(pairs: Sequence[tuple[Node, Node]], prefix: str | None) -> list[tuple
     latest: dict[str, Node] = {}
     others: set[str] = set()
     for key, value in pairs:
-        if not _has_parts(value):
+        if not has_parts(value):
             continue
         name = key_name(key)
         if name in (others if isinstance(key, str) else latest):

@@ -24,13 +24,8 @@ from tracksided.checkpoints.formats.torch_archive import (
     FindModel,
     read_archive,
 )
-from tracksided.checkpoints.formats.torch_entries import (
-    MAX_CARRIED_BYTES,
-    find_model,
-    step_of,
-    tensor_itself,
-    without_training_state,
-)
+from tracksided.checkpoints.formats.torch_beside import MAX_CARRIED_BYTES
+from tracksided.checkpoints.formats.torch_entries import find_model, tensor_itself
 from tracksided.checkpoints.formats.torch_metrics import stated_metrics
 from tracksided.checkpoints.formats.torch_tensors import (
     Storage,
@@ -128,7 +123,6 @@ def _describe_as(source: SourceFile, find: FindModel) -> Checkpoint:
     with refused_as(source):
         archive = read_archive(source, find)
         views = model_tensors(archive.part.node, archive.part.entries)
-        without_training_state(archive.part)  # what speaks against it is said before any work
         storages = archive.storages()
     used = {view.storage.key for view in views.values()}
     is_small = archive.pickle_bytes <= _MAX_HELD_PICKLE_BYTES
@@ -143,7 +137,7 @@ def _describe_as(source: SourceFile, find: FindModel) -> Checkpoint:
             for key, found in storages.items()
             if key in used
         },
-        step=step_of(archive.pickle.root),
+        step=archive.part.step,
         template=_Template(source, find, archive if is_small else None, archive.pickle_crc32),
         is_average=archive.is_average,
     )
@@ -200,7 +194,7 @@ def _plan(checkpoint: Checkpoint) -> _Plan:
 
 
 def _planned(checkpoint: Checkpoint, archive: Archive) -> _Plan:
-    root, dropped = without_training_state(archive.part)
+    root = archive.part.root
     kept = storages_below(root)
     bodies: dict[str, bytes] = {ROOT_PICKLE: write_pickle(root, archive.pickle.protocol)}
     sizes = [(ROOT_PICKLE, len(bodies[ROOT_PICKLE]))]
@@ -220,5 +214,5 @@ def _planned(checkpoint: Checkpoint, archive: Archive) -> _Plan:
         directory_at,
         {prefix + name: body for name, body in bodies.items()},
         {key: f"{prefix}data/{key}" for key in checkpoint.records},
-        dropped,
+        archive.part.dropped,
     )

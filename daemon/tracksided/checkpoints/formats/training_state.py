@@ -1,0 +1,179 @@
+"""Tell what in a torch checkpoint belongs to one step: optimizer, scheduler, scaler, random state.
+
+Its shape says it first, wherever it lies; whole words of its key say it second.
+
+| keys, or items of a tuple | what it is | source |
+|---|---|---|
+| `state`, `param_groups` (a list) | an optimizer | `torch.optim.Optimizer.state_dict` |
+| `exp_avg`, `exp_avg_sq` | Adam's state of one parameter | `torch.optim.Adam` |
+| `last_epoch`, one of `_step_count`, `_last_lr`, `num_bad_epochs` | a scheduler | torch |
+| `scale`, `_growth_tracker` | a scaler | `torch.amp.GradScaler.state_dict` |
+| `loss_scale`, `unskipped` | a scaler | apex |
+| `bit_generator`, `state` | random state | `numpy.random.BitGenerator.state` |
+| (version, 625 integers, rest) | random state | `random.getstate` |
+| ("MT19937", ...) | random state | `numpy.random.get_state` |
+"""
+
+import re
+from collections.abc import Sequence
+
+from tracksided.checkpoints.formats.pickle_nodes import (
+    MAX_NAME_CHARACTERS,
+    ListNode,
+    Node,
+    TupleNode,
+    describe,
+    mapping_pairs,
+)
+from tracksided.checkpoints.formats.pickle_walk import has_parts, is_below, parts_of
+from tracksided.checkpoints.formats.torch_tensors import is_tensor
+from tracksided.errors import CheckpointRefused
+
+_OPTIMIZER = "the state of an optimizer"
+_SCHEDULER = "the state of a scheduler"
+_SCALER = "the state of a gradient scaler"
+_RANDOM = "random state"
+
+_GROUPS = "param_groups"
+_SHAPES: tuple[tuple[frozenset[str], str], ...] = (
+    (frozenset({"state", _GROUPS}), _OPTIMIZER),
+    (frozenset({"exp_avg", "exp_avg_sq"}), _OPTIMIZER),
+    (frozenset({"last_epoch", "_step_count"}), _SCHEDULER),
+    (frozenset({"last_epoch", "_last_lr"}), _SCHEDULER),
+    (frozenset({"last_epoch", "num_bad_epochs"}), _SCHEDULER),
+    (frozenset({"scale", "_growth_tracker"}), _SCALER),
+    (frozenset({"loss_scale", "unskipped"}), _SCALER),
+    (frozenset({"bit_generator", "state"}), _RANDOM),
+)
+_MAX_SHAPE_KEYS = 32  # schedulers have some 15; a state dict has thousands
+_MERSENNE_TWISTER = "MT19937"
+_PYTHON_STATE_ITEMS = 3
+_PYTHON_STATE_INTEGERS = 625  # 624 of the generator, and a position
+
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
+_NAMES = frozenset(
+    {
+        *("optim", "optims", "optimizer", "optimizers", "optimiser", "optimisers"),
+        *("sched", "scheduler", "schedulers", "scaler", "scalers", "rng", "rngs"),
+    }
+)
+_SHORT_NAMES = frozenset({"adam", "adamw", "amp", "opt", "opts", "sgd"})  # may mean settings
+_STATE = frozenset({"state", "states"})
+_AROUND_STATE = _STATE | {"all", "cpu", "cuda", "dict", "dicts", "gpu", "sd"}
+
+
+def is_training_state(key: Node) -> bool:
+    """Whether an entry's name says optimizer, scheduler, scaler or random state.
+
+    Its last word counts, apart from ``state_dict`` and its like: `last_optimizer_state` and
+    `lr_schedulers` are, `noise_scheduler_config` is not.
+    """
+    words = words_of(key)
+    if "random" in words and _STATE.intersection(words):
+        return True
+    return _last_word(words) in _NAMES
+
+
+def shape_of_state(node: Node) -> str | None:
+    """Say what state a node is by its shape alone, or return None where it has no such shape."""
+    if isinstance(node, TupleNode):
+        return _RANDOM if _is_random(node.items) else None
+    pairs = mapping_pairs(node)
+    if not pairs:
+        return None
+    entries = {key: value for key, value in pairs[:_MAX_SHAPE_KEYS] if isinstance(key, str)}
+    if not isinstance(entries.get(_GROUPS), ListNode | TupleNode):
+        entries.pop(_GROUPS, None)
+    return next((kind for keys, kind in _SHAPES if keys <= entries.keys()), None)
+
+
+def words_of(key: Node) -> list[str]:
+    """Split a key into its words, in lower case; one that is no text has none."""
+    if not isinstance(key, str) or len(key) > MAX_NAME_CHARACTERS:
+        return []
+    return [word.lower() for word in _WORD.findall(key)]
+
+
+class StateFinder:
+    """Finds such state in one checkpoint, and remembers where there is none."""
+
+    def __init__(self) -> None:
+        self._unshaped: set[int] = set()
+        self._stateless_lists: set[int] = set()
+        self._bare: set[int] = set()
+
+    def is_state(self, key: Node, value: Node) -> bool:
+        """Whether an entry of any dict is state of one step.
+
+        It has its shape, is a list or tuple that holds such an item, an object that holds it
+        anywhere, or has its name and holds tensors, or state by shape. Tensors themselves and
+        what holds numbers and texts alone is not: those may be settings, or parts of a model.
+
+        Raises:
+            CheckpointRefused: a list or tuple holds such state beside weights.
+        """
+        if not has_parts(value) or is_tensor(value):
+            return False
+        if _has_shape(value) or self._is_state_inside(key, value):
+            return True
+        words = words_of(key)
+        is_named = is_training_state(key) or _last_word(words) in _SHORT_NAMES
+        return is_named and self._holds_state(value)
+
+    def _is_state_inside(self, key: Node, value: Node) -> bool:
+        """Whether a list, a tuple or an object has to go for what it holds."""
+        if isinstance(value, ListNode | TupleNode):
+            return self._lists_state(key, value)
+        if mapping_pairs(value) is None:
+            return is_below(value, _has_shape, self._unshaped)
+        return False
+
+    def _lists_state(self, key: Node, sequence: Node) -> bool:
+        found = False
+        mappings: list[Node] = []
+        seen: set[int] = set()
+        pending = [sequence]
+        while pending:
+            current = pending.pop()
+            if id(current) in seen or id(current) in self._stateless_lists:
+                continue
+            seen.add(id(current))
+            if _has_shape(current):
+                found = True
+            elif isinstance(current, ListNode | TupleNode):
+                pending.extend(parts_of(current))
+            elif mapping_pairs(current) is not None:
+                mappings.append(current)
+            elif not is_tensor(current):
+                found = found or is_below(current, _has_shape, self._unshaped)
+        if not found:
+            self._stateless_lists |= seen
+        elif any(is_below(mapping, is_tensor, set()) for mapping in mappings):
+            raise CheckpointRefused(
+                f"{describe(key)} holds the state of an optimizer, scheduler or the like beside "
+                "other tensors in one list; save them under keys of their own"
+            )
+        return found
+
+    def _holds_state(self, value: Node) -> bool:
+        return is_below(value, lambda node: is_tensor(node) or _has_shape(node), self._bare)
+
+
+def _has_shape(node: Node) -> bool:
+    return shape_of_state(node) is not None
+
+
+def _is_random(items: Sequence[Node]) -> bool:
+    if items and items[0] == _MERSENNE_TWISTER:
+        return len(items) > 1
+    if len(items) != _PYTHON_STATE_ITEMS or not isinstance(items[1], TupleNode):
+        return False
+    return isinstance(items[0], int) and len(items[1].items) == _PYTHON_STATE_INTEGERS
+
+
+def _last_word(words: Sequence[str]) -> str:
+    """Return the last word that says something, passing over numbers, letters and `state_dict`."""
+    for word in reversed(words):
+        if len(word) > 1 and not word.isdigit() and word not in _AROUND_STATE:
+            return word
+    return ""
