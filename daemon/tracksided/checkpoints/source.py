@@ -141,7 +141,15 @@ class SourceFile:
             yield position, block
 
     def crc32(self, offset: int, nbytes: int) -> int:
-        """Read ``nbytes`` at ``offset`` and return their CRC-32; see `blocks`."""
+        """Return the CRC-32 of a range of any length.
+
+        Args:
+            offset: bytes from the start.
+            nbytes: how many.
+
+        Raises:
+            SourceRefused: as in `read_into`.
+        """
         crc = 0
         for _, block in self.blocks(offset, nbytes):
             crc = isal_zlib.crc32(block, crc)

@@ -79,7 +79,13 @@ class Logbook:
         return notes
 
     def add_text(self, step: int, tag: str, text: str) -> None:
-        """Keep a text."""
+        """Keep a text.
+
+        Args:
+            step: under which it is shown.
+            tag: of it, as `Session.text` takes it.
+            text: Markdown.
+        """
         self._texts.add(LoggedText(step=step, tag=_packable(tag), text=_packable(text)))
 
     def give_tokens(self, tokens: Iterable[object]) -> None:

@@ -57,7 +57,8 @@ def describe(source: SourceFile | SourceDirectory) -> Checkpoint:
     """Read the structure of a file or directory of any format.
 
     Raises:
-        SourceRefused: no format reads it, or it is incomplete or not sane.
+        SourceRefused: no format reads it, or a format's `CheckpointRefused` with its name: it is
+            incomplete or not sane.
     """
     with refused_as(source):
         if isinstance(source, SourceDirectory):
