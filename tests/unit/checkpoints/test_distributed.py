@@ -87,6 +87,39 @@ def test_the_average_is_read_back_as_the_mean(tmp_path: Path) -> None:
     assert all(source.verified for source in provenance.sources)
 
 
+def save_beside(out: Path, step: int) -> bytes:
+    """What Lightning saves beside the shards, and two files that nobody loads with them."""
+    directory = out / f"run_{step}"
+    beside = {"epoch": step, "loops": {}, "hyper_parameters": {"width": 4}, "callbacks": {}}
+    torch.save(beside, directory / "meta.pt")
+    torch.save({"old": torch.ones(2)}, directory / "before.pt")
+    (directory / "__7_0.distcp").write_bytes(b"of an earlier run with more ranks")
+    (directory / "notes.txt").write_text("small")
+    return (directory / "meta.pt").read_bytes()
+
+
+def test_state_of_lightning_goes_along_and_what_does_not_is_named(tmp_path: Path) -> None:
+    states = [save_step(tmp_path, step) for step in (1, 2)]
+    beside = [save_beside(tmp_path, step) for step in (1, 2)]
+
+    provenance = run(tmp_path)
+
+    assert_mean(load(tmp_path / "averaged", states[0])["model"], states)
+    assert (tmp_path / "averaged" / "meta.pt").read_bytes() == beside[1]
+    assert (tmp_path / "averaged" / "notes.txt").read_text() == "small"
+    assert provenance.dropped == ("optim", "__7_0.distcp", "before.pt")
+
+
+def test_damaged_state_of_lightning_costs_the_directory_its_place(tmp_path: Path) -> None:
+    states = [save_step(tmp_path, step) for step in (1, 2, 3)]
+    for step in (1, 2, 3):
+        save_beside(tmp_path, step)
+    cut(tmp_path / "run_3" / "meta.pt", 0.5)
+
+    assert "meta.pt: " in skipped(tmp_path)["run_3"]
+    assert_mean(load(tmp_path / "averaged", states[0])["model"], states[:2])
+
+
 def test_the_optimizer_is_neither_kept_nor_read(tmp_path: Path) -> None:
     states = [save_step(tmp_path, step) for step in (1, 2)]
     for step in (1, 2):

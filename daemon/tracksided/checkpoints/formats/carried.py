@@ -46,15 +46,18 @@ class Carried:
     """Names of what does not go along: also pipes, devices and links out of the directory."""
 
 
-def carried_files(directory: SourceDirectory, used: Collection[str]) -> Carried:
+def carried_files(
+    directory: SourceDirectory, used: Collection[str], needed: Collection[str] = _NEEDED
+) -> Carried:
     """Open the small files that a loader needs: configuration, tokenizer and their like.
 
     Args:
         directory: of the checkpoint.
         used: names that are taken care of already.
+        needed: names of what goes along in any case.
 
     Raises:
-        SourceRefused: a file cannot be opened.
+        SourceRefused: a file cannot be opened, or one that is needed is too large.
     """
     files: list[SourceFile] = []
     left_out: list[str] = []
@@ -62,11 +65,15 @@ def carried_files(directory: SourceDirectory, used: Collection[str]) -> Carried:
         if name.startswith("."):
             continue
         is_taken = name not in _NEVER and not name.endswith(_NEVER_SUFFIXES)
-        if not is_taken or not (directory.is_file(name) or name in _NEEDED):
+        if name not in needed and not (is_taken and directory.is_file(name)):
             left_out.append(name)
             continue
         source = directory.open(name)
         if source.nbytes > MAX_CARRIED_BYTES:
+            if name in needed:
+                raise source.refusal(
+                    f"{source.nbytes} bytes, more than the {MAX_CARRIED_BYTES} that go along"
+                )
             left_out.append(name)
         else:
             files.append(source)

@@ -35,6 +35,8 @@ from tracksided.checkpoints.refusals import refused_as
 from tracksided.checkpoints.shown import shown
 from tracksided.checkpoints.source import SourceDirectory, SourceFile, SourceWindow
 
+LIGHTNING_STATE = "meta.pt"  # beside the shards of a .ckpt: all but weights and optimizer states
+
 _SUFFIX = ".distcp"
 _OPTIMIZER = re.compile(r"optim(izer)?s?([_-].*)?", re.IGNORECASE)
 _NESTED = 2  # keys in which an application wraps model and optimizer: app.optim.state
@@ -94,14 +96,17 @@ class DistributedCheckpoint:
                 records[item.key] = record
         if not tensors:
             raise directory.refusal("holds no tensors besides the optimizer's")
-        carried = carried_files(directory, files)
+        used = {item.file for item in metadata.items}
+        carried = carried_files(directory, used, {LIGHTNING_STATE})
         return Checkpoint(
             sources=tuple(files.values()),
             format=self.name,
             tensors=tensors,
             records=records,
             step=_step(directory, metadata),
-            template=_Template(directory, kept, carried.files, _left_out(metadata)),
+            template=_Template(
+                directory, kept, carried.files, (*_left_out(metadata), *carried.left_out)
+            ),
         )
 
     def layout(self, template: Checkpoint) -> OutputLayout:
@@ -117,6 +122,10 @@ class DistributedCheckpoint:
             {entry.item.name for entry in laid},
             {(e.item.name, e.item.chunk): (e.offset, e.nbytes) for e in laid},
         )
+        for source in kept.carried:
+            if source.path.name == LIGHTNING_STATE:
+                with refused_as(source):
+                    require_sound(source)
         source = kept.directory.open(METADATA)
         files.append(OutputFile(METADATA, len(encoded), source.status, ((0, encoded),)))
         files += [
