@@ -17,7 +17,7 @@ from tracksided.checkpoints.provenance import (
 )
 from tracksided.checkpoints.refusals import SourceRefused
 from tracksided.checkpoints.remote.address import RemoteAddress
-from tracksided.checkpoints.selection import Selection, select
+from tracksided.checkpoints.selection import Selection, Wanted, select
 from tracksided.checkpoints.store import Home, Store
 from tracksided.checkpoints.stores import open_store
 from tracksided.checkpoints.weights import DEFAULT_DECAY, weights
@@ -61,6 +61,9 @@ class AverageRequest:
 
     best: BestBy | None = None
     """Take the best by a metric; None takes the newest."""
+
+    mix_series: bool = False
+    """Take checkpoints of all series that match, not those of one."""
 
     num_threads: int = 2
     """Threads that read and sum."""
@@ -237,34 +240,38 @@ def _candidates_by_pattern(
 
 
 def _select(store: Store, request: AverageRequest, refused: dict[Path, str]) -> Selection:
-    """Select from the first pattern that matches anything usable; close what it returns.
+    """Select from the first pattern that matches enough; close what it returns.
 
     Raises:
         CheckpointError: there is too little.
     """
-    selection = Selection()
-    unusable: dict[str, Skipped] = {}
-    tried = request.patterns
-    for pattern, candidates in _candidates_by_pattern(store, request):
-        selection = select(
-            store, candidates, request.count, request.steps, refused, best=request.best
-        )
-        unusable |= {entry.name: entry for entry in selection.skipped}
-        if any(candidate.path.name not in unusable for candidate in candidates):
-            tried = (pattern,)
-            break
-    selection.skipped = list(unusable.values())
     needed = min(request.minimum, request.count)
-    found = len(selection.chosen)
-    if found < needed:
+    wanted = Wanted(
+        count=request.count,
+        needed=needed,
+        steps=request.steps,
+        best=request.best,
+        is_mixed=request.mix_series,
+    )
+    skipped: dict[str, Skipped] = {}
+    tried, found = request.patterns, 0
+    for pattern, candidates in _candidates_by_pattern(store, request):
+        selection = select(store, candidates, wanted, refused)
+        if len(selection.chosen) >= needed:
+            known = {entry.name for entry in selection.skipped}
+            others = [entry for name, entry in skipped.items() if name not in known]
+            selection.skipped = others + selection.skipped
+            return selection
         selection.close()
-        raise TooFewCheckpoints(
-            _too_few(request, tried, (found, needed), selection.skipped),
-            tuple(selection.skipped),
-            found=found,
-            needed=needed,
-        )
-    return selection
+        if len(selection.chosen) > found:
+            tried, found = (pattern,), len(selection.chosen)
+        skipped |= {entry.name: entry for entry in selection.skipped}
+    raise TooFewCheckpoints(
+        _too_few(request, tried, (found, needed), list(skipped.values())),
+        tuple(skipped.values()),
+        found=found,
+        needed=needed,
+    )
 
 
 def _too_few(

@@ -1,4 +1,4 @@
-"""Steps in file names, and the names that averaging itself uses."""
+"""Names of the Trainer's directories, and those that averaging itself uses."""
 
 import re
 import secrets
@@ -8,34 +8,21 @@ TEMPORARY_SUFFIX = ".trackside-tmp"
 ASIDE_SUFFIX = ".trackside-old"
 DIRECTORY_PROVENANCE = "averaging.json"
 
-_STEP = re.compile(
-    r"(?<![a-z])(?:global_?step|steps?|iter(?:ation)?s?|updates?)[-_=]?(\d+)", re.IGNORECASE
-)
-_EPOCH = re.compile(r"(?<![a-z])epochs?[-_=]?(\d+)", re.IGNORECASE)
-_NUMBER = re.compile(r"(?<![\d.])\d+(?!\.?\d)")  # whole: 0.25 in val_loss=0.25 is no step
 _DIRECTORY = re.compile(r"checkpoint-(\d+)")
 _OWN = re.compile(r"\.(?P<output>.+)\.[0-9a-f]{12}(?P<suffix>\.trackside-(?:tmp|old))", re.DOTALL)
+_TAR = re.compile(r"(\.pth?)\.tar$", re.IGNORECASE)
 _MAX_DIGITS = 18
 
 
-def step_in_name(name: str) -> int | None:
-    """Return the number that a name calls a step, or None."""
-    return _last(_STEP, PurePath(name).stem)
-
-
-def number_in_name(name: str) -> int | None:
-    """Return the number that orders names without a step: the epoch, else the last whole one."""
-    stem = PurePath(name).stem
-    epoch = _last(_EPOCH, stem)
-    return _last(_NUMBER, stem) if epoch is None else epoch
+def stem_of(name: str) -> str:
+    """Return the name of a file without its suffix, which may be a double one: ``.pth.tar``."""
+    return PurePath(_TAR.sub(r"\1", name)).stem
 
 
 def step_in_directory_name(name: str) -> int | None:
-    """Return N of ``checkpoint-N``, else the number that the name calls a step, or None."""
+    """Return N of ``checkpoint-N``, or None."""
     found = _DIRECTORY.fullmatch(name)
-    if found is None or len(found.group(1)) > _MAX_DIGITS:
-        return _last(_STEP, name)
-    return int(found.group(1))
+    return None if found is None or len(found.group(1)) > _MAX_DIGITS else int(found.group(1))
 
 
 def is_checkpoint_directory(name: str) -> bool:
@@ -45,7 +32,7 @@ def is_checkpoint_directory(name: str) -> bool:
 
 def provenance_name(output_name: str) -> str:
     """Return the name of the JSON file beside an average."""
-    return PurePath(output_name).stem + ".json"
+    return stem_of(output_name) + ".json"
 
 
 def temporary_name(output_name: str) -> str:
@@ -74,8 +61,3 @@ def _output_in(name: str, suffix: str) -> str | None:
     if found is None or found["suffix"] != suffix or found["output"] in {".", ".."}:
         return None
     return found["output"]
-
-
-def _last(pattern: re.Pattern[str], stem: str) -> int | None:
-    found = [match.group(match.lastindex or 0) for match in pattern.finditer(stem)]
-    return int(found[-1]) if found and len(found[-1]) <= _MAX_DIGITS else None

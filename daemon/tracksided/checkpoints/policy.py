@@ -6,7 +6,6 @@ from pathlib import Path
 
 from tracksided.checkpoints.dtypes import DTYPES, Rule
 from tracksided.checkpoints.formats.base import Checkpoint, TensorEntry
-from tracksided.checkpoints.naming import number_in_name, step_in_directory_name, step_in_name
 from tracksided.checkpoints.shown import shown
 
 MAX_NAMED = 3  # keys listed in a message
@@ -22,6 +21,21 @@ class Candidate:
     is_directory: bool = False
     unfinished: str | None = None
     """Why it cannot be complete yet, or None."""
+
+    is_numbered: bool = False
+    """Whether its name makes it one of a series, and not ``last`` or the like."""
+
+    name_step: int | None = None
+    """The number in its name that counts, or None where that is not certain."""
+
+    scale: str = ""
+    """What that number counts."""
+
+    calls_it_step: bool = False
+    """Whether the name calls that number a step."""
+
+    step: int | None = None
+    """Where it ranks, as `tracksided.checkpoints.series.with_steps` has found; None: by time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,41 +100,26 @@ class BestBy:
         return sorted(scored, key=lambda entry: entry[1], reverse=self.mode == "max")
 
 
-def step_of(candidate: Candidate) -> int | None:
-    """Return the step: named as such, else from the content, else the number in the name."""
-    name = candidate.path.name
-    for step in (named_step(candidate), candidate.content_step, number_in_name(name)):
-        if step is not None:
-            return step
-    return None
-
-
-def named_step(candidate: Candidate) -> int | None:
-    """Return the number that the name calls a step, or None."""
-    name = candidate.path.name
-    return step_in_directory_name(name) if candidate.is_directory else step_in_name(name)
-
-
-def is_step_stated(candidate: Candidate) -> bool:
-    """Whether name or content call the number that `step_of` returns a step."""
-    return named_step(candidate) is not None or candidate.content_step is not None
-
-
 def newest_first(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Sort by step, then by time of writing.
 
-    A file without any step (``last.pt``) ranks with the steps that were written before it.
+    A file without any step (``last.pt``) ranks with the steps that were written before it; one
+    with the step of a numbered one behind that.
     """
     by_time = sorted(candidates, key=lambda candidate: candidate.mtime_ns)
-    ranks: list[tuple[int, int, str, Candidate]] = []
+    numbered = {entry.step: entry.mtime_ns for entry in by_time if entry.is_numbered}
+    ranks: list[tuple[tuple[int, int, bool, str], Candidate]] = []
     reached = -1
     for candidate in by_time:
-        step = step_of(candidate)
-        reached = reached if step is None else max(reached, step)
+        step = candidate.step
         rank = reached if step is None else step
-        ranks.append((rank, candidate.mtime_ns, candidate.path.name, candidate))
-    ranks.sort(key=lambda rank: rank[:3], reverse=True)
-    return [rank[3] for rank in ranks]
+        reached = max(reached, rank)
+        time = candidate.mtime_ns
+        if step is not None and not candidate.is_numbered:
+            time = min(time, numbered.get(step, time))
+        ranks.append(((rank, time, candidate.is_numbered, candidate.path.name), candidate))
+    ranks.sort(key=lambda entry: entry[0], reverse=True)
+    return [candidate for _, candidate in ranks]
 
 
 def unusable(checkpoint: Checkpoint) -> str | None:

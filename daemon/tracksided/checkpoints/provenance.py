@@ -58,7 +58,7 @@ class Skipped:
     """In words for the user."""
 
     is_copy: bool = False
-    """Nothing is wrong with it: another one holds the same."""
+    """Nothing is wrong with it: another one holds the same, or it belongs to another series."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,15 +16,13 @@ from tracksided.checkpoints.policy import (
     BestBy,
     Candidate,
     StepRange,
-    is_step_stated,
     mismatch,
-    named_step,
     newest_first,
-    step_of,
     unusable,
 )
 from tracksided.checkpoints.provenance import Skipped
 from tracksided.checkpoints.refusals import SourceRefused
+from tracksided.checkpoints.series import Series, series_of, with_steps
 from tracksided.checkpoints.source import SourceDirectory, SourceFile
 from tracksided.checkpoints.store import Store
 
@@ -39,8 +37,13 @@ class Chosen:
     """What it was chosen by, where that was a metric."""
 
     source: SourceFile | SourceDirectory
-    is_step_stated: bool
-    """Whether name or content call that number a step."""
+    candidate: Candidate
+    """What was opened."""
+
+    @property
+    def statement(self) -> tuple[bool, bool]:
+        """How clearly it says of which step it is; of copies the clearest counts."""
+        return self.candidate.is_numbered, self.step is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,39 +109,78 @@ class Selection:
         self.close()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Which checkpoints are wanted."""
+
+    count: int
+    """How many at most."""
+
+    needed: int = 1
+    """A series with fewer that can be used gives way to the next."""
+
+    steps: StepRange = field(default_factory=StepRange)
+    """Which steps."""
+
+    best: BestBy | None = None
+    """The metric to choose by; None chooses the newest."""
+
+    is_mixed: bool = False
+    """Of all series together."""
+
+
 def select(
-    store: Store,
-    candidates: Sequence[Candidate],
-    count: int,
-    steps: StepRange,
-    refused: Mapping[Path, str],
-    *,
-    best: BestBy | None = None,
+    store: Store, candidates: Sequence[Candidate], wanted: Wanted, refused: Mapping[Path, str]
 ) -> Selection:
-    """Open the newest or best ``count`` checkpoints that are complete and fit together.
+    """Open the newest or best checkpoints of one series that are complete and fit together.
 
     Args:
         store: where they are.
         candidates: as `tracksided.checkpoints.listing` finds them.
-        count: how many at most.
-        steps: which are wanted.
+        wanted: how many, and which.
         refused: paths that are known to be unusable, with the reason.
-        best: the metric to choose by; None chooses the newest.
     """
+    usable = [candidate for candidate in candidates if candidate.path not in refused]
+    skipped = {path.name: Skipped(path.name, reason) for path, reason in refused.items()}
+    fullest = Selection()
+    taken: Series | None = None
+    all_series = series_of(usable, is_mixed=wanted.is_mixed)
+    try:
+        for series in all_series:
+            selection = _select_from(store, series, wanted)
+            skipped |= {entry.name: entry for entry in selection.skipped}
+            is_fuller = len(selection.chosen) > len(fullest.chosen)
+            if is_fuller:
+                fullest, selection, taken = selection, fullest, series
+            selection.close()
+            if len(fullest.chosen) >= wanted.needed:
+                break
+    except BaseException:
+        fullest.close()
+        raise
+    for series in all_series if taken is not None else ():
+        for candidate in series.candidates if series is not taken else ():
+            name = candidate.path.name
+            skipped.setdefault(name, Skipped(name, series.reason, is_copy=True))
+    fullest.skipped = list(skipped.values())
+    return fullest
+
+
+def _select_from(store: Store, series: Series, wanted: Wanted) -> Selection:
     selection = Selection()
     try:
-        usable = [candidate for candidate in candidates if candidate.path not in refused]
-        selection.skipped += [Skipped(path.name, reason) for path, reason in refused.items()]
-        ordered = newest_first(_with_content_steps(store, usable, selection.skipped))
-        wanted = [candidate for candidate in ordered if steps.holds(step_of(candidate))]
-        has_steps = any(step_of(candidate) is not None for candidate in ordered)
-        has_step = True
-        for candidate, metric in _ranked(store, wanted, best, selection.skipped):
-            # Behind one without a step comes the one that it may be a copy of.
-            if len(selection.chosen) == count and (has_step or not has_steps):
+        ordered = newest_first(
+            with_steps(_with_content_steps(store, series.candidates, selection.skipped))
+        )
+        inside = [candidate for candidate in ordered if wanted.steps.holds(candidate.step)]
+        has_numbers = any(candidate.is_numbered for candidate in ordered)
+        is_numbered = True
+        for candidate, metric in _ranked(store, inside, wanted.best, selection.skipped):
+            # Behind one without a number comes the one that it may be a copy of.
+            if len(selection.chosen) == wanted.count and (is_numbered or not has_numbers):
                 break
-            _take(store, (candidate, metric), selection, count)
-            has_step = step_of(candidate) is not None
+            _take(store, (candidate, metric), selection, wanted)
+            is_numbered = candidate.is_numbered
         newness = {candidate.path: -place for place, candidate in enumerate(ordered)}
         selection.chosen.sort(key=lambda chosen: newness[chosen.source.path])
         selection.keep_only_sources()
@@ -151,10 +193,10 @@ def select(
 def _with_content_steps(
     store: Store, candidates: Sequence[Candidate], skipped: list[Skipped]
 ) -> list[Candidate]:
-    """Look for steps inside of those whose names state none."""
+    """Look for steps inside of those whose names call none."""
     known: list[Candidate] = []
     for candidate in candidates:
-        if named_step(candidate) is not None:
+        if candidate.calls_it_step:
             known.append(candidate)
             continue
         try:
@@ -192,14 +234,14 @@ def _ranked(
 
 
 def _take(
-    store: Store, scored: tuple[Candidate, float | None], selection: Selection, count: int
+    store: Store, scored: tuple[Candidate, float | None], selection: Selection, wanted: Wanted
 ) -> None:
     """Open one candidate and add it to the selection, or note why not.
 
-    Of copies the one whose step is stated stays, also where the selection is full.
+    Of copies the one whose name has the step stays, also where the selection is full.
     """
     candidate, metric = scored
-    is_full = len(selection.chosen) == count
+    is_full = len(selection.chosen) == wanted.count
     unfit: Skipped | _Twin | None
     with ExitStack() as unused:
         try:
@@ -207,12 +249,13 @@ def _take(
             unused.callback(source.close)
             checkpoint = _described(source, selection)
             unfit = _unfit(checkpoint, selection)
+            if unfit is None and not wanted.is_mixed:
+                unfit = _of_the_same_step(candidate, selection)
         except SourceRefused as error:
             unfit = Skipped(candidate.path.name, error.reason)
         else:
-            is_stated = is_step_stated(candidate)
-            chosen = Chosen(checkpoint, step_of(candidate), metric, source, is_stated)
-            if isinstance(unfit, _Twin) and is_stated and not unfit.chosen.is_step_stated:
+            chosen = Chosen(checkpoint, candidate.step, metric, source, candidate)
+            if isinstance(unfit, _Twin) and chosen.statement > unfit.chosen.statement:
                 selection.exchange(unfit, chosen)
                 unused.pop_all()
                 unfit = None
@@ -250,6 +293,16 @@ def _unfit(checkpoint: Checkpoint, selection: Selection) -> Skipped | _Twin | No
     for chosen in selection.chosen:
         if is_same_content(chosen.checkpoint, checkpoint):
             return _Twin(chosen, checkpoint.name, "is a copy of")
+    return None
+
+
+def _of_the_same_step(candidate: Candidate, selection: Selection) -> Skipped | None:
+    """Refuse a second state of one step: by names, not of soups, which have none."""
+    for chosen in selection.chosen:
+        is_by_name = candidate.is_numbered or chosen.candidate.is_numbered
+        if is_by_name and candidate.step is not None and candidate.step == chosen.step:
+            reason = f"is of step {chosen.step}, like {chosen.checkpoint.name}, and not the same"
+            return Skipped(candidate.path.name, reason)
     return None
 
 

@@ -94,7 +94,7 @@ class _Place(click.ParamType[Path | RemoteAddress]):
 @click.option(
     "--pattern",
     default=None,
-    show_default=f"the first with usable checkpoints of {', '.join(PATTERNS)}",
+    show_default=f"the first with enough usable checkpoints of {', '.join(PATTERNS)}",
     help="Names of the checkpoints.",
 )
 @click.option(
@@ -116,6 +116,12 @@ class _Place(click.ParamType[Path | RemoteAddress]):
 @click.option("--every", type=click.IntRange(min=1), help="Only steps that are multiples of this.")
 @click.option("--best", metavar="METRIC", help="Take the best by a metric, not the newest.")
 @click.option("--mode", type=click.Choice(["min", "max"]), help="Which METRIC of --best is good.")
+@click.option(
+    "--mix-series",
+    "--mix_series",
+    is_flag=True,
+    help="Average checkpoints of several series (runA_N, runB_N) together.",
+)
 @click.option("--dry-run", "--dry_run", is_flag=True, help="Say what would be averaged, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_obj
@@ -133,6 +139,7 @@ def command(  # noqa: PLR0917 - click passes everything by keyword
     every: int | None,
     best: str | None,
     mode: str | None,
+    mix_series: bool,  # noqa: FBT001 - click passes everything by keyword
     dry_run: bool,  # noqa: FBT001 - click passes everything by keyword
     as_json: bool,  # noqa: FBT001 - click passes everything by keyword
 ) -> None:
@@ -153,6 +160,7 @@ def command(  # noqa: PLR0917 - click passes everything by keyword
         decay=decay,
         steps=StepRange(first=from_step, last=to_step, every=every),
         best=_best_by(best, mode),
+        mix_series=mix_series,
     )
     allow_many_files()
     if workers is not None and isinstance(request.directory, RemoteAddress):

@@ -215,7 +215,6 @@ def test_an_error_says_which_patterns_were_looked_at(tmp_path: Path, save_steps:
     torch.save([1, 2], tmp_path / "vocab.pt")
     none = run(tmp_path)
     save_directory(tmp_path, 90)
-    save_directory(tmp_path, 100)
     save_steps(1)
     one = run(tmp_path)
 
@@ -223,6 +222,19 @@ def test_an_error_says_which_patterns_were_looked_at(tmp_path: Path, save_steps:
     assert "skipped vocab.pt: " in none.stderr
     assert "1 usable checkpoints match *.pt, 2 are needed" in one.stderr
     assert "--pattern chooses others, such as checkpoint-*/" in one.stderr
+
+
+def test_the_first_pattern_that_has_enough_is_taken(tmp_path: Path, save_steps: Save) -> None:
+    save_steps(1, name="best.pt")
+    states = save_steps(2, 3, name="epoch=0-step={step}.ckpt")
+
+    result = run(tmp_path)
+
+    assert result.exit_code == 0
+    assert "using *.ckpt" in result.stderr
+    averaged = torch.load(tmp_path / "averaged_model.pt", weights_only=True)
+    expected = (states[0]["bias"].double() + states[1]["bias"].double()) / 2
+    assert torch.equal(averaged["bias"], expected.float())
 
 
 def test_a_pattern_chooses_directories_beside_files(tmp_path: Path, save_steps: Save) -> None:

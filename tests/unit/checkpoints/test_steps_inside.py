@@ -1,5 +1,6 @@
 """The step that a torch checkpoint states inside, as the trainings that write it do."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,11 @@ def nested(step: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("make", [nano_gpt, fairseq, composer, nested])
-def test_it_orders_files_whose_names_state_none(tmp_path: Path, make: Any) -> None:
-    for name, step in (("a", 3000), ("b", 1000), ("c", 2000), ("ep9-rank0", 4000)):
+@pytest.mark.parametrize("names", ["abcd", ("ep3-rank0", "ep9-rank0", "ep1-rank0", "ep2-rank0")])
+def test_it_orders_files_whose_names_state_none(
+    tmp_path: Path, make: Any, names: Sequence[str]
+) -> None:
+    for name, step in zip(names, (3000, 1000, 2000, 4000), strict=True):
         torch.save(make(step), tmp_path / f"{name}.pt")
 
     provenance = run_average(
@@ -48,8 +52,8 @@ def test_it_orders_files_whose_names_state_none(tmp_path: Path, make: Any) -> No
 
     assert isinstance(provenance, Provenance)
     assert [(source.name, source.step) for source in provenance.sources] == [
-        ("a.pt", 3000),
-        ("ep9-rank0.pt", 4000),
+        (f"{names[0]}.pt", 3000),
+        (f"{names[3]}.pt", 4000),
     ]
 
 

@@ -9,10 +9,9 @@ import torch
 from tracksided.checkpoints.formats.torch_zip import TorchZip
 from tracksided.checkpoints.job import AverageRequest, run_average
 from tracksided.checkpoints.listing import list_candidates
-from tracksided.checkpoints.policy import StepRange
 from tracksided.checkpoints.provenance import Provenance
 from tracksided.checkpoints.refusals import SourceRefused
-from tracksided.checkpoints.selection import select
+from tracksided.checkpoints.selection import Wanted, select
 from tracksided.checkpoints.source import SourceFile
 from tracksided.checkpoints.stores import open_store
 
@@ -65,7 +64,7 @@ def test_checkpoints_of_one_model_share_what_says_where_tensors_lie(tmp_path: Pa
     store = open_store(tmp_path, 4)
     candidates = list_candidates(store, ("*.pt",), set())
 
-    with select(store, candidates, 4, StepRange(), {}) as selection:
+    with select(store, candidates, Wanted(count=4), {}) as selection:
         places = [entry.checkpoint.tensors for entry in selection.chosen]
 
     assert places[1] is places[2] is places[3]
