@@ -208,6 +208,9 @@ class Daemon:
         """Leave the checkpoints of runs alone that ended a while ago and nobody else wants."""
         over = [path for path, since in self._unwatch_after.items() if now >= since]
         for path in over:
+            if self._checkpoints.is_retrying(path):
+                self._unwatch_after[path] = now + LINGER_S
+                continue
             del self._unwatch_after[path]
             in_use = (run.checkpoint_directories for run in self._intake.runs)
             is_wanted = path in self._set_directories() or any(path in paths for paths in in_use)

@@ -6,8 +6,9 @@ from typing import ClassVar
 from tracksided.alerts.finding import Finding
 
 ADVICE = (
-    "The average before it stays. Mend what the message names; the next complete checkpoint is "
-    "averaged by itself, or run `trackside average DIR`."
+    "The average before it stays. Mend what the message names; with the next complete checkpoint "
+    "it is tried again, without one too where the system refused (no room), or run "
+    "`trackside average DIR`."
 )
 
 

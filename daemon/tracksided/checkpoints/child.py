@@ -2,7 +2,8 @@
 
 Reads one JSON request from standard input. Writes JSON lines to standard output:
 ``{"progress": [done, total]}`` as a sign of life, then one result with ``status``
-``averaged``, ``unchanged``, ``waiting`` (too few checkpoints yet) or ``failed``. ``skipped`` are
+``averaged``, ``unchanged``, ``waiting`` (too few checkpoints yet) or ``failed``, and then
+``may_heal`` if the same may succeed later. ``skipped`` are
 checkpoints with which something is wrong, each with the reason.
 """
 
@@ -27,7 +28,7 @@ from tracksided.checkpoints.job import (
 from tracksided.checkpoints.placement import HERE
 from tracksided.checkpoints.provenance import SOURCES_IN, Skipped
 from tracksided.checkpoints.shown import printable
-from tracksided.errors import TracksidedError
+from tracksided.errors import OutputError, TracksidedError
 from tracksided.priority import become_idle, die_with
 
 SIGN_OF_LIFE_S = 0.5  # often enough for a progress display, rare enough to cost nothing
@@ -55,9 +56,18 @@ def _serve() -> int:
     try:
         result = _average_any(request, fields["patterns"])
     except TracksidedError as error:
-        result = {"status": "failed", "error": printable(str(error))}
+        result = {
+            "status": "failed",
+            "error": printable(str(error)),
+            "may_heal": _may_heal(error),
+        }
     _say(result)
     return 0
+
+
+def _may_heal(error: TracksidedError) -> bool:
+    """Whether it is the system that refuses: a full disk gets room, files stay as they are."""
+    return isinstance(error, OutputError) or isinstance(error.__cause__, OSError)
 
 
 def _average_any(request: AverageRequest, patterns: list[str]) -> dict[str, object]:

@@ -24,6 +24,7 @@ _P = ParamSpec("_P")
 HEAR_EVERY_S = 0.2  # at most: of a thousand writes in a row the kernel makes few events
 HANG_S = 600.0  # without a sign of life; a block takes seconds even on a starved machine
 RETRY_S = 60.0  # after a crash: memory may be free again
+MAX_RETRY_S = 3600.0  # of what may heal by itself; each wait is twice the one before
 MAX_CRASHES = 3  # of one set of checkpoints, then it waits for another set
 
 
@@ -150,6 +151,11 @@ class CheckpointService:
             watched.is_due or watched.is_urgent for watched in self._watched.values()
         )
 
+    def is_retrying(self, directory: Path) -> bool:
+        """Whether a failed averaging of a directory will be tried again."""
+        watched = self._watched.get(directory.absolute())
+        return watched is not None and watched.retry_at is not None
+
     def flush(self, *directories: Path) -> None:
         """Average what is newest at the next poll, without waiting for it to settle.
 
@@ -262,6 +268,8 @@ class CheckpointService:
     ) -> AverageEvent | None:
         watched = running.watched
         watched.outcome = outcome_of(message)
+        if watched.outcome.status != "failed":
+            watched.failure, watched.failures = None, 0
         watched.warn_of_refused()
         match message:
             case {"status": "averaged", "made": dict(made)}:
@@ -280,9 +288,20 @@ class CheckpointService:
                 watched.last = replace(found, is_found=True)
                 return watched.last
             case {"status": "failed", "error": str(error)}:
-                return self._failed(running, error, now)
+                return self._refused(running, error, now, may_heal=message.get("may_heal") is True)
             case _:  # unchanged, or waiting for more checkpoints
                 return None
+
+    def _refused(
+        self, running: _Running, reason: str, now: float, *, may_heal: bool
+    ) -> AverageEvent | None:
+        """Note a failure, once for each reason while the same checkpoints are tried again."""
+        watched = running.watched
+        if may_heal:
+            watched.retry_at = now + min(RETRY_S * 2**watched.failures, MAX_RETRY_S)
+        is_known = reason == watched.failure
+        watched.failure, watched.failures = reason, watched.failures + 1
+        return None if is_known else self._failed(running, reason, now)
 
     def _crashed(self, running: _Running, reason: str, now: float) -> AverageEvent:
         watched = running.watched

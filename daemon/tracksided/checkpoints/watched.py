@@ -33,6 +33,12 @@ class Watched:
     """Checkpoints were removed before there were enough of them."""
 
     crashes: int = 0
+    failure: str | None = None
+    """Why these checkpoints could not be averaged, when that was tried last."""
+
+    failures: int = 0
+    """Of these checkpoints, in a row."""
+
     retry_at: float | None = None
     last: AverageEvent | None = None
     outcome: Outcome = field(default_factory=Outcome)
@@ -54,7 +60,7 @@ class Watched:
         """
         if settled is not None and settled != self.settled:
             self.settled = settled
-            self.crashes, self.retry_at = 0, None
+            self.crashes, self.failures, self.failure, self.retry_at = 0, 0, None, None
         self._note_rotation(seen, minimum)
         self.seen = seen
         self.warn_of_refused()

@@ -37,8 +37,8 @@ def _troubles(check: str, entry: AverageFacts) -> Iterator[Finding]:
         yield fail(
             check,
             entry.error,
-            "once that is mended the next checkpoint is averaged; until then "
-            "the previous average stays",
+            "once that is mended the next checkpoint is averaged, or the same ones within an hour "
+            "where the system refused (no room); until then the previous average stays",
         )
     if entry.missing:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in entry.refused)
