@@ -22,7 +22,8 @@ SHRUNK = (
 )
 LOG_FULL = (
     "more was logged between two records than is kept: the oldest values are dropped, and counted "
-    "as log_full. Log less often, or lower every= so that records come sooner"
+    "as log_full. Log less often, lower every= so that records come sooner, and see that a daemon "
+    "makes room for them"
 )
 _LOSS = "loss"
 _LOGGED = "logged/"

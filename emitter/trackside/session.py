@@ -187,7 +187,8 @@ class Session:
         says if it has a slash. Those of every step are kept and travel with the next sampled step,
         each under its own step. Between two of them there is room for 4 MiB, or an eighth of a
         smaller ring: some 80,000 numbers, or 20,000 tensors on a device. Beyond that the oldest
-        are dropped, and counted as ``log_full``.
+        are dropped, and counted as ``log_full``. Of several ranks on a node the lowest one's values
+        are shown: log what is true of the whole step.
 
         Args:
             step: optimizer steps done so far, where training was resumed. A count that is one

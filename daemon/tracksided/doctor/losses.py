@@ -13,7 +13,8 @@ DROP_MENDS: Mapping[str, str] = {
     "max_queries=, step_bytes=",
     DropCause.COPY_LATE.label: "raise every=: the device had not copied the sample in time",
     DropCause.ERROR.label: "the trainer's log names the hook that failed: report it",
-    DropCause.LOG_FULL.label: "log fewer values, or lower every= so that records take them sooner",
+    DropCause.LOG_FULL.label: "log fewer values, or lower every= so that records take them sooner; "
+    "where the ring is full too, see to that first",
 }
 READ_THE_LOG = "the daemon's log names the cause of each"
 

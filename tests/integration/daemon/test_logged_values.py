@@ -9,6 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from written import load
 
 from trackside.session import Session, attach
+from trackside.wire.ring import RingReader
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -22,10 +23,20 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-def training(out: Path, every: int) -> tuple[Session, torch.optim.Optimizer]:
+def training(
+    out: Path, every: int, ring_bytes: int = 64 << 20
+) -> tuple[Session, torch.optim.Optimizer]:
     model = torch.nn.Linear(1, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    session = attach(model, optimizer, every=every, save_dir=out, attention=False, autostart=False)
+    session = attach(
+        model,
+        optimizer,
+        every=every,
+        save_dir=out,
+        attention=False,
+        ring_bytes=ring_bytes,
+        autostart=False,
+    )
     return session, optimizer
 
 
@@ -33,6 +44,15 @@ def tensorboard(out: Path) -> EventAccumulator:
     found = EventAccumulator(str(out / "tensorboard"), size_guidance={"scalars": 0})
     found.Reload()
     return found
+
+
+def is_taken_in(directory: Path) -> bool:
+    (path,) = directory.glob("*.ring")
+    reader = RingReader.open(path, read_only=True)
+    try:
+        return reader.lag_bytes == 0
+    finally:
+        reader.close()
 
 
 def is_drained(directory: Path) -> bool:
@@ -81,3 +101,23 @@ def test_a_flood_is_bounded_and_what_is_lost_is_counted(
     steps = [[event.step for event in found.Scalars(name)] for name in names]
     assert sum(map(len, steps)) == kept
     assert all(seen == list(range(seen[0], 1000)) for seen in steps)  # the newest ones
+
+
+def test_values_wait_for_a_daemon_that_makes_room(
+    shm_dir: Path, out: Path, daemon: DaemonProcess
+) -> None:
+    session, optimizer = training(out, every=1, ring_bytes=1 << 14)
+
+    # 16 KiB hold some 10 samples, and an eighth of them 49 values.
+    for step in range(1, 51):
+        optimizer.step()
+        session.log(a=step)
+        if step == 40:
+            daemon.start()
+            wait_until(lambda: is_taken_in(shm_dir))
+    session.close()
+    wait_until(lambda: is_drained(shm_dir))
+
+    assert "ring_full" in load(out / "training_statistics.json")["dropped"]
+    found = [(event.step, event.value) for event in tensorboard(out).Scalars("Custom/a")]
+    assert found == [(step, step) for step in range(1, 51)]
