@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from tracksided.checkpoints.formats.catalog import directory_format_of
 from tracksided.checkpoints.formats.trainer_state import TRAINER_STATE, lacks_state
 from tracksided.checkpoints.formats.unread import unread_kind
-from tracksided.checkpoints.naming import is_checkpoint_directory
+from tracksided.checkpoints.numbering import looks_like_checkpoint
 from tracksided.checkpoints.policy import Candidate
 from tracksided.checkpoints.provenance import is_of
 from tracksided.checkpoints.store import Entry, Store
@@ -28,7 +28,8 @@ def list_candidates(
     """List what matches a pattern and is not the work of averaging itself.
 
     A pattern that ends in a slash matches directories only. Directories count if they are
-    named ``checkpoint-N``, or hold weights of a format that is known; not all are read here.
+    named like one (``checkpoint-100``, ``epoch_8``), or hold weights of a format that is known;
+    not all are read here.
 
     Args:
         store: where to look, not below it.
@@ -66,7 +67,7 @@ def _directory(store: Store, candidate: Candidate) -> list[_Found]:
     name = candidate.path.name
     names = store.names_in(name)
     is_known = directory_format_of(names) is not None or unread_kind(names) is not None
-    if not is_checkpoint_directory(name) and not is_known:
+    if not looks_like_checkpoint(name) and not is_known:
         return []
     return [_Found(candidate, names)]
 

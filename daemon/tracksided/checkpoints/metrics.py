@@ -19,6 +19,7 @@ from pathlib import PurePath
 
 from tracksided.checkpoints.formats.base import Checkpoint
 from tracksided.checkpoints.formats.catalog import stated_metrics
+from tracksided.checkpoints.naming import stem_of
 from tracksided.checkpoints.numbers import numbers_in
 from tracksided.checkpoints.policy import Candidate
 from tracksided.checkpoints.refusals import SourceRefused
@@ -59,10 +60,10 @@ def _statements(
 ) -> Iterator[Mapping[str, float]]:
     path = candidate.path
     inside = f"{path.name}/{METRICS_FILE}"
-    own = inside if candidate.is_directory else path.with_suffix(".json").name
+    own = inside if candidate.is_directory else stem_of(path.name) + ".json"
     yield _numbers(_read(store, candidate, own))
     by_name = _read(store, candidate, METRICS_FILE)
-    for name in (path.name, path.stem):
+    for name in (path.name, stem_of(path.name)):
         yield _numbers(by_name.get(name))
     yield stated_metrics(checkpoint)
     yield metrics_in_name(path.name)
@@ -70,7 +71,7 @@ def _statements(
 
 def metrics_in_name(name: str) -> dict[str, float]:
     """Return the ``NAME=NUMBER`` parts of a file name, as Lightning writes them."""
-    return {key: float(number) for key, number in _IN_NAME.findall(PurePath(name).stem)}
+    return {key: float(number) for key, number in _IN_NAME.findall(stem_of(name))}
 
 
 def _numbers(content: object) -> dict[str, float]:

@@ -195,6 +195,12 @@ def read_name(name: str, *, is_directory: bool = False) -> Name:
     return Name(tuple(pieces), tuple(token for piece in pieces for token in _tokens(piece)))
 
 
+def looks_like_checkpoint(name: str) -> bool:
+    """Whether the name of a directory is that of a checkpoint, whatever it holds so far."""
+    parts = read_name(name, is_directory=True).parts
+    return any(part.kind in COUNTING and part.is_certain for part in parts)
+
+
 def _mark(kind: Kind, parts: list[Part], found: re.Match[str]) -> str:
     """Note a part, and return what stands for it: words in front of a number that counts stay."""
     mark = chr(_FIRST_MARK + len(parts))

@@ -2,9 +2,9 @@
 
 from pathlib import PurePath
 
-from tracksided.checkpoints.formats.catalog import FILE_FORMATS, format_of
+from tracksided.checkpoints.formats.catalog import FILE_FORMATS, format_of, suffix_of
 from tracksided.checkpoints.metrics import METRICS_FILE
-from tracksided.checkpoints.naming import provenance_name
+from tracksided.checkpoints.naming import provenance_name, stem_of
 from tracksided.checkpoints.store import Home, Store
 from tracksided.errors import SettingsError
 
@@ -40,10 +40,10 @@ def output_name(home: Home, wanted: str, format_name: str) -> str:
             )
         return name
     of_name = format_of(name)
-    if not PurePath(name).suffix or (of_name is not None and of_name.name != own.name):
-        name = str(PurePath(name).with_suffix(own.suffixes[0]))
+    if provenance_name(name) != name and (of_name is None or of_name.name != own.name):
+        name = _without_suffix(name) + own.suffixes[0]
     # Under the default name an average of another tool may lie; it is meant to be replaced.
-    is_default = PurePath(name).stem == PurePath(DEFAULT_OUTPUT).stem
+    is_default = stem_of(name) == stem_of(DEFAULT_OUTPUT)
     store, name = home.store, home.prefix + name
     _require_json_of_its_own(store, name, own.suffixes[0])
     files = (provenance_name(name),) if is_default else (name, provenance_name(name))
@@ -62,11 +62,10 @@ def possible_names(wanted: str) -> set[str]:
     Args:
         wanted: the name that was asked for.
     """
-    output = PurePath(wanted)
     suffixes = [suffix for entry in FILE_FORMATS for suffix in entry.suffixes]
-    stems = (output.stem, PurePath(DEFAULT_OUTPUT).stem)
+    stems = (_without_suffix(wanted), stem_of(DEFAULT_OUTPUT))
     names = {stem + suffix for stem in stems for suffix in suffixes}
-    return names | {output.name, _directory_output_name(wanted), DEFAULT_DIRECTORY_OUTPUT}
+    return names | {wanted, _directory_output_name(wanted), DEFAULT_DIRECTORY_OUTPUT}
 
 
 def _require_json_of_its_own(store: Store, name: str, suffix: str) -> None:
@@ -75,7 +74,7 @@ def _require_json_of_its_own(store: Store, name: str, suffix: str) -> None:
     if description == name:
         raise SettingsError(
             f"{name!r} as output: the JSON file that describes the average has this name; use "
-            f"{PurePath(name).stem + suffix!r}"
+            f"{stem_of(name) + suffix!r}"
         )
     if description == METRICS_FILE:
         raise SettingsError(
@@ -93,9 +92,9 @@ def _require_json_of_its_own(store: Store, name: str, suffix: str) -> None:
 
 def _directory_output_name(wanted: str) -> str:
     """Name the output that checkpoint directories have."""
-    name = PurePath(wanted)
-    if name == PurePath(DEFAULT_OUTPUT):
-        name = PurePath(DEFAULT_DIRECTORY_OUTPUT)
-    elif format_of(name.name) is not None:
-        name = name.with_suffix("")
-    return str(name)
+    return DEFAULT_DIRECTORY_OUTPUT if wanted == DEFAULT_OUTPUT else _without_suffix(wanted)
+
+
+def _without_suffix(name: str) -> str:
+    """Leave out what a format calls its files; in ``model-v1.5`` there is nothing like that."""
+    return name.removesuffix(suffix_of(name))

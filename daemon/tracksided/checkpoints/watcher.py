@@ -5,14 +5,14 @@ import os
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TypeAlias
 
-from tracksided.checkpoints.formats.catalog import FILE_FORMATS, directory_format_of
+from tracksided.checkpoints.formats.catalog import directory_format_of, format_of, suffix_of
 from tracksided.checkpoints.formats.trainer_state import TRAINER_STATE, lacks_state
 from tracksided.checkpoints.formats.unread import unread_kind
 from tracksided.checkpoints.listing import DIRECTORY_MARK
-from tracksided.checkpoints.naming import DIRECTORY_PROVENANCE, is_checkpoint_directory
+from tracksided.checkpoints.naming import DIRECTORY_PROVENANCE, is_checkpoint_directory, stem_of
 from tracksided.checkpoints.output_names import DEFAULT_DIRECTORY_OUTPUT, DEFAULT_OUTPUT
 
 Signature: TypeAlias = frozenset[tuple[str, int, int, int]]
@@ -25,8 +25,7 @@ DIRECTORY_PATTERN = "*" + DIRECTORY_MARK
 # A cache of a data set may lie beside checkpoints; none of these has as many files.
 MAX_ENTRIES = 4096
 
-_OWN_STEM = PurePath(DEFAULT_OUTPUT).stem
-_SUFFIXES = tuple(suffix for entry in FILE_FORMATS for suffix in entry.suffixes)
+_OWN_STEM = stem_of(DEFAULT_OUTPUT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +110,8 @@ def look(directory: Path) -> Look:
 
 def is_checkpoint_name(name: str) -> bool:
     """Whether a file of this name is looked at; our own outputs are not."""
-    path = PurePath(name)
-    is_own = path.stem == _OWN_STEM
-    return path.suffix in _SUFFIXES and not is_own and not name.startswith(".")
+    is_own = stem_of(name) == _OWN_STEM
+    return format_of(name) is not None and not is_own and not name.startswith(".")
 
 
 def may_hold_checkpoint(name: str) -> bool:
@@ -181,5 +179,5 @@ def _refusal(name: str, error: OSError) -> tuple[str, str]:
 def _pattern_of(name: str) -> str:
     directory, separator, _ = name.partition("/")
     if not separator:
-        return f"*{PurePath(name).suffix}"
+        return f"*{suffix_of(name)}"
     return TRAINER_PATTERN if is_checkpoint_directory(directory) else DIRECTORY_PATTERN

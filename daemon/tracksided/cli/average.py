@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import NoReturn
 
 import click
@@ -24,7 +24,7 @@ from rich.progress import (
 from tracksided.checkpoints.averaging import Progress as Report
 from tracksided.checkpoints.descriptors import allow_many_files
 from tracksided.checkpoints.ending import signals_as_exits
-from tracksided.checkpoints.formats.catalog import format_of
+from tracksided.checkpoints.formats.catalog import suffix_of
 from tracksided.checkpoints.job import (
     DEFAULT_COUNT,
     AverageRequest,
@@ -48,7 +48,16 @@ from tracksided.errors import RankLost, SettingsError, TracksidedError
 DEFAULT_PATTERN = "*.pt"
 # Tried in turn without a pattern. The Trainer's directories come before other files: beside them
 # it leaves the final model as one, model.safetensors.
-PATTERNS = (DEFAULT_PATTERN, "checkpoint-*/", "*.safetensors", "*.ckpt", "*.pth", "*/")
+PATTERNS = (
+    DEFAULT_PATTERN,
+    "checkpoint-*/",
+    "*.safetensors",
+    "*.ckpt",
+    "*.pth",
+    "*.pth.tar",
+    "*.pt.tar",
+    "*/",
+)
 
 
 class _Place(click.ParamType[Path | RemoteAddress]):
@@ -204,8 +213,8 @@ def _say_pattern(request: AverageRequest, sources: Sequence[PlannedSource | Sour
     newest = sources[-1].name
     if len(request.patterns) == 1 or fnmatch.fnmatchcase(newest, DEFAULT_PATTERN):
         return
-    is_file = format_of(newest) is not None
-    used = f"*{PurePath(newest).suffix}" if is_file else "checkpoint directories"
+    suffix = suffix_of(newest)
+    used = f"*{suffix}" if suffix else "checkpoint directories"
     _echo(f"using {used} in {request.directory}", err=True)
 
 

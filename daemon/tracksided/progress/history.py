@@ -25,7 +25,7 @@ from tracksided.sinks.json_file import Json, read_json
 RUN_FILE = "run.json"
 TOTALS_FILE = "training_statistics.json"
 TENSORBOARD_DIR = "tensorboard"
-CHECKPOINT_PATTERNS = ("*.pt", "*.pth", "*.ckpt", "*.safetensors", "*/")
+CHECKPOINT_PATTERNS = ("*.pt", "*.pth", "*.pth.tar", "*.pt.tar", "*.ckpt", "*.safetensors", "*/")
 # Columns of a line that are numbers over steps; `nonfinite` names those that were NaN or infinite.
 _COLUMNS = (
     "loss",

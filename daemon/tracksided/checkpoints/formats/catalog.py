@@ -24,8 +24,20 @@ DIRECTORY_FORMATS: tuple[DirectoryFormat, ...] = (DistributedCheckpoint(), Huggi
 
 def format_of(name: str) -> FileFormat | None:
     """Return the format that reads files of this name, or None."""
-    suffix = PurePath(name).suffix.lower()
+    suffix = suffix_of(name).lower()
     return next((entry for entry in FILE_FORMATS if suffix in entry.suffixes), None)
+
+
+def suffix_of(name: str) -> str:
+    """Return the suffix that a format reads, as the name has it, or an empty text.
+
+    It may be a double one: ``.pth.tar``, as timm writes torch's ordinary files.
+    """
+    path = PurePath(name)
+    for suffix in ("".join(path.suffixes[-2:]), path.suffix):
+        if any(suffix.lower() in entry.suffixes for entry in FILE_FORMATS):
+            return suffix
+    return ""
 
 
 def format_named(name: str) -> CheckpointFormat:

@@ -64,7 +64,7 @@ class TorchZip:
     """`.pt`, `.pth` and `.ckpt` of torch 1.6 and later."""
 
     name = "torch"
-    suffixes = (".pt", ".pth", ".ckpt")
+    suffixes = (".pt", ".pth", ".ckpt", ".pth.tar", ".pt.tar")
 
     def describe(self, source: SourceFile) -> Checkpoint:
         """Read the zip directory and the pickle; see `FileFormat.describe`."""
