@@ -323,7 +323,7 @@ class Daemon:
             outputs.has_average(average) or event.created < min(run.started_at for run in runs)
         ):
             return  # noted by the daemon that made it, or older than the run
-        step = event.step or 0
+        step = outputs.last_step if event.step is None else event.step
         text = event.error or f"{event.output.name}: average of {', '.join(event.sources)}"
         scalars = () if event.error else (Scalar(AVERAGE_TAG, float(len(event.sources)), step),)
         try:

@@ -97,6 +97,11 @@ class RunOutputs:
             }
         )
 
+    @property
+    def last_step(self) -> int:
+        """The newest step that is committed; 0 before the first one."""
+        return self._history.last_step
+
     def progress(self, nonce: str) -> SegmentProgress:
         """Return what is committed of a segment."""
         return self._history.progress(nonce)

@@ -23,6 +23,14 @@ def scalars(directory: Path, tag: str) -> list[tuple[int, float]]:
     return [(event.step, event.value) for event in accumulator.Scalars(tag)]
 
 
+def texts(directory: Path, tag: str) -> list[tuple[int, str]]:
+    """Return the texts that TensorBoard's own loader finds."""
+    accumulator = EventAccumulator(str(directory / "tensorboard"), size_guidance={"tensors": 0})
+    accumulator.Reload()
+    events = accumulator.Tensors(tag)
+    return [(event.step, event.tensor_proto.string_val[0].decode()) for event in events]
+
+
 def load(path: Path) -> Any:
     """Read strict JSON: a bare NaN is an error."""
 

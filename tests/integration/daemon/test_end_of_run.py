@@ -7,7 +7,7 @@ import pytest
 import torch
 from daemon_process import DaemonProcess, wait_until
 from fake_trainer import FakeRank, make_hello
-from written import load, scalars, steps
+from written import load, scalars, steps, texts
 
 from tracksided.checkpoints.job import AverageRequest, run_average
 
@@ -64,6 +64,30 @@ def test_an_average_that_a_killed_daemon_did_not_note_is_noted_once(
     (average,) = load(out / "training_statistics.json")["averages"]
     assert average["sources"] == ["step_1.pt", "step_2.pt", "step_3.pt"]
     assert scalars(out, "Checkpoints/Averaged") == [(3, 3.0)]
+
+
+def test_why_an_averaging_failed_stands_at_the_step_of_the_run(
+    shm_dir: Path, tmp_path: Path, daemon: DaemonProcess
+) -> None:
+    out, checkpoints = tmp_path / "run", tmp_path / "checkpoints"
+    checkpoints.mkdir()
+    (checkpoints / "averaged_model.json").write_text("[]")  # of somebody else
+    rank = FakeRank(shm_dir, make_hello(out, checkpoints=(str(checkpoints),)))
+    rank.publish(60)
+    daemon.start()
+    wait_until(lambda: steps(out) == [60])
+
+    for step in (1, 2, 3):
+        torch.save({"weight": torch.full((3,), float(step))}, checkpoints / f"step_{step}.pt")
+    rank.close(steps=60)
+    wait_until((out / "training_statistics.json").exists)
+    wait_until(lambda: not list(shm_dir.glob("*.ring")))
+
+    (average,) = load(out / "training_statistics.json")["averages"]
+    assert "averaged_model.json" in average["error"]
+    ((step, text),) = texts(out, "Checkpoints/Sources")
+    assert step == 60
+    assert text == average["error"]
 
 
 def test_an_average_that_is_older_than_the_run_is_not_noted(
