@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from tracksided.errors import OutputError
 
 logger = logging.getLogger(__name__)
 
-_MODE_BITS = 0o777  # no set-user-id bits
+_MODE_BITS = 0o777  # no bits that give a file the rights of its owner
 WRITABLE = 0o600  # while it is written, also by other ranks of the same user
 
 
@@ -275,9 +276,12 @@ def take_owner_and_mode(descriptor: int, like: os.stat_result, *, besides: int =
         like: of the other.
         besides: mode bits that it has in any case.
     """
-    own = os.fstat(descriptor)
+    bits, own = _MODE_BITS, os.fstat(descriptor)
     if (own.st_uid, own.st_gid) != (like.st_uid, like.st_gid):
         # Only root may give files away; others write as who they are.
         with contextlib.suppress(PermissionError):
             os.fchown(descriptor, like.st_uid, like.st_gid)
-    os.fchmod(descriptor, like.st_mode & _MODE_BITS | besides)
+    own = os.fstat(descriptor)
+    if stat.S_ISDIR(own.st_mode) and own.st_gid == like.st_gid:
+        bits |= stat.S_ISGID  # what others write into it later shall have the group, too
+    os.fchmod(descriptor, like.st_mode & bits | besides)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -211,6 +212,43 @@ def test_a_signal_while_space_is_allocated_leaves_no_debris(
         Publication(tmp_path / "averaged_model.pt", 10, tmp_path.stat())
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_keeps_the_setgid_bit_and_files_do_not(tmp_path: Path) -> None:
+    source = tmp_path / "checkpoint-1"
+    source.mkdir()
+    source.chmod(0o2770)
+    model = source / "model"
+    model.touch()
+    model.chmod(0o6640)
+
+    with DirectoryPublication(
+        tmp_path / "averaged", (OutputFile("model", 0, model.stat()),), source.stat()
+    ) as publication:
+        publication.commit()
+
+    assert stat.S_IMODE((tmp_path / "averaged").stat().st_mode) == 0o2770
+    assert stat.S_IMODE((tmp_path / "averaged" / "model").stat().st_mode) == 0o640
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a directory to another group")
+def test_the_setgid_bit_is_not_taken_for_another_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "checkpoint-1"
+    source.mkdir()
+    os.chown(source, -1, os.getgid() + 1)
+    source.chmod(0o2770)
+    monkeypatch.setattr(os, "fchown", refuse)
+
+    with DirectoryPublication(tmp_path / "averaged", (), source.stat()) as publication:
+        publication.commit()
+
+    assert stat.S_IMODE((tmp_path / "averaged").stat().st_mode) == 0o770
+
+
+def refuse(*_: object) -> None:
+    raise PermissionError
 
 
 def test_a_read_only_mode_is_taken_when_everything_is_written(tmp_path: Path) -> None:
