@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from tracksided.checkpoints.formats import pickle_walk
 from tracksided.checkpoints.job import AverageRequest, TooFewCheckpoints, run_average
 from tracksided.checkpoints.provenance import Provenance
 
@@ -80,6 +81,11 @@ def refusal(directory: Path, make: Make) -> str:
             lambda s: {"model": {"net": weights(s), "optimizer": optimizer(s)}},
             {"model": {"net": {"w": MEAN}}},
             ("model.optimizer",),
+        ),
+        (
+            lambda s: {"last": {"model": weights(s), "loss": torch.tensor(0.5 * s), "epoch": s}},
+            {"last": {"model": {"w": MEAN}, "loss": torch.tensor(1.5), "epoch": 3}},
+            (),
         ),
         (
             lambda s: {"model": weights(s), "trainer": {"optimizer": optimizer(s), "lr": 0.1}},
@@ -266,3 +272,22 @@ def test_a_list_of_what_was_left_out_is_bounded(tmp_path: Path) -> None:
 
     assert dropped[:2] == ("many.0.rng", "many.1.rng")
     assert dropped[100:] == ("and 200 more",)
+
+
+def test_entries_that_share_their_parts_in_too_many_ways_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pickle_walk, "MAX_VISITS", 10_000)
+    shared = [[[]] for _ in range(500)]
+
+    reason = refusal(
+        tmp_path,
+        lambda step: {
+            "model": weights(step),
+            "trainer": {
+                f"{index}_opt": [torch.ones(1), {"a": shared}] for index in range(step * 20)
+            },
+        },
+    )
+
+    assert reason == "its entries share their parts in too many ways"

@@ -1,6 +1,6 @@
 """Walk through the inert nodes of a pickle, which share parts and may hold themselves."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from tracksided.checkpoints.formats.pickle_nodes import (
     CallNode,
@@ -12,6 +12,9 @@ from tracksided.checkpoints.formats.pickle_nodes import (
     SetNode,
     TupleNode,
 )
+from tracksided.errors import CheckpointRefused
+
+MAX_VISITS = 10_000_000  # of nodes; a pickle of 200,000 tensors has some 3 million
 
 # Looked up by exact type, many million times in a large pickle.
 _WITH_PARTS = frozenset(
@@ -48,26 +51,50 @@ def nodes_below(root: Node, seen: set[int]) -> Iterator[Node]:
             pending.extend(children)
 
 
-def is_below(root: Node, is_it: Callable[[Node], bool], known: set[int]) -> bool:
-    """Whether a node is it, or holds it anywhere.
+class Search:
+    """Tells of the nodes of one pickle whether they are, or hold anywhere, what is looked for."""
 
-    Args:
-        root: the node.
-        is_it: asked of every node that is reachable, apart from atoms and globals.
-        known: identities of nodes that are known not to be or hold it; learns those that are not.
-    """
-    seen: set[int] = set()
-    pending = [root] if has_parts(root) else []
-    while pending:
-        current = pending.pop()
-        if id(current) in seen or id(current) in known:
-            continue
-        if is_it(current):
+    def __init__(
+        self,
+        is_it: Callable[[Node], bool],
+        enter: Callable[[Node], Iterable[Node]] = parts_of,
+    ) -> None:
+        """Begin with no knowledge.
+
+        Args:
+            is_it: whether a node is what is looked for; never asked of atoms and globals.
+            enter: which parts of a node are looked at, too.
+        """
+        self._is_it = is_it
+        self._enter = enter
+        self._with: set[int] = set()
+        self._without: set[int] = set()
+        self._left = MAX_VISITS
+
+    def finds_in(self, root: Node) -> bool:
+        """Whether a node is it, or holds it.
+
+        Raises:
+            CheckpointRefused: all searches together took too long.
+        """
+        if id(root) in self._with:
             return True
-        seen.add(id(current))
-        pending.extend(parts_of(current))
-    known |= seen
-    return False
+        seen: set[int] = set()
+        pending = [root] if has_parts(root) else []
+        while pending:
+            current = pending.pop()
+            if id(current) in seen or id(current) in self._without:
+                continue
+            if self._is_it(current):
+                self._with.add(id(root))
+                return True
+            seen.add(id(current))
+            pending.extend(self._enter(current))
+            self._left -= 1
+            if not self._left:
+                raise CheckpointRefused("its entries share their parts in too many ways")
+        self._without |= seen
+        return False
 
 
 def _children(node: Node) -> list[Node]:

@@ -31,20 +31,22 @@ class TakenOut:
         self.paths: list[Path] = []
         self.nodes: list[Node] = []
         self._owners: set[int] = set()
+        self._prefixes: set[Path] = set()
 
     def note(self, owner: Node, path: Path, value: Node) -> None:
         """Note an entry that is taken out of a dict."""
         self.paths.append(path)
         self.nodes.append(value)
         self._owners.add(id(owner))
+        self._prefixes.update(path[:length] for length in range(1, len(path) + 1))
 
     def lost_something(self, owner: Node) -> bool:
         """Whether entries of this very dict were taken out."""
         return id(owner) in self._owners
 
     def lost_below(self, path: Path) -> bool:
-        """Whether something was taken out of what lies at a path."""
-        return any(known[: len(path)] == path for known in self.paths)
+        """Whether what lies at a path was taken out, or something of it."""
+        return path in self._prefixes
 
     def listed(self, outermost: Iterable[Node]) -> tuple[str, ...]:
         """Name what was taken out, in the order of the outermost keys."""

@@ -7,8 +7,8 @@ step's EMA beside averaged weights would pass for theirs.
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from tracksided.checkpoints.formats.pickle_nodes import Node, mapping_pairs
-from tracksided.checkpoints.formats.pickle_walk import has_parts, is_below
+from tracksided.checkpoints.formats.pickle_nodes import Node, PersistentNode, mapping_pairs
+from tracksided.checkpoints.formats.pickle_walk import Search, has_parts
 from tracksided.checkpoints.formats.taking_out import (
     Path,
     TakenOut,
@@ -102,10 +102,11 @@ class _Sorter:
         self._sizes = Sizes()
         self._model_bytes = self._sizes.add(model)
         self._model_storages = storages_below(model).keys()
-        self._model_shapes = _tensors_in(model)
+        self._model_tensors = _tensors_in(model)
         self._seen = {id(model)}
-        self._no_copies: set[int] = set()
-        self._only_numbers: set[int] = set()
+        self._like_model: dict[int, bool] = {}
+        self._arrays = Search(_is_array)
+        self._own = Search(self._is_own_storage)
         self._callback_bytes = 0
         self._carried: dict[str, int] = {}
         self._beside: dict[str, int] = {}
@@ -179,22 +180,24 @@ class _Sorter:
 
     def _is_copy(self, key: Node, value: Node) -> bool:
         """Whether an entry holds the model's weights once more, in storages of its own."""
-        is_named = is_other_weights(key) and is_below(value, _is_array, self._only_numbers)
+        is_named = is_other_weights(key) and self._arrays.finds_in(value)
         if not is_named and not self._is_like_model(value):
             return False
-        return not storages_below(value).keys() <= self._model_storages
+        return self._own.finds_in(value)
+
+    def _is_own_storage(self, node: Node) -> bool:
+        is_storage = isinstance(node, PersistentNode)
+        return is_storage and not storages_below(node).keys() <= self._model_storages
 
     def _is_like_model(self, value: Node) -> bool:
         """Whether a dict holds tensors of the same names and shapes, and no other ones."""
-        if id(value) in self._no_copies or not self._model_shapes:
-            return False
-        found = _tensors_in(value)
-        if found.keys() == self._model_shapes.keys() and all(
-            _shape(tensor) == _shape(self._model_shapes[name]) for name, tensor in found.items()
-        ):
-            return True
-        self._no_copies.add(id(value))
-        return False
+        known = self._like_model.get(id(value))
+        if known is None:
+            found, expected = _tensors_in(value), self._model_tensors
+            known = bool(expected) and found.keys() == expected.keys()
+            known = known and all(_shape(found[name]) == _shape(expected[name]) for name in found)
+            self._like_model[id(value)] = known
+        return known
 
 
 def _tensors_in(node: Node) -> Mapping[str, Node]:

@@ -10,11 +10,11 @@ from tracksided.checkpoints.formats.pickle_nodes import (
     mapping_pairs,
     text_entries,
 )
-from tracksided.checkpoints.formats.pickle_walk import has_parts, parts_of
+from tracksided.checkpoints.formats.pickle_walk import Search, has_parts, parts_of
 from tracksided.checkpoints.formats.taking_out import MAX_PATH, TakenOut, label, take_from, take_out
 from tracksided.checkpoints.formats.torch_beside import Sizes, is_other_weights, leave_behind
 from tracksided.checkpoints.formats.torch_steps import STEP_KEYS, step_of
-from tracksided.checkpoints.formats.torch_tensors import has_tensor, is_tensor
+from tracksided.checkpoints.formats.torch_tensors import is_tensor
 from tracksided.checkpoints.formats.training_state import (
     StateFinder,
     is_training_state,
@@ -75,7 +75,7 @@ def find_model(root: Node) -> ModelPart:
     outermost = [key for key, _ in pairs]
     taken = TakenOut()
     take_out(((), root), StateFinder().is_state, taken, set())
-    way = _way(root, outermost, taken)
+    way = _Finder(taken).way(root, outermost)
     levels = (root, *(node for _, node in way[:-1])) if way else ()
     model = way[-1][1] if way else root
     _take_out_of_model(model, [label(key) for key, _ in way], taken)
@@ -102,63 +102,97 @@ def tensor_itself(root: Node) -> ModelPart:
     return ModelPart(root, (), root)
 
 
-def _way(root: Node, outermost: Sequence[Node], taken: TakenOut) -> list[tuple[str, Node]]:
-    """Return the keys and entries that lead from the outermost dict to the model.
+class _Finder:
+    """Finds the way to the model through one checkpoint."""
 
-    Raises:
-        CheckpointRefused: there is no model, or it is not clear which it is.
-    """
-    entries = text_entries(root)
-    found = _wrappers(entries)
-    if not found and _is_state_dict(root):
+    def __init__(self, taken: TakenOut) -> None:
+        self._taken = taken
+        self._tensors = Search(is_tensor)
+        self._tensors_of_no_average = Search(is_tensor, _parts_of_no_average)
+
+    def way(self, root: Node, outermost: Sequence[Node]) -> list[tuple[str, Node]]:
+        """Return the keys and entries that lead to the model; none where all is the model.
+
+        Args:
+            root: of the checkpoint.
+            outermost: its keys, also of what was taken out.
+
+        Raises:
+            CheckpointRefused: there is no model, or it is not clear which it is.
+        """
+        entries = text_entries(root)
+        found = self._wrappers(entries)
+        if not found and _is_state_dict(root):
+            return []
+        if not found:
+            found = self._single(entries)
+            left = [label(key) for key, value in entries.items() if _is_named_state(key, value)]
+            _require_one(found, entries, [*self._taken.listed(outermost), *left])
+        way = [(found[0], entries[found[0]])]
+        while len(way) < MAX_PATH:
+            further = self._further(way[-1][1])
+            if not further:
+                break
+            way += further
+        return way
+
+    def _single(self, entries: Mapping[str, Node]) -> list[str]:
+        """Return the keys of the dicts of tensors; averages of the weights only if alone."""
+        trees = [
+            key
+            for key, value in entries.items()
+            if self._is_tree(value) and not is_training_state(key)
+        ]
+        own = [
+            key
+            for key in trees
+            if not is_other_weights(key) and self._tensors_of_no_average.finds_in(entries[key])
+        ]
+        return own or trees
+
+    def _further(self, node: Node) -> list[tuple[str, Node]]:
+        """Return the way further in, where a dict that is a checkpoint of its own lies there.
+
+        A dict of dicts may as well be the model, and one of its parts be called `model`.
+        """
+        way: list[tuple[str, Node]] = []
+        while len(way) < MAX_PATH:
+            entries = text_entries(node)
+            if self._is_checkpoint(node):
+                found = self._wrappers(entries)[:1]
+                if not found and not _is_state_dict(node):
+                    found = self._single(entries)
+                return [*way, (found[0], entries[found[0]])] if len(found) == 1 else []
+            trees = [entry for entry in entries.items() if self._tensors.finds_in(entry[1])]
+            if len(trees) != 1 or not self._is_tree(trees[0][1]):
+                break
+            way.append(trees[0])
+            node = trees[0][1]
         return []
-    if not found:
-        trees = [key for key, value in entries.items() if _is_model(key, value)]
-        found = [key for key in trees if _has_own_tensor(key, entries[key])] or trees
-        left = [label(key) for key, value in entries.items() if _is_named_state(key, value)]
-        _require_one(found, entries, [*taken.listed(outermost), *left])
-    way = [(found[0], entries[found[0]])]
-    while len(way) < MAX_PATH:
-        further = _further(way[-1][1], taken)
-        if not further:
-            break
-        way += further
-    return way
+
+    def _wrappers(self, entries: Mapping[str, Node]) -> list[str]:
+        """Return the wrappers' keys that hold tensors, the one with the most bytes first."""
+        found = [key for key in WRAPPER_KEYS if self._is_tree(entries.get(key))]
+        if len(found) > 1:
+            found.sort(key=lambda key: Sizes().add(entries[key]), reverse=True)
+        return found
+
+    def _is_tree(self, node: Node) -> bool:
+        return mapping_pairs(node) is not None and self._tensors.finds_in(node)
+
+    def _is_checkpoint(self, node: Node) -> bool:
+        """Whether a dict around a model says that it is more than a part of one."""
+        return self._taken.lost_something(node) or any(
+            _is_named_state(key, value) or (key in {"epoch", *STEP_KEYS} and isinstance(value, int))
+            for key, value in text_entries(node).items()
+        )
 
 
-def _further(node: Node, taken: TakenOut) -> list[tuple[str, Node]]:
-    """Return the way to a wrapper further in, where that lies in a checkpoint of its own.
-
-    A dict of dicts may as well be the model, and one of its parts be called `model`.
-    """
-    way: list[tuple[str, Node]] = []
-    while len(way) < MAX_PATH:
-        entries = text_entries(node)
-        found = _wrappers(entries)
-        if found and _is_checkpoint(node, taken):
-            return [*way, (found[0], entries[found[0]])]
-        trees = [(key, value) for key, value in entries.items() if has_tensor(value)]
-        if len(trees) != 1 or not _is_tree(trees[0][1]):
-            break
-        way.append(trees[0])
-        node = trees[0][1]
-    return []
-
-
-def _wrappers(entries: Mapping[str, Node]) -> list[str]:
-    """Return the wrappers' keys that hold tensors, the one with the most bytes first."""
-    found = [key for key in WRAPPER_KEYS if _is_tree(entries.get(key))]
-    if len(found) > 1:
-        found.sort(key=lambda key: Sizes().add(entries[key]), reverse=True)
-    return found
-
-
-def _is_checkpoint(node: Node, taken: TakenOut) -> bool:
-    """Whether a dict around a model says that it is more than a part of one."""
-    return taken.lost_something(node) or any(
-        _is_named_state(key, value) or (key in {"epoch", *STEP_KEYS} and isinstance(value, int))
-        for key, value in text_entries(node).items()
-    )
+def _parts_of_no_average(node: Node) -> list[Node]:
+    pairs = mapping_pairs(node)
+    if pairs is None:
+        return parts_of(node)
+    return [value for key, value in pairs if has_parts(value) and not is_other_weights(key)]
 
 
 def _is_state_dict(node: Node) -> bool:
@@ -183,30 +217,6 @@ def _take_out_of_model(model: Node, keys: Sequence[str], taken: TakenOut) -> Non
 
 def _is_named_state(key: str, value: Node) -> bool:
     return is_training_state(key) and has_parts(value)
-
-
-def _is_tree(node: Node) -> bool:
-    return mapping_pairs(node) is not None and has_tensor(node)
-
-
-def _is_model(key: str, value: Node) -> bool:
-    return _is_tree(value) and not is_training_state(key)
-
-
-def _has_own_tensor(key: str, value: Node) -> bool:
-    """Whether there is a tensor below that no key on the way to it calls an average."""
-    seen: set[int] = set()
-    pending: list[tuple[Node, Node]] = [(key, value)]
-    while pending:
-        name, node = pending.pop()
-        if is_other_weights(name) or id(node) in seen:
-            continue
-        if is_tensor(node):
-            return True
-        seen.add(id(node))
-        pairs = mapping_pairs(node)
-        pending += [(None, part) for part in parts_of(node)] if pairs is None else pairs
-    return False
 
 
 def _require_one(found: Sequence[str], entries: Mapping[str, Node], gone: Sequence[str]) -> None:

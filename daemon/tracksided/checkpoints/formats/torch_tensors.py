@@ -88,11 +88,6 @@ def is_tensor(node: Node) -> bool:
     return path.startswith(("torch._utils._rebuild_", "torch._tensor._rebuild_"))
 
 
-def has_tensor(node: Node) -> bool:
-    """Whether there is a tensor anywhere below a node."""
-    return any(is_tensor(found) for found in nodes_below(node, set()))
-
-
 def model_tensors(node: Node, entries: Sequence[tuple[Node, Node]] | None) -> dict[str, TensorView]:
     """Return the model's tensors by their dotted names.
 

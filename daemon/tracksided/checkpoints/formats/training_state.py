@@ -25,7 +25,7 @@ from tracksided.checkpoints.formats.pickle_nodes import (
     describe,
     mapping_pairs,
 )
-from tracksided.checkpoints.formats.pickle_walk import has_parts, is_below, parts_of
+from tracksided.checkpoints.formats.pickle_walk import Search, has_parts, parts_of
 from tracksided.checkpoints.formats.torch_tensors import is_tensor
 from tracksided.errors import CheckpointRefused
 
@@ -98,9 +98,12 @@ class StateFinder:
     """Finds such state in one checkpoint, and remembers where there is none."""
 
     def __init__(self) -> None:
-        self._unshaped: set[int] = set()
-        self._stateless_lists: set[int] = set()
-        self._bare: set[int] = set()
+        self._shapes = Search(_has_shape)
+        self._tensors = Search(is_tensor)
+        self._states = Search(lambda node: is_tensor(node) or _has_shape(node))
+        # Of lists and tuples, and what lies right in them.
+        self._items = Search(self._is_item_of_state, _items)
+        self._weights = Search(self._is_item_of_weights, _items)
 
     def is_state(self, key: Node, value: Node) -> bool:
         """Whether an entry of any dict is state of one step.
@@ -114,49 +117,33 @@ class StateFinder:
         """
         if not has_parts(value) or is_tensor(value):
             return False
-        if _has_shape(value) or self._is_state_inside(key, value):
+        if isinstance(value, ListNode | TupleNode) and self._items.finds_in(value):
+            self._require_no_weights(key, value)
             return True
-        words = words_of(key)
-        is_named = is_training_state(key) or _last_word(words) in _SHORT_NAMES
-        return is_named and self._holds_state(value)
+        if self._is_item_of_state(value):
+            return True
+        is_named = is_training_state(key) or _last_word(words_of(key)) in _SHORT_NAMES
+        return is_named and self._states.finds_in(value)
 
-    def _is_state_inside(self, key: Node, value: Node) -> bool:
-        """Whether a list, a tuple or an object has to go for what it holds."""
-        if isinstance(value, ListNode | TupleNode):
-            return self._lists_state(key, value)
-        if mapping_pairs(value) is None:
-            return is_below(value, _has_shape, self._unshaped)
-        return False
+    def _is_item_of_state(self, node: Node) -> bool:
+        is_object = not isinstance(node, ListNode | TupleNode) and mapping_pairs(node) is None
+        return self._shapes.finds_in(node) if is_object else _has_shape(node)
 
-    def _lists_state(self, key: Node, sequence: Node) -> bool:
-        found = False
-        mappings: list[Node] = []
-        seen: set[int] = set()
-        pending = [sequence]
-        while pending:
-            current = pending.pop()
-            if id(current) in seen or id(current) in self._stateless_lists:
-                continue
-            seen.add(id(current))
-            if _has_shape(current):
-                found = True
-            elif isinstance(current, ListNode | TupleNode):
-                pending.extend(parts_of(current))
-            elif mapping_pairs(current) is not None:
-                mappings.append(current)
-            elif not is_tensor(current):
-                found = found or is_below(current, _has_shape, self._unshaped)
-        if not found:
-            self._stateless_lists |= seen
-        elif any(is_below(mapping, is_tensor, set()) for mapping in mappings):
+    def _is_item_of_weights(self, node: Node) -> bool:
+        is_dict = mapping_pairs(node) is not None and not _has_shape(node)
+        return is_dict and self._tensors.finds_in(node)
+
+    def _require_no_weights(self, key: Node, sequence: Node) -> None:
+        if self._weights.finds_in(sequence):
             raise CheckpointRefused(
                 f"{describe(key)} holds the state of an optimizer, scheduler or the like beside "
                 "other tensors in one list; save them under keys of their own"
             )
-        return found
 
-    def _holds_state(self, value: Node) -> bool:
-        return is_below(value, lambda node: is_tensor(node) or _has_shape(node), self._bare)
+
+def _items(node: Node) -> list[Node]:
+    """Return what a list or tuple is made of, apart from atoms; nothing of anything else."""
+    return parts_of(node) if isinstance(node, ListNode | TupleNode) else []
 
 
 def _has_shape(node: Node) -> bool:
