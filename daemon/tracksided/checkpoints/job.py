@@ -255,6 +255,7 @@ def _select(store: Store, request: AverageRequest, refused: dict[Path, str]) -> 
     )
     skipped: dict[str, Skipped] = {}
     tried, found = request.patterns, 0
+    culprit = ""
     for pattern, candidates in _candidates_by_pattern(store, request):
         selection = select(store, candidates, wanted, refused)
         if len(selection.chosen) >= needed:
@@ -265,9 +266,10 @@ def _select(store: Store, request: AverageRequest, refused: dict[Path, str]) -> 
         selection.close()
         if len(selection.chosen) > found:
             tried, found = (pattern,), len(selection.chosen)
+            culprit = _culprit(request, selection, needed)
         skipped |= {entry.name: entry for entry in selection.skipped}
     raise TooFewCheckpoints(
-        _too_few(request, tried, (found, needed), list(skipped.values())),
+        _too_few(request, tried, (found, needed), culprit, list(skipped.values())),
         tuple(skipped.values()),
         found=found,
         needed=needed,
@@ -278,6 +280,7 @@ def _too_few(
     request: AverageRequest,
     tried: Sequence[str],
     numbers: tuple[int, int],
+    culprit: str,
     skipped: Sequence[Skipped],
 ) -> str:
     found, needed = numbers
@@ -288,10 +291,24 @@ def _too_few(
         f"{request.directory}: {found} usable checkpoints{steps} match {patterns}, {needed} are "
         "needed"
     )
-    if others:
+    if culprit:
+        message += f"; {culprit}"
+    elif others:
         message += f"; --pattern chooses others, such as {others}"
     reasons = "; ".join(f"{entry.name}: {entry.reason}" for entry in skipped)
     return f"{message}; skipped {reasons}" if reasons else message
+
+
+def _culprit(request: AverageRequest, selection: Selection, needed: int) -> str:
+    """Name the one that keeps the others, of which there are enough, from being averaged."""
+    if len(selection.chosen) != 1 or selection.num_unlike < needed:
+        return ""
+    chosen = selection.chosen[0]
+    others = f"{selection.num_unlike} others"
+    message = f"{chosen.checkpoint.name}, the first choice, differs from {others}: move it away"
+    if chosen.step is not None and request.best is None:
+        message += f", or leave it out with --to-step {chosen.step - 1},"
+    return f"{message} to average them"
 
 
 def _weights(request: AverageRequest, selection: Selection) -> tuple[float, ...]:

@@ -70,6 +70,9 @@ class Selection:
     def __init__(self) -> None:
         self.chosen: list[Chosen] = []
         self.skipped: list[Skipped] = []
+        self.num_unlike = 0
+        """Others that are skipped because they do not fit the first that was taken."""
+
         self._stack = ExitStack()
 
     def take(self, chosen: Chosen) -> None:
@@ -289,6 +292,7 @@ def _unfit(checkpoint: Checkpoint, selection: Selection) -> Skipped | _Twin | No
             return _Twin(chosen, checkpoint.name, "is the same file as")
     difference = mismatch(selection.chosen[0].checkpoint, checkpoint)
     if difference is not None:
+        selection.num_unlike += 1
         return Skipped(checkpoint.name, difference)
     for chosen in selection.chosen:
         if is_same_content(chosen.checkpoint, checkpoint):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -133,9 +134,9 @@ class _Place(click.ParamType[Path | RemoteAddress]):
 )
 @click.option("--dry-run", "--dry_run", is_flag=True, help="Say what would be averaged, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-@click.pass_obj
+@click.pass_context
 def command(  # noqa: PLR0917 - click passes everything by keyword
-    workers: Workers | None,
+    context: click.Context,
     directory: Path | RemoteAddress | None,
     checkpoint_dir: Path | RemoteAddress,
     num_checkpoints: int,
@@ -158,6 +159,12 @@ def command(  # noqa: PLR0917 - click passes everything by keyword
     torch.distributed.checkpoint.
     Nothing is unpickled. The average appears whole, with a JSON file that names its sources.
     """
+    workers: Workers | None = context.obj
+    given = {name for name in context.params if _is_given(context, name)}
+    if directory is not None and "checkpoint_dir" in given and checkpoint_dir != directory:
+        _fail(f"DIRECTORY is {directory}, --checkpoint-dir {checkpoint_dir}: give one of them")
+    if "decay" in given and method != "ema":
+        _fail(f"--decay belongs to --method ema; {method} has none")
     if from_step is not None and to_step is not None and from_step > to_step:
         _fail(f"--from-step {from_step} comes after --to-step {to_step}: no step lies between")
     request = AverageRequest(
@@ -187,6 +194,10 @@ def command(  # noqa: PLR0917 - click passes everything by keyword
         raise  # every rank notices: who started them lets one speak
     except TracksidedError as error:
         _fail(str(error))
+
+
+def _is_given(context: click.Context, name: str) -> bool:
+    return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 def _best_by(metric: str | None, mode: str | None) -> BestBy | None:

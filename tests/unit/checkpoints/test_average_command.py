@@ -133,6 +133,8 @@ def test_a_skipped_file_is_named_on_standard_error(tmp_path: Path, save_steps: S
         (("--mode", "min"), "--mode belongs to --best METRIC"),
         (("--best", "loss", "--mode", "min"), "step_2.pt: states no 'loss'"),
         (("--method", "ema", "--decay", "2"), "decay is 2.0"),
+        (("--decay", "0.5"), "--decay belongs to --method ema; uniform has none"),
+        (("--checkpoint-dir", "/other"), "--checkpoint-dir /other: give one of them"),
     ],
 )
 def test_an_error_is_one_line_and_exit_code_one(
@@ -150,6 +152,39 @@ def test_an_error_is_one_line_and_exit_code_one(
     assert message in result.stderr
     assert result.stderr.startswith("trackside average: ")
     assert result.stderr.count("\n") == 1
+
+
+def test_one_directory_may_be_given_twice(tmp_path: Path, save_steps: Save) -> None:
+    save_steps(1, 2)
+
+    assert run(tmp_path, "--checkpoint_dir", tmp_path).exit_code == 0
+
+
+def test_a_newest_checkpoint_that_fits_no_other_is_called_the_culprit(
+    tmp_path: Path, save_steps: Save
+) -> None:
+    save_steps(1, 2)
+    save_steps(3, make=lambda _: {"weight": torch.zeros(2)})
+
+    result = run(tmp_path)
+
+    assert result.exit_code == 1
+    assert (
+        "step_3.pt, the first choice, differs from 2 others: move it away, or leave it out with "
+        "--to-step 2, to average them"
+    ) in result.stderr
+    assert "--pattern" not in result.stderr
+    assert run(tmp_path, "--to-step", "2").exit_code == 0
+
+
+def test_of_two_that_differ_none_is_the_culprit(tmp_path: Path, save_steps: Save) -> None:
+    save_steps(1)
+    save_steps(2, make=lambda _: {"weight": torch.zeros(2)})
+
+    result = run(tmp_path)
+
+    assert result.exit_code == 1
+    assert "move it away" not in result.stderr
 
 
 def test_what_belongs_to_one_step_is_said_to_be_left_out(tmp_path: Path, save_steps: Save) -> None:
