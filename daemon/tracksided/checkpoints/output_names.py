@@ -1,5 +1,6 @@
 """What an average is called, and which names it may not take."""
 
+import re
 from pathlib import PurePath
 
 from tracksided.checkpoints.formats.catalog import FILE_FORMATS, format_of, suffix_of
@@ -10,6 +11,8 @@ from tracksided.errors import SettingsError
 
 DEFAULT_OUTPUT = "averaged_model.pt"
 DEFAULT_DIRECTORY_OUTPUT = "averaged"
+
+_STEP_OF_TORCHTITAN = re.compile(r"step-\d")
 
 
 def output_name(home: Home, wanted: str, format_name: str) -> str:
@@ -37,6 +40,11 @@ def output_name(home: Home, wanted: str, format_name: str) -> str:
             raise SettingsError(
                 f"{name!r} as output: the Trainer's rotation deletes what is named "
                 "checkpoint-*; use another name"
+            )
+        if _STEP_OF_TORCHTITAN.search(name):
+            raise SettingsError(
+                f"{name!r} as output: torchtitan deletes, and loads, what has step-N in its name; "
+                "use another name"
             )
         return name
     of_name = format_of(name)

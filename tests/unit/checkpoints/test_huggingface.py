@@ -306,12 +306,22 @@ def test_the_output_of_directories_has_no_suffix(tmp_path: Path, given: str, mad
     assert (tmp_path / made / "config.json").exists()
 
 
-def test_an_output_named_like_a_checkpoint_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("checkpoint-99", "rotation deletes"),
+        ("step-99", "torchtitan deletes, and loads"),
+        ("average-of-step-9", "torchtitan deletes, and loads"),
+    ],
+)
+def test_an_output_named_like_a_checkpoint_is_refused(
+    tmp_path: Path, name: str, reason: str
+) -> None:
     for step in (1, 2):
         save_step(tmp_path, step)
 
-    with pytest.raises(SettingsError, match="rotation deletes"):
-        run(tmp_path, output_name="checkpoint-99")
+    with pytest.raises(SettingsError, match=reason):
+        run(tmp_path, output_name=name)
 
 
 def test_a_single_directory_is_too_few(tmp_path: Path) -> None:
