@@ -152,9 +152,12 @@ class CheckpointService:
         )
 
     def is_retrying(self, directory: Path) -> bool:
-        """Whether a failed averaging of a directory will be tried again."""
+        """Whether a failed averaging of a directory will be, or is being, tried again."""
         watched = self._watched.get(directory.absolute())
-        return watched is not None and watched.retry_at is not None
+        if watched is None or watched.retry_at is not None:
+            return watched is not None
+        is_running = self._running is not None and self._running.watched is watched
+        return watched.is_due or is_running
 
     def flush(self, *directories: Path) -> None:
         """Average what is newest at the next poll, without waiting for it to settle.
