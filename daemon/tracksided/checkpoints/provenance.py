@@ -75,7 +75,7 @@ class Provenance:
     """Of all its files."""
 
     files: tuple[str, ...]
-    """Names of its files; beside them others may lie in a directory."""
+    """Names of its files, ``directory/name`` for some; others may lie beside them."""
 
     output_digest: str
     """Of its content: algorithm, colon, hexadecimal digits."""
@@ -151,7 +151,13 @@ def written_files(provenance: Mapping[str, object]) -> frozenset[str] | None:
     listed = provenance.get("files")
     if not isinstance(listed, list):
         return None
-    return frozenset(name for name in listed if isinstance(name, str) and is_entry_name(name))
+    return frozenset(name for name in listed if isinstance(name, str) and _is_inside(name))
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a name is that of an entry, or of one in a directory that is an entry."""
+    directory, _, last = name.rpartition("/")
+    return is_entry_name(last) and (not directory or is_entry_name(directory))
 
 
 def is_of(provenance: Mapping[str, object] | None, name: str, *, is_directory: bool) -> bool:

@@ -38,6 +38,7 @@ class DirectoryPublication(Unnamed):
         self.paths = tuple(self.temporary / file.name for file in files)
         self._like = like
         self.likes: list[os.stat_result] = []  # of each target
+        self._within: dict[str, int] = {}  # descriptors of the directories in it
         try:
             with locked(path.parent):  # so that nobody sweeps it before it is locked itself
                 self.temporary.mkdir(0o700)
@@ -59,7 +60,9 @@ class DirectoryPublication(Unnamed):
     def add(self, file: OutputFile) -> FileTarget:
         """Create one file, allocate its space, and return it."""
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        descriptor = os.open(file.name, flags, 0o600, dir_fd=self._directory)
+        directory, _, name = file.name.rpartition("/")
+        around = self._open_within(directory) if directory else self._directory
+        descriptor = os.open(name, flags, 0o600, dir_fd=around)
         target = FileTarget(descriptor)
         self.targets = (*self.targets, target)
         self.likes.append(file.like)
@@ -72,14 +75,16 @@ class DirectoryPublication(Unnamed):
         """Wait until everything written is on disk."""
         for target in self.targets:
             target.sync()
-        os.fsync(self._directory)
+        for descriptor in (*self._within.values(), self._directory):
+            os.fsync(descriptor)
 
     def commit(self) -> None:
         """Sync, give the directory its name, and remove what an average wrote of the old one."""
         for target, like in zip(self.targets, self.likes, strict=True):
             take_owner_and_mode(target.descriptor, like)
         self.sync()
-        take_owner_and_mode(self._directory, self._like)
+        for descriptor in (*self._within.values(), self._directory):
+            take_owner_and_mode(descriptor, self._like)
         with locked(self.path.parent):
             old = _take_name(self.temporary, self.path)
             self._is_committed = True
@@ -88,14 +93,23 @@ class DirectoryPublication(Unnamed):
         if old is not None:
             discard(old, own)
 
+    def _open_within(self, name: str) -> int:
+        if name not in self._within:
+            os.mkdir(name, 0o700, dir_fd=self._directory)
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._within[name] = os.open(name, flags, dir_fd=self._directory)
+        return self._within[name]
+
     def _remove(self) -> None:
         shutil.rmtree(self.temporary, ignore_errors=True)
         self._close()
 
     def _close(self) -> None:
-        for descriptor in (*(target.descriptor for target in self.targets), self._directory):
+        files = (target.descriptor for target in self.targets)
+        for descriptor in (*files, *self._within.values(), self._directory):
             os.close(descriptor)
         self.targets = ()
+        self._within.clear()
 
 
 def _take_name(temporary: Path, path: Path) -> Path | None:

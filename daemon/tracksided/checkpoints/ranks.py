@@ -242,7 +242,7 @@ def _source_order(checkpoint: Checkpoint) -> SourceOrder:
 
 def _states(checkpoint: Checkpoint) -> tuple[tuple[str, int, int], ...]:
     return tuple(
-        (source.path.name, source.identity.nbytes, source.identity.mtime_ns)
+        (source.name, source.identity.nbytes, source.identity.mtime_ns)
         for source in checkpoint.sources
     )
 

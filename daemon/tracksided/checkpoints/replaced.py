@@ -3,8 +3,10 @@
 import filecmp
 import logging
 import os
+import stat
+from collections.abc import Collection
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from tracksided.checkpoints.formats.catalog import directory_format_of
 from tracksided.checkpoints.naming import DIRECTORY_PROVENANCE
@@ -33,10 +35,10 @@ def hand_over(old: Path, new: Path) -> frozenset[str]:
     """
     try:
         own = _own_files(old, new)
-        names = sorted(set(os.listdir(old)) - own) if new.is_dir() else []  # noqa: PTH208 - names only
+        names = sorted(_names_in(old, own) - own) if new.is_dir() else []
         # Those first that keep their names, so that no other takes one of them.
         for name in sorted(names, key=lambda name: os.path.lexists(new / name)):
-            _hand_over(old / name, new)
+            _hand_over(old / name, new / name)
         if names:
             sync_directory(new)
     except OSError as error:
@@ -54,6 +56,9 @@ def discard(old: Path, own: frozenset[str]) -> None:
     with suppress(OSError):
         for name in own - {DIRECTORY_PROVENANCE}:
             (old / name).unlink(missing_ok=True)
+        for name in _directories_of(own):
+            with suppress(OSError):  # not empty
+                (old / name).rmdir()
         if set(os.listdir(old)) <= own:  # noqa: PTH208 - names only
             (old / DIRECTORY_PROVENANCE).unlink(missing_ok=True)
             old.rmdir()
@@ -74,31 +79,49 @@ def _own_files(old: Path, new: Path) -> frozenset[str]:
     listed = written_files(provenance)
     described_at = (old / DIRECTORY_PROVENANCE).stat().st_ctime_ns
     own = {DIRECTORY_PROVENANCE}
-    for entry in os.scandir(old):
-        is_ours = (new / entry.name).is_file() if listed is None else entry.name in listed
-        if not entry.is_file(follow_symlinks=False):
-            continue
-        if is_ours and (
-            directory_format_of((entry.name,)) is not None
-            or entry.stat(follow_symlinks=False).st_ctime_ns <= described_at
-            or _is_equal(old / entry.name, new / entry.name)
+    for name in _names_in(old, listed or ()):
+        is_ours = (new / name).is_file() if listed is None else name in listed
+        status = (old / name).lstat()
+        if (
+            is_ours
+            and stat.S_ISREG(status.st_mode)
+            and (
+                directory_format_of((PurePath(name).name,)) is not None
+                or status.st_ctime_ns <= described_at
+                or _is_equal(old / name, new / name)
+            )
         ):
-            own.add(entry.name)
+            own.add(name)
     return frozenset(own)
 
 
-def _hand_over(path: Path, new: Path) -> None:
-    target, number = new / path.name, 0
+def _names_in(directory: Path, written: Collection[str]) -> frozenset[str]:
+    """List it, and instead of those directories in it that an average wrote what is in them."""
+    names = set(os.listdir(directory))  # noqa: PTH208 - names only
+    for name in _directories_of(written) & names:
+        if not (directory / name).is_symlink() and (directory / name).is_dir():
+            names.remove(name)
+            names |= {f"{name}/{inside}" for inside in os.listdir(directory / name)}  # noqa: PTH208 - names only
+    return frozenset(names)
+
+
+def _directories_of(names: Collection[str]) -> frozenset[str]:
+    return frozenset(name.partition("/")[0] for name in names if "/" in name)
+
+
+def _hand_over(path: Path, wanted: Path) -> None:
+    target, number = wanted, 0
     try:
+        wanted.parent.mkdir(exist_ok=True)
         while not rename_to_free(path, target):
             number += 1
-            target = new / f"{path.name}{KEPT_SUFFIX}{number if number > 1 else ''}"
+            target = wanted.parent / f"{path.name}{KEPT_SUFFIX}{number if number > 1 else ''}"
     except OSError as error:
-        logger.warning("%s cannot be moved into %s: %s", path, new, error.strerror)
+        logger.warning("%s cannot be moved into %s: %s", path, wanted.parent, error.strerror)
         return
     if number:
         message = "%s is a file of the new average; the one that was there is kept as %s"
-        logger.warning(message, new / path.name, target.name)
+        logger.warning(message, wanted, target.name)
 
 
 def _is_equal(one: Path, other: Path) -> bool:

@@ -53,7 +53,7 @@ class SourceFile:
             SourceRefused: it cannot be opened, or is no regular file.
         """
         self.path = path
-        self.owner = path if inside is None else inside.path
+        self.owner: Path = path if inside is None else inside.owner
         """The checkpoint that it is or belongs to."""
 
         try:
@@ -74,7 +74,7 @@ class SourceFile:
         """The file's name, with its directory's where that is the checkpoint."""
         if self.owner == self.path:
             return self.path.name
-        return f"{self.owner.name}/{self.path.name}"
+        return f"{self.owner.name}/{self.path.relative_to(self.owner)}"
 
     @property
     def nbytes(self) -> int:
@@ -168,7 +168,7 @@ class SourceFile:
         """
         if self.owner == self.path:
             return SourceRefused(self.path, reason)
-        return SourceRefused(self.owner, f"{self.path.name}: {reason}")
+        return SourceRefused(self.owner, f"{self.path.relative_to(self.owner)}: {reason}")
 
     def close(self) -> None:
         """Close the descriptor; may be called again."""
@@ -242,20 +242,30 @@ class SourceDirectory:
     which is rotated away and made anew under the same name is never mixed with the old one.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Open and list a directory.
+    def __init__(self, path: Path, *, inside: "SourceDirectory | None" = None) -> None:
+        """Open and list a directory that is a checkpoint, or, ``inside`` one, a part of it.
 
         Args:
             path: of the directory.
+            inside: the checkpoint that it is a part of; None where it is one itself.
 
         Raises:
             SourceRefused: it cannot be opened or listed.
         """
         self.path = path
+        self.owner: Path = path if inside is None else inside.owner
+        """The checkpoint that it is or belongs to."""
+
         self._files: dict[str, SourceFile] = {}
+        self._directories: dict[str, SourceDirectory] = {}
         try:
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-            self.descriptor = os.open(path, flags)
+            if inside is None:
+                self.descriptor = os.open(path, flags)
+            else:
+                self.descriptor = os.open(
+                    path.name, flags | os.O_NOFOLLOW, dir_fd=inside.descriptor
+                )
         except OSError as error:
             raise self.refusal(f"cannot be opened: {error.strerror}") from error
         try:
@@ -279,6 +289,31 @@ class SourceDirectory:
                 raise self.refusal(f"{shown(name)} names no file inside of it")
             self._files[name] = SourceFile(self.path / name, inside=self)
         return self._files[name]
+
+    def directory(self, name: str) -> "SourceDirectory":
+        """Open a directory in it, once; it is closed together with this one.
+
+        Args:
+            name: of an entry.
+
+        Raises:
+            SourceRefused: there is none, or it is a link.
+        """
+        if name not in self._directories:
+            self._directories[name] = SourceDirectory(self.path / name, inside=self)
+        return self._directories[name]
+
+    def is_directory(self, name: str) -> bool:
+        """Whether an entry is a directory, and no link to one.
+
+        Args:
+            name: of the entry.
+        """
+        try:
+            status = os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
+        except OSError:
+            return False
+        return stat.S_ISDIR(status.st_mode)
 
     def is_file(self, name: str) -> bool:
         """Whether an entry is a regular file, or a link to one of the directory's.
@@ -327,7 +362,9 @@ class SourceDirectory:
         Args:
             reason: what is wrong with it, for the user.
         """
-        return SourceRefused(self.path, reason)
+        if self.owner == self.path:
+            return SourceRefused(self.path, reason)
+        return SourceRefused(self.owner, f"{self.path.relative_to(self.owner)}: {reason}")
 
     def keep_open(self, kept: Collection[SourceFile]) -> None:
         """Close all other files: many checkpoints of many files would use up the descriptors.
@@ -338,11 +375,19 @@ class SourceDirectory:
         for file in self._files.values():
             if file not in kept:
                 file.close()
+        for directory in self._directories.values():
+            directory.keep_open(kept)
+            directory._close_itself()  # noqa: SLF001 - its own kind
 
     def close(self) -> None:
         """Close everything; may be called again."""
         for file in self._files.values():
             file.close()
+        for directory in self._directories.values():
+            directory.close()
+        self._close_itself()
+
+    def _close_itself(self) -> None:
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1

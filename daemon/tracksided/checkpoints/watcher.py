@@ -11,6 +11,7 @@ from typing import TypeAlias
 from tracksided.checkpoints.formats.catalog import directory_format_of, format_of, suffix_of
 from tracksided.checkpoints.formats.trainer_state import TRAINER_STATE, lacks_state
 from tracksided.checkpoints.formats.unread import unread_kind
+from tracksided.checkpoints.formats.weight_names import is_name_of_shards
 from tracksided.checkpoints.listing import DIRECTORY_MARK
 from tracksided.checkpoints.naming import DIRECTORY_PROVENANCE, is_checkpoint_directory, stem_of
 from tracksided.checkpoints.output_names import DEFAULT_DIRECTORY_OUTPUT, DEFAULT_OUTPUT
@@ -146,6 +147,9 @@ def _look_inside(
         for entry in inside:
             if entry.name == TRAINER_STATE or directory_format.is_part(entry.name):
                 found |= _stat(entry, f"{name}/{entry.name}", refused)
+            if is_name_of_shards(entry.name):
+                for shard in _entries(entry.path, MAX_ENTRIES):
+                    found |= _stat(shard, f"{name}/{entry.name}/{shard.name}", refused)
     return found
 
 

@@ -139,8 +139,8 @@ def _digest_of(path: Path | None, work: Work, averaged: Averaged) -> str:
         written = describe_as(template.format, source)
         for key, record in written.records.items():
             place = work.places[key]
-            found = (record.source.path.name, record.source.begins_at + record.offset)
-            is_there = found == (work.paths[place.file].name, place.offset)
+            found = (record.source.path, record.source.begins_at + record.offset)
+            is_there = found == (work.paths[place.file], place.offset)
             if not is_there or record.crc32 not in {None, averaged.output[key]}:
                 raise OutputError(f"{path.parent}: what was written reads back differently")
         return content_digest(written, averaged.output)

@@ -1,16 +1,19 @@
 """Hugging Face directories: weights in one file or in shards with an index, and what goes along.
 
-The weights are safetensors or torch zips; this file only knows which of them belong together.
+The weights are safetensors or torch zips, or lie in directories of their own; this file only knows
+which of them belong together.
 """
 
 import json
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from tracksided.checkpoints.formats.base import (
     Checkpoint,
+    CheckpointFormat,
+    DirectoryFormat,
     FileFormat,
     OutputFile,
     OutputLayout,
@@ -18,6 +21,8 @@ from tracksided.checkpoints.formats.base import (
     Place,
 )
 from tracksided.checkpoints.formats.carried import carried_files
+from tracksided.checkpoints.formats.distributed import DistributedCheckpoint
+from tracksided.checkpoints.formats.nested import Nested, nested_directories
 from tracksided.checkpoints.formats.safetensors import Safetensors
 from tracksided.checkpoints.formats.torch_zip import TorchZip
 from tracksided.checkpoints.formats.trainer_logs import logged_metrics
@@ -26,6 +31,7 @@ from tracksided.checkpoints.formats.weight_names import (
     INDEX_SUFFIX,
     WeightGroup,
     holds_first_model,
+    is_name_of_shards,
     is_weight_name,
     missing_model,
     weight_groups,
@@ -40,13 +46,24 @@ MAX_INDEX_CONTAINERS = 10_000  # three, but names may hold brackets
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """One file of weights."""
+    """One file or directory of weights."""
 
     name: str
-    format: FileFormat
+    format: CheckpointFormat
     content: Checkpoint
     is_apart: bool
-    """As in `WeightGroup`."""
+    """As in `WeightGroup`; directories always are."""
+
+    is_directory: bool = False
+
+    @property
+    def num_files(self) -> int:
+        """Number of files in the output."""
+        return len(self.format.layout(self.content).files) if self.is_directory else 1
+
+    def path(self, file: str) -> str:
+        """Return where a file of its layout is in the output."""
+        return f"{self.name}/{file}" if self.is_directory else self.name
 
     def key(self, tensor: str) -> str:
         """Return the key of one of its tensors in the whole checkpoint."""
@@ -63,6 +80,7 @@ class _Index:
 
 @dataclass(frozen=True, slots=True)
 class _Template:
+    path: Path
     directory_status: os.stat_result
     parts: tuple[_Part, ...]
     copied: tuple[SourceFile, ...]
@@ -92,8 +110,11 @@ class HuggingFace:
             raise directory.refusal(f"lacks {missing[0]}, whose model comes before {missing[1]}")
         for group in weight_groups(directory.names):
             _read_group(directory, group, parts, indexes)
+        parts += _shards(directory)
         if not parts:
             raise directory.refusal("its shards have no index: incomplete, or still being written")
+        nested = self._nested(directory)
+        parts += [_directory_part(self, inside) for inside in nested.weights]
         tensors, records = {}, {}
         for part in parts:
             for name, entry in part.content.tensors.items():
@@ -102,20 +123,22 @@ class HuggingFace:
                 tensors[part.key(name)] = replace(entry, record=_record_key(part, entry.record))
             for key, record in part.content.records.items():
                 records[_record_key(part, key)] = record
-        used = {*(part.name for part in parts), *(index.path.name for index in indexes)}
+        used = {part.name for part in parts} | {index.path.name for index in indexes}
+        used |= set(nested.names)
         carried = carried_files(directory, used)
         has_state = TRAINER_STATE in directory.names
         state = directory.open(TRAINER_STATE) if has_state else None
         return Checkpoint(
-            sources=tuple(part.content.sources[0] for part in parts),
+            sources=tuple(source for part in parts for source in part.content.sources),
             format=self.name,
             tensors=tensors,
             records=records,
             step=None if state is None else trainer_step(state),
             template=_Template(
+                directory.path,
                 directory.status,
                 tuple(parts),
-                (*indexes, *carried.files),
+                (*indexes, *carried.files, *nested.carried),
                 carried.left_out,
                 state,
             ),
@@ -128,15 +151,20 @@ class HuggingFace:
         places: dict[str, Place] = {}
         dropped: list[str] = []
         is_in_order = True
-        for number, part in enumerate(kept.parts):
-            layout = part.format.layout(part.content)
-            files.append(replace(layout.files[0], name=part.name))
+        for part in kept.parts:
+            layout, first = part.format.layout(part.content), len(files)
+            files += [replace(file, name=part.path(file.name)) for file in layout.files]
             is_in_order = is_in_order and layout.is_in_order
             dropped += [f"{part.name}: {entry}" for entry in layout.dropped]
             for key, place in layout.records.items():
-                places[_record_key(part, key)] = replace(place, file=number)
+                places[_record_key(part, key)] = replace(place, file=first + place.file)
         files += [
-            OutputFile(source.path.name, source.nbytes, source.status, copied=((0, source),))
+            OutputFile(
+                str(source.path.relative_to(kept.path)),
+                source.nbytes,
+                source.status,
+                copied=((0, source),),
+            )
             for source in kept.copied
         ]
         return OutputLayout(
@@ -149,22 +177,45 @@ class HuggingFace:
 
     def seal(self, template: Checkpoint, crcs: Mapping[str, int]) -> tuple[Patch, ...]:
         """Seal every file of weights as its own format does."""
-        return tuple(
-            replace(patch, file=number)
-            for number, part in enumerate(template.template_as(_Template).parts)
-            for patch in part.format.seal(
-                part.content, {key: crcs[_record_key(part, key)] for key in part.content.records}
-            )
-        )
+        patches: list[Patch] = []
+        first = 0
+        for part in template.template_as(_Template).parts:
+            own = {key: crcs[_record_key(part, key)] for key in part.content.records}
+            sealed = part.format.seal(part.content, own)
+            patches += [replace(patch, file=first + patch.file) for patch in sealed]
+            first += part.num_files
+        return tuple(patches)
 
     def metrics(self, checkpoint: Checkpoint) -> Mapping[str, float]:
         """Read what the Trainer logged at the checkpoint's own step."""
         state = checkpoint.template_as(_Template).trainer_state
         return {} if state is None else logged_metrics(state, checkpoint.step)
 
+    def _nested(self, directory: SourceDirectory) -> Nested:
+        if directory.owner != directory.path:  # no deeper than that
+            return Nested((), (), ())
+
+        def holds_weights(names: Collection[str]) -> bool:
+            return any(self.is_part(name) for name in names)
+
+        return nested_directories(directory, holds_weights)
+
 
 def _record_key(part: _Part, key: str) -> str:
     return f"{part.name}:{key}"
+
+
+def _directory_part(directory_format: DirectoryFormat, directory: SourceDirectory) -> _Part:
+    content = directory_format.describe(directory)
+    return _Part(directory.path.name, directory_format, content, is_apart=True, is_directory=True)
+
+
+def _shards(directory: SourceDirectory) -> list[_Part]:
+    """Open what FSDP saved as shards, each model in a directory of its own."""
+    return [
+        _directory_part(DistributedCheckpoint(), directory.directory(name))
+        for name in sorted(filter(is_name_of_shards, directory.names))
+    ]
 
 
 def _read_group(

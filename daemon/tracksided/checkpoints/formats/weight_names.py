@@ -2,7 +2,8 @@
 
 Transformers, PEFT and Diffusers write one model under a fixed name, or its shards. Accelerate
 writes the second model of a training as `model_1.safetensors`, and models of FSDP, gathered from
-all ranks, as `pytorch_model_fsdp.bin` (`accelerate.checkpointing`, `accelerate.utils.fsdp_utils`).
+all ranks, as `pytorch_model_fsdp.bin`, or as shards in the directory `pytorch_model_fsdp_0`
+(`accelerate.checkpointing`, `accelerate.utils.fsdp_utils`).
 """
 
 import re
@@ -36,23 +37,32 @@ _FSDP = WeightGroup(("pytorch_model_fsdp.bin",), is_apart=True)
 _SERIES = (_MODEL, _FSDP)  # those whose next models are numbered from 1
 _SINGLE = frozenset(name for group in (*_OF_ONE_MODEL, _FSDP) for name in group.names)
 _SHARD = re.compile(r"(?:diffusion_)?(?:pytorch_)?model-\d+-of-\d+\.(?:safetensors|bin)")
+_OF_SHARDS = re.compile(r"pytorch_model_fsdp_\d{1,4}")
 _NUMBERED = re.compile(
     r"(?P<stem>model|pytorch_model(?:_fsdp)?)_(?P<number>[1-9]\d{0,3})(?P<suffix>\.safetensors|\.bin)"
 )
 
 
 def is_weight_name(name: str) -> bool:
-    """Whether a name is that of weights, of a shard or of an index."""
+    """Whether a name is that of weights, of a shard or its directory, or of an index."""
     return (
         name.removesuffix(INDEX_SUFFIX) in _SINGLE
         or _SHARD.fullmatch(name) is not None
+        or is_name_of_shards(name)
         or _base_of(name) is not None
     )
 
 
+def is_name_of_shards(name: str) -> bool:
+    """Whether a directory of this name holds what torch.distributed.checkpoint saved of FSDP."""
+    return _OF_SHARDS.fullmatch(name) is not None
+
+
 def holds_first_model(names: Collection[str]) -> bool:
-    """Whether there is a single file of weights, or an index, which follows its shards."""
-    return any(name.removesuffix(INDEX_SUFFIX) in _SINGLE for name in names)
+    """Whether there is a file of weights, an index, which follows its shards, or a directory."""
+    return any(
+        name.removesuffix(INDEX_SUFFIX) in _SINGLE or is_name_of_shards(name) for name in names
+    )
 
 
 def weight_groups(names: Collection[str]) -> tuple[WeightGroup, ...]:

@@ -31,7 +31,7 @@ class RemoteFile(SourceFile):
         """Take an object as it was listed; nothing is read yet."""
         self._reading = reading
         self.path = Path(entry.path)
-        self.owner = self.path if inside is None else inside.path
+        self.owner = self.path if inside is None else inside.owner
         self.descriptor = -1
         self.status = _status(entry.nbytes, stat.S_IFREG | 0o600)
         self.identity = _identity(reading.files.scheme, entry)
@@ -76,7 +76,7 @@ class RemoteDirectory(SourceDirectory):
         self._reading = reading
         self._entries = {entry.name: entry for entry in entries}
         self._files: dict[str, SourceFile] = {}
-        self.path = path
+        self.path = self.owner = path
         self.descriptor = -1
         self.status = _status(0, stat.S_IFDIR | 0o700)
         self.names = frozenset(self._entries)
@@ -91,6 +91,18 @@ class RemoteDirectory(SourceDirectory):
                 raise self.refusal(f"{name}: does not exist")
             self._files[name] = RemoteFile(self._reading, entry, inside=self)
         return self._files[name]
+
+    def directory(self, name: str) -> SourceDirectory:
+        """Refuse it: an average in a store is a list of objects of one directory."""
+        raise self.refusal(
+            f"{name}: a directory in a checkpoint, which is not read from an object store; average "
+            "it from a file system"
+        )
+
+    def is_directory(self, name: str) -> bool:
+        """Say no, so that directories in it are left out, and named."""
+        del name
+        return False
 
     def is_file(self, name: str) -> bool:
         """Whether there is an object of a name, not only some below it."""

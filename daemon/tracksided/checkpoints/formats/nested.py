@@ -1,0 +1,72 @@
+"""Directories in a checkpoint directory: which hold weights, and which go along.
+
+Accelerate and the Trainer save shards of FSDP in `pytorch_model_fsdp_0/`. Sentence-Transformers
+have a directory for each module behind the first, with a configuration or weights of its own.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from tracksided.checkpoints.formats.carried import carried_files
+from tracksided.checkpoints.formats.weight_names import is_name_of_shards
+from tracksided.checkpoints.naming import DIRECTORY_PROVENANCE, is_checkpoint_directory
+from tracksided.checkpoints.source import SourceDirectory, SourceFile
+
+MAX_NAMES = 100  # in a directory that goes along; templates and configurations are a handful
+
+
+@dataclass(frozen=True, slots=True)
+class Nested:
+    """The directories that are dealt with; all others are left out."""
+
+    weights: tuple[SourceDirectory, ...]
+    carried: tuple[SourceFile, ...]
+    """All files of those without weights that go along."""
+
+    names: tuple[str, ...]
+    """Of both kinds."""
+
+
+def nested_directories(
+    directory: SourceDirectory, holds_weights: Callable[[Collection[str]], bool]
+) -> Nested:
+    """Open the directories in one.
+
+    A directory without weights goes along where all that is in it does. Other checkpoints and
+    averages that lie in it are none of its own, and directories in directories are left alone.
+
+    Args:
+        directory: of the checkpoint.
+        holds_weights: whether these are the names of entries among which weights are.
+
+    Raises:
+        SourceRefused: one of them cannot be read.
+    """
+    weights: list[SourceDirectory] = []
+    carried: list[SourceFile] = []
+    names: list[str] = []
+    for name in sorted(directory.names):
+        is_own = not (name.startswith(".") or is_checkpoint_directory(name))
+        is_own = is_own and not is_name_of_shards(name)  # read on their own
+        if not is_own or not directory.is_directory(name):
+            continue
+        inside = directory.directory(name)
+        if DIRECTORY_PROVENANCE in inside.names:
+            continue
+        if holds_weights(inside.names):
+            weights.append(inside)
+            names.append(name)
+            continue
+        files = _all_files(inside)
+        if files:
+            carried += files
+            names.append(name)
+    return Nested(tuple(weights), tuple(carried), tuple(names))
+
+
+def _all_files(directory: SourceDirectory) -> tuple[SourceFile, ...]:
+    """Open all its files; none where one of them would not go along."""
+    if len(directory.names) > MAX_NAMES:
+        return ()
+    found = carried_files(directory, ())
+    return () if found.left_out else found.files
