@@ -5,6 +5,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from tracksided.checkpoints.formats.catalog import directory_format_of
+from tracksided.checkpoints.formats.distributed_metadata import (
+    LIGHTNING_STATE,
+    METADATA,
+    lacks_lightning_state,
+)
 from tracksided.checkpoints.formats.trainer_state import TRAINER_STATE, lacks_state
 from tracksided.checkpoints.formats.unread import unread_kind
 from tracksided.checkpoints.numbering import looks_like_checkpoint
@@ -73,16 +78,20 @@ def _directory(store: Store, candidate: Candidate) -> list[_Found]:
 
 
 def _with_unfinished(found: Sequence[_Found]) -> tuple[Candidate, ...]:
-    """Mark the directories that the Trainer has not finished.
+    """Mark the directories that the Trainer, or Lightning, has not finished.
 
-    It writes its state last. Where one directory has it, all others will get it, too.
+    Both write their state last. Where one directory has it, all others will get it, too.
     """
     has_trainer = any(TRAINER_STATE in entry.names for entry in found)
-    reason = f"not complete: no {TRAINER_STATE}, which the Trainer writes last"
-    return tuple(
-        replace(entry.candidate, unfinished=reason)
-        if entry.candidate.is_directory
-        and lacks_state(entry.candidate.path.name, entry.names, has_trainer=has_trainer)
-        else entry.candidate
-        for entry in found
-    )
+    has_lightning = any({METADATA, LIGHTNING_STATE} <= entry.names for entry in found)
+
+    def reason(entry: _Found) -> str | None:
+        if not entry.candidate.is_directory:
+            return None
+        if lacks_state(entry.candidate.path.name, entry.names, has_trainer=has_trainer):
+            return f"not complete: no {TRAINER_STATE}, which the Trainer writes last"
+        if lacks_lightning_state(entry.names, has_lightning=has_lightning):
+            return f"not complete: no {LIGHTNING_STATE}, which Lightning writes last"
+        return None
+
+    return tuple(replace(entry.candidate, unfinished=reason(entry)) for entry in found)

@@ -9,6 +9,11 @@ from pathlib import Path
 from typing import TypeAlias
 
 from tracksided.checkpoints.formats.catalog import directory_format_of, format_of, suffix_of
+from tracksided.checkpoints.formats.distributed_metadata import (
+    LIGHTNING_STATE,
+    METADATA,
+    lacks_lightning_state,
+)
 from tracksided.checkpoints.formats.trainer_state import TRAINER_STATE, lacks_state
 from tracksided.checkpoints.formats.unread import unread_kind
 from tracksided.checkpoints.formats.weight_names import is_name_of_shards
@@ -26,6 +31,7 @@ DIRECTORY_PATTERN = "*" + DIRECTORY_MARK
 # A cache of a data set may lie beside checkpoints; none of these has as many files.
 MAX_ENTRIES = 4096
 
+_STATES = frozenset({TRAINER_STATE, LIGHTNING_STATE})  # written after the weights
 _OWN_STEM = stem_of(DEFAULT_OUTPUT)
 
 
@@ -132,6 +138,7 @@ def _look_inside(
     found: set[tuple[str, int, int, int]] = set()
     names = {name: {entry.name for entry in inside} for name, inside in directories.items()}
     has_trainer = any(TRAINER_STATE in inside for inside in names.values())
+    has_lightning = any({METADATA, LIGHTNING_STATE} <= inside for inside in names.values())
     for name, inside in directories.items():
         directory_format = directory_format_of(names[name])
         if directory_format is None:
@@ -141,11 +148,12 @@ def _look_inside(
         if (
             not directory_format.looks_finished(names[name])
             or lacks_state(name, names[name], has_trainer=has_trainer)
+            or lacks_lightning_state(names[name], has_lightning=has_lightning)
             or DIRECTORY_PROVENANCE in names[name]
         ):
             continue
         for entry in inside:
-            if entry.name == TRAINER_STATE or directory_format.is_part(entry.name):
+            if entry.name in _STATES or directory_format.is_part(entry.name):
                 found |= _stat(entry, f"{name}/{entry.name}", refused)
             if is_name_of_shards(entry.name):
                 for shard in _entries(entry.path, MAX_ENTRIES):

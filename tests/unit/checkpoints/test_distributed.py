@@ -25,6 +25,7 @@ from tracksided.checkpoints.naming import DIRECTORY_PROVENANCE
 from tracksided.checkpoints.provenance import Provenance
 from tracksided.checkpoints.shares import Crcs
 from tracksided.checkpoints.source import SourceDirectory
+from tracksided.checkpoints.watcher import look
 from tracksided.errors import CheckpointRefused
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.distributed is disabled.*:UserWarning")
@@ -118,6 +119,26 @@ def test_damaged_state_of_lightning_costs_the_directory_its_place(tmp_path: Path
 
     assert "meta.pt: " in skipped(tmp_path)["run_3"]
     assert_mean(load(tmp_path / "averaged", states[0])["model"], states[:2])
+
+
+def test_without_the_state_that_comes_last_a_directory_of_lightning_waits(tmp_path: Path) -> None:
+    states = [save_step(tmp_path, step) for step in (1, 2, 3)]
+    for step in (1, 2):
+        save_beside(tmp_path, step)
+
+    assert look(tmp_path).names == {"run_1", "run_2"}
+    assert "no meta.pt, which Lightning writes last" in skipped(tmp_path)["run_3"]
+    assert_mean(load(tmp_path / "averaged", states[0])["model"], states[:2])
+
+
+def test_the_watcher_sees_that_state_of_lightning_grows(tmp_path: Path) -> None:
+    save_step(tmp_path, 1)
+    save_beside(tmp_path, 1)
+    before = look(tmp_path)
+
+    cut(tmp_path / "run_1" / "meta.pt", 0.5)
+
+    assert look(tmp_path) != before
 
 
 def test_the_optimizer_is_neither_kept_nor_read(tmp_path: Path) -> None:

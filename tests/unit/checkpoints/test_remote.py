@@ -3,13 +3,17 @@
 import importlib
 import sys
 from concurrent.futures import Future
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tracksided.checkpoints.formats.catalog import describe
+from tracksided.checkpoints.refusals import SourceRefused
 from tracksided.checkpoints.remote.address import RemoteAddress
 from tracksided.checkpoints.remote.files import RemoteEntry, RemoteFiles
+from tracksided.checkpoints.remote.source import Reading, RemoteDirectory
 from tracksided.checkpoints.remote.upload import is_whole, part_bytes, provenance_path
 from tracksided.checkpoints.remote.windows import READ_AHEAD_BYTES, SMALL_BYTES, Windows
 from tracksided.errors import SettingsError
@@ -146,3 +150,15 @@ def test_an_average_is_whole_where_every_listed_object_is_there(
     entries = {"a": RemoteEntry("b/a", is_directory=False, nbytes=3, mtime_ns=0, etag="x")}
 
     assert is_whole({"objects": listed}, entries) is expected
+
+
+def test_a_directory_of_shards_in_a_checkpoint_is_refused_by_name() -> None:
+    files = MemoryFiles(b"")
+    path = "bucket/step_1/pytorch_model_fsdp_0"
+    entry = RemoteEntry(path, is_directory=True, nbytes=0, mtime_ns=0, etag="")
+    windows = Windows.for_small_reads(files)
+    reading = Reading(files, windows, windows)
+    directory = RemoteDirectory(reading, Path("bucket/step_1"), [entry])
+
+    with pytest.raises(SourceRefused, match="pytorch_model_fsdp_0: a directory in a checkpoint"):
+        describe(directory)

@@ -19,6 +19,7 @@ from tracksided.checkpoints.formats.base import (
 )
 from tracksided.checkpoints.formats.carried import carried_files
 from tracksided.checkpoints.formats.distributed_metadata import (
+    LIGHTNING_STATE,
     METADATA,
     DistributedMetadata,
     Item,
@@ -34,8 +35,6 @@ from tracksided.checkpoints.numbers import MAX_COUNT
 from tracksided.checkpoints.refusals import refused_as
 from tracksided.checkpoints.shown import shown
 from tracksided.checkpoints.source import SourceDirectory, SourceFile, SourceWindow
-
-LIGHTNING_STATE = "meta.pt"  # beside the shards of a .ckpt: all but weights and optimizer states
 
 _SUFFIX = ".distcp"
 _OPTIMIZER = re.compile(r"optim(izer)?s?([_-].*)?", re.IGNORECASE)

@@ -26,6 +26,7 @@ from tracksided.checkpoints.shown import shown
 from tracksided.errors import CheckpointRefused
 
 METADATA = ".metadata"
+LIGHTNING_STATE = "meta.pt"  # beside the shards of a .ckpt: all but weights and optimizer states
 MAX_NESTING = 100  # of dicts and lists in a state dict
 
 _MODULE = "torch.distributed.checkpoint"
@@ -60,6 +61,16 @@ class Item:
         if self.is_whole or self.chunk is None:
             return self.name
         return f"{self.name}[{', '.join(str(start) for start in self.chunk)}]"
+
+
+def lacks_lightning_state(names: Collection[str], *, has_lightning: bool) -> bool:
+    """Whether Lightning has still to write its state, the last file, beside shards.
+
+    Args:
+        names: of the entries of a directory.
+        has_lightning: whether a directory beside it has that state.
+    """
+    return has_lightning and METADATA in names and LIGHTNING_STATE not in names
 
 
 @dataclass(frozen=True, slots=True)
