@@ -30,6 +30,11 @@ class LocalStore:
     def home(self) -> Home:
         """Return itself, or what is around it where a trainer numbers what it finds in here."""
         place = placement_for(self.path)
+        if not place.sources_in:
+            raise OutputError(
+                f"{self}: Accelerate counts every name in it as a checkpoint, and nothing can lie "
+                "beside it; save the checkpoints into a directory of their own"
+            )
         store = self if place.directory == self.path else LocalStore(place.directory)
         return Home(store, place.prefix, place.sources_in)
 

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tracksided.errors import OutputError
-
 HERE = "."
 
 _NUMBERED = re.compile(r"checkpoint_\d+")
@@ -23,7 +21,7 @@ class Placement:
     """What its name begins with there."""
 
     sources_in: str = HERE
-    """The directory of the sources, as seen from there."""
+    """The directory of the sources, as seen from there; empty where nothing can lie beside it."""
 
 
 def placement_for(sources: Path) -> Placement:
@@ -36,18 +34,10 @@ def placement_for(sources: Path) -> Placement:
 
     Args:
         sources: directory that holds the checkpoints; it may be gone.
-
-    Raises:
-        OutputError: nothing can lie beside it.
     """
     if not _is_numbered_by_accelerate(sources):
         return Placement(sources)
     real = sources.resolve()
-    if real.parent == real:
-        raise OutputError(
-            f"{sources}: Accelerate counts every name in it as a checkpoint, and there is nothing "
-            "beside it where the average could lie; save the checkpoints into a directory"
-        )
     return Placement(real.parent, f"{real.name}-", real.name)
 
 
