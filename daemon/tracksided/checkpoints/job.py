@@ -255,7 +255,7 @@ def _select(store: Store, request: AverageRequest, refused: dict[Path, str]) -> 
     )
     skipped: dict[str, Skipped] = {}
     tried, found = request.patterns, 0
-    culprit = ""
+    hint = ""
     for pattern, candidates in _candidates_by_pattern(store, request):
         selection = select(store, candidates, wanted, refused)
         if len(selection.chosen) >= needed:
@@ -266,10 +266,10 @@ def _select(store: Store, request: AverageRequest, refused: dict[Path, str]) -> 
         selection.close()
         if len(selection.chosen) > found:
             tried, found = (pattern,), len(selection.chosen)
-            culprit = _culprit(request, selection, needed)
+            hint = _hint(request, selection, needed)
         skipped |= {entry.name: entry for entry in selection.skipped}
     raise TooFewCheckpoints(
-        _too_few(request, tried, (found, needed), culprit, list(skipped.values())),
+        _too_few(request, tried, (found, needed), hint, list(skipped.values())),
         tuple(skipped.values()),
         found=found,
         needed=needed,
@@ -280,7 +280,7 @@ def _too_few(
     request: AverageRequest,
     tried: Sequence[str],
     numbers: tuple[int, int],
-    culprit: str,
+    hint: str,
     skipped: Sequence[Skipped],
 ) -> str:
     found, needed = numbers
@@ -291,18 +291,19 @@ def _too_few(
         f"{request.directory}: {found} usable checkpoints{steps} match {patterns}, {needed} are "
         "needed"
     )
-    if culprit:
-        message += f"; {culprit}"
+    if hint:
+        message += f"; {hint}"
     elif others:
         message += f"; --pattern chooses others, such as {others}"
     reasons = "; ".join(f"{entry.name}: {entry.reason}" for entry in skipped)
     return f"{message}; skipped {reasons}" if reasons else message
 
 
-def _culprit(request: AverageRequest, selection: Selection, needed: int) -> str:
+def _hint(request: AverageRequest, selection: Selection, needed: int) -> str:
     """Name the one that keeps the others, of which there are enough, from being averaged."""
     if len(selection.chosen) != 1 or selection.num_unlike < needed:
-        return ""
+        is_enough = len(selection.chosen) + selection.num_apart >= needed
+        return "--mix-series takes those of other series, too" if is_enough else ""
     chosen = selection.chosen[0]
     others = f"{selection.num_unlike} others"
     message = f"{chosen.checkpoint.name}, the first choice, differs from {others}: move it away"

@@ -14,7 +14,8 @@ Names are read in passes; what one pass has understood, no later one sees:
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
 
@@ -84,7 +85,7 @@ class Part:
     is_certain: bool = True
     """It counts even where nothing can be compared with it."""
 
-    follows_moment: bool = False
+    follows_date: bool = False
     """It stands right behind a date, and may be the clock."""
 
 
@@ -103,6 +104,17 @@ class Name:
     def parts(self) -> tuple[Part, ...]:
         """What has numbers, of the tokens."""
         return tuple(token for token in self.tokens if isinstance(token, Part))
+
+    def with_passing(self, places: Collection[int]) -> "Name":
+        """Return the name where these of its `parts` are known to be moments."""
+        moments = {id(part) for place, part in enumerate(self.parts) if place in places}
+
+        def known(token: str | Part) -> str | Part:
+            if isinstance(token, Part) and id(token) in moments:
+                return replace(token, kind=Kind.PASSING)
+            return token
+
+        return Name(tuple(map(known, self.pieces)), tuple(map(known, self.tokens)))
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -123,12 +135,7 @@ class Name:
     @property
     def is_numbered(self) -> bool:
         """Whether it belongs to a series, by a number or moment in it; others are single names."""
-        return any(part.kind is not Kind.IDENTITY for part in self.parts)
-
-    @property
-    def is_alias(self) -> bool:
-        """Whether it may be any checkpoint of a series: ``last``, ``model_best``, ``ckpt``."""
-        return not self.is_numbered and not self.identity
+        return any(part.kind in COUNTING or part.kind is Kind.PASSING for part in self.parts)
 
 
 _END = r"(?![a-z\d]|\.\d)"
@@ -166,6 +173,7 @@ _PASSES: tuple[tuple[Kind, str], ...] = (
     (Kind.IDENTITY, r"\d+[a-z]+|\d{19,}"),
     (Kind.NUMBER, r"(\d+)"),
 )
+_A_DATE = re.compile(_DATE)
 _COMPILED = tuple((kind, re.compile(pattern, re.IGNORECASE)) for kind, pattern in _PASSES)
 _TRAINER_DIRECTORY = re.compile(r"(?:checkpoint)-(\d{1,18})")
 _CALLED_CHECKPOINT = re.compile(
@@ -174,7 +182,7 @@ _CALLED_CHECKPOINT = re.compile(
 # What is understood stands as one character of a private area until the name is put together.
 _FIRST_MARK = 0xE000
 _MARK = re.compile("[\ue000-\uf8ff]")
-_BEHIND_MOMENT = re.compile("([\ue000-\uf8ff])[-_ .]$")
+_BEHIND_MARK = re.compile("([\ue000-\uf8ff])[-_ .]$")
 _MARK_OR_TEXT = re.compile("[\ue000-\uf8ff]|[^\ue000-\uf8ff]+")
 _WORD = re.compile(r"[^\W\d_]+")
 
@@ -208,15 +216,15 @@ def _mark(kind: Kind, parts: list[Part], found: re.Match[str]) -> str:
         parts.append(Part(kind, found[0].lower()))
         return mark
     before = found.string[: found.start(1)]
-    behind = _BEHIND_MOMENT.search(before)
+    behind = _BEHIND_MARK.search(before)
     parts.append(
         Part(
             kind,
             found[1],
             int(found[1]),
             is_certain=kind is not Kind.NUMBER or _CALLED_CHECKPOINT.search(before) is not None,
-            follows_moment=behind is not None
-            and parts[ord(behind[1]) - _FIRST_MARK].kind is Kind.PASSING,
+            follows_date=behind is not None
+            and _A_DATE.fullmatch(parts[ord(behind[1]) - _FIRST_MARK].text) is not None,
         )
     )
     return found[0][: found.start(1) - found.start()] + mark

@@ -1,7 +1,7 @@
 """Which checkpoints are averaged: order, range and what fits together. No I/O, no clock."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tracksided.checkpoints.dtypes import DTYPES, Rule
@@ -35,7 +35,7 @@ class Candidate:
     """Whether the name calls that number a step."""
 
     step: int | None = None
-    """Where it ranks, as `tracksided.checkpoints.series.with_steps` has found; None: by time."""
+    """Where it ranks, as `with_steps` has found; None: by time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +98,29 @@ class BestBy:
             scored: each with its value of the metric; NaN must be left out.
         """
         return sorted(scored, key=lambda entry: entry[1], reverse=self.mode == "max")
+
+
+def with_steps(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Decide what the step of each is, now that it is known what their contents say.
+
+    All are counted on one scale: what the names call steps, with the contents of those whose names
+    do not; else the numbers in their names, epochs for instance. Where neither is known of all that
+    are numbered, time of writing is their order, and no step is stated.
+
+    Args:
+        candidates: of one series, those that can be read.
+    """
+    numbered = [entry for entry in candidates if entry.is_numbered]
+    stated = {entry.name_step if entry.calls_it_step else entry.content_step for entry in numbered}
+    counted = {entry.name_step for entry in numbered}
+    is_counted = None not in counted and len({entry.scale for entry in numbered}) == 1
+    # Soups may all be of one step: where names count further than contents, those say no order.
+    if None not in stated and not (is_counted and len(stated) < len(counted)):
+        return [
+            replace(entry, step=entry.name_step if entry.calls_it_step else entry.content_step)
+            for entry in candidates
+        ]
+    return [replace(entry, step=entry.name_step if is_counted else None) for entry in candidates]
 
 
 def newest_first(candidates: Sequence[Candidate]) -> list[Candidate]:

@@ -19,10 +19,11 @@ from tracksided.checkpoints.policy import (
     mismatch,
     newest_first,
     unusable,
+    with_steps,
 )
 from tracksided.checkpoints.provenance import Skipped
 from tracksided.checkpoints.refusals import SourceRefused
-from tracksided.checkpoints.series import Series, series_of, with_steps
+from tracksided.checkpoints.series import Series, series_of
 from tracksided.checkpoints.source import SourceDirectory, SourceFile
 from tracksided.checkpoints.store import Store
 
@@ -72,6 +73,9 @@ class Selection:
         self.skipped: list[Skipped] = []
         self.num_unlike = 0
         """Others that are skipped because they do not fit the first that was taken."""
+
+        self.num_apart = 0
+        """Others that are skipped because they are of another series."""
 
         self._stack = ExitStack()
 
@@ -161,10 +165,14 @@ def select(
     except BaseException:
         fullest.close()
         raise
-    for series in all_series if taken is not None else ():
-        for candidate in series.candidates if series is not taken else ():
-            name = candidate.path.name
-            skipped.setdefault(name, Skipped(name, series.reason, is_copy=True))
+    apart = {
+        candidate.path.name: Skipped(candidate.path.name, series.reason, is_copy=True)
+        for series in all_series
+        for candidate in series.candidates
+        if taken is not None and series is not taken and candidate.path.name not in skipped
+    }
+    fullest.num_apart = len(apart)
+    skipped |= apart
     fullest.skipped = list(skipped.values())
     return fullest
 

@@ -4,8 +4,9 @@ A series is the names with their varying numbers taken out: ``model_100.pt`` and
 are one, ``model_ema_100.pt`` is of another. No I/O, no clock.
 """
 
+import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -20,7 +21,7 @@ from tracksided.checkpoints.numbering import (
 )
 from tracksided.checkpoints.policy import Candidate
 
-_CLOCK_DIGITS = frozenset({4, 6})  # HHMM, HHMMSS
+_CLOCK = re.compile(r"(?:[01]\d|2[0-3])[0-5]\d(?:[0-5]\d)?")  # HHMM, HHMMSS
 _NAMELESS = "its name has no step, and does not say to which series it belongs"
 
 
@@ -76,43 +77,12 @@ def series_of(candidates: Iterable[Candidate], *, is_mixed: bool = False) -> tup
         everything = [entry for series in resolved for entry in series.candidates]
         everything += [entry.candidate for entry in single]
         return (Series("", tuple(everything)),) if everything else ()
-    found: list[Series] = []
-    for group, series in _ordered(zip(groups, resolved, strict=True)):
-        others = []
-        candidates = list(series.candidates)
-        for entry in single:
-            if _is_alias_of(entry.name, group[0].name, len(groups)):
-                candidates.append(entry.candidate)
-            else:
-                others.append(entry)
-        single = others
-        found.append(replace(series, candidates=tuple(candidates)))
-    if single:
-        found.append(Series(_NAMELESS, tuple(entry.candidate for entry in single)))
-    return tuple(found)
-
-
-def with_steps(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Decide what the step of each is, now that it is known what their contents say.
-
-    All are counted on one scale: what the names call steps, with the contents of those whose names
-    do not; else the numbers in their names, epochs for instance. Where neither is known of all that
-    are numbered, time of writing is their order, and no step is stated.
-
-    Args:
-        candidates: of one series, those that can be read.
-    """
-    numbered = [entry for entry in candidates if entry.is_numbered]
-    stated = {entry.name_step if entry.calls_it_step else entry.content_step for entry in numbered}
-    counted = {entry.name_step for entry in numbered}
-    is_counted = None not in counted and len({entry.scale for entry in numbered}) == 1
-    # Soups may all be of one step: where names count further than contents, those say no order.
-    if None not in stated and not (is_counted and len(stated) < len(counted)):
-        return [
-            replace(entry, step=entry.name_step if entry.calls_it_step else entry.content_step)
-            for entry in candidates
-        ]
-    return [replace(entry, step=entry.name_step if is_counted else None) for entry in candidates]
+    aliases, others = _aliases(single, [group[0].name for group in groups])
+    found = [
+        replace(series, candidates=(*series.candidates, *aliases[group[0].name]))
+        for group, series in _ordered(zip(groups, resolved, strict=True))
+    ]
+    return (*found, *_nameless(others))
 
 
 def _groups(named: Sequence[_Named]) -> list[list[_Named]]:
@@ -120,10 +90,29 @@ def _groups(named: Sequence[_Named]) -> list[list[_Named]]:
     for entry in named:
         by_key[entry.name.key].append(entry)
     groups: list[list[_Named]] = []
-    for group in by_key.values():
+    for group in map(_without_clocks, by_key.values()):
         for part in _split_by(group, [entry.passing for entry in group]):
             groups += _split_grid(part)
     return groups
+
+
+def _without_clocks(group: list[_Named]) -> list[_Named]:
+    """Tell the time of day from a step: ``20261124_093000`` and ``20261124_500``.
+
+    Right behind a date a number is a clock if all numbers at its place can be.
+    """
+    clocks = {
+        place
+        for place, part in enumerate(group[0].name.parts)
+        if part.follows_date and all(_may_be_clock(entry.name.parts[place]) for entry in group)
+    }
+    return [
+        replace(entry, name=entry.name.with_passing(clocks)) if clocks else entry for entry in group
+    ]
+
+
+def _may_be_clock(part: Part) -> bool:
+    return _CLOCK.fullmatch(part.text) is not None
 
 
 def _split_by(group: list[_Named], texts: Sequence[tuple[str, ...]]) -> list[list[_Named]]:
@@ -151,9 +140,7 @@ def _split_grid(group: list[_Named]) -> list[list[_Named]]:
         return [group]
     columns = [set(values) for values in zip(*(entry.numbers for entry in group), strict=True)]
     places = [
-        place
-        for place, column in enumerate(columns)
-        if 1 < len(column) < len(set(_rows(group))) and not _is_clock(group, place)
+        place for place, column in enumerate(columns) if 1 < len(column) < len(set(_rows(group)))
     ]
     if len(places) < 2:  # noqa: PLR2004 - the name's number and the step's, each seen again
         return [group]
@@ -188,11 +175,7 @@ def _step_place(group: Sequence[_Named]) -> int | None:
     if len(rows) == 1:
         alone = [0] if len(counting) == 1 and counting[0].is_certain else []
         return next(iter(epochs[-1:] or alone), None)
-    varying = [
-        place
-        for place in range(len(counting))
-        if len({row[place] for row in rows}) > 1 and not _is_clock(group, place)
-    ]
+    varying = [place for place in range(len(counting)) if len({row[place] for row in rows}) > 1]
     finest = [place for place in varying if _orders(rows, place, varying)]
     if finest:
         return max(finest, key=lambda place: rows[-1][place])
@@ -206,20 +189,6 @@ def _orders(rows: Sequence[tuple[int, ...]], place: int, varying: Sequence[int])
     return all(
         one[place] < other[place] and all(one[at] <= other[at] for at in varying)
         for one, other in pairwise(ordered)
-    )
-
-
-def _is_clock(group: Sequence[_Named], place: int) -> bool:
-    """Whether all of the numbers right behind a date can be times of day."""
-    texts = [entry.counting[place].text for entry in group]
-    return (
-        group[0].counting[place].follows_moment
-        and len({len(text) for text in texts} | _CLOCK_DIGITS) == len(_CLOCK_DIGITS)
-        and all(
-            int(text[at : at + 2]) < (60 if at else 24)
-            for text in texts
-            for at in range(0, len(text), 2)
-        )
     )
 
 
@@ -272,25 +241,49 @@ def _ordered(
         by_training[group[0].name.identity - EMA_WORDS].append((group, series))
     trainings = sorted(
         by_training.values(),
-        key=lambda pairs: max(_latest(group) for group, _ in pairs),
+        key=lambda pairs: max((_latest(group), group[0].name.key) for group, _ in pairs),
         reverse=True,
     )
-    return [
-        pair for inner in trainings for pair in sorted(inner, key=lambda pair: _standing(pair[0]))
-    ]
+    return [pair for inner in trainings for pair in sorted(inner, key=_standing)]
 
 
-def _standing(group: Sequence[_Named]) -> tuple[bool, tuple[str, ...], int]:
+def _standing(
+    pair: tuple[Sequence[_Named], Series],
+) -> tuple[bool, tuple[str, ...], int, str]:
     """Rank the series of one training: weights before EMA, the first place, the newest."""
+    group, series = pair
     name = group[0].name
-    return bool(name.identity & EMA_WORDS), name.places, -_latest(group)
+    return bool(name.identity & EMA_WORDS), name.places, -_latest(group), series.reason
 
 
 def _latest(group: Sequence[_Named]) -> int:
     return max(entry.candidate.mtime_ns for entry in group)
 
 
-def _is_alias_of(alias: Name, name: Name, num_series: int) -> bool:
-    if alias.identity:
-        return alias.identity == name.identity
-    return num_series == 1
+def _aliases(
+    single: Iterable[_Named], names: Iterable[Name]
+) -> tuple[Mapping[Name, list[Candidate]], list[_Named]]:
+    """Sort out which names without a number can be of one series only, and which of none."""
+    by_likeness: defaultdict[tuple[object, object], list[Name]] = defaultdict(list)
+    for name in names:
+        for identity in {name.identity, None}:
+            for places in {name.places, None}:
+                by_likeness[identity, places].append(name)
+    found: defaultdict[Name, list[Candidate]] = defaultdict(list)
+    others: list[_Named] = []
+    for entry in single:
+        likeness = entry.name.identity or None, entry.name.places or None
+        fitting = by_likeness.get(likeness, [])
+        if len(fitting) == 1:
+            found[fitting[0]].append(entry.candidate)
+        else:
+            others.append(entry)
+    return found, others
+
+
+def _nameless(single: Iterable[_Named]) -> list[Series]:
+    """Take what is left together, but for the files of several ranks."""
+    by_place: defaultdict[tuple[str, ...], list[Candidate]] = defaultdict(list)
+    for entry in single:
+        by_place[entry.name.places].append(entry.candidate)
+    return [Series(_NAMELESS, tuple(by_place[places])) for places in sorted(by_place)]

@@ -5,10 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tracksided.checkpoints.numbering import Kind, read_name
-from tracksided.checkpoints.policy import Candidate, newest_first
-from tracksided.checkpoints.series import series_of, with_steps
+from tracksided.checkpoints.policy import Candidate, newest_first, with_steps
+from tracksided.checkpoints.series import series_of
 
 Steps = dict[str, int | None]
 
@@ -128,9 +130,13 @@ def one_series(names: Sequence[str], contents: Mapping[str, int] | None = None) 
             id="hugging-face",
         ),
         pytest.param(
-            ["ep0-ba100-rank0.pt", "ep1-ba200-rank0.pt", "latest-rank0.pt"][:2],
+            ["ep0-ba100-rank0.pt", "ep1-ba200-rank0.pt", "latest-rank0.pt"],
             {},
-            [("ep0-ba100-rank0.pt", 100), ("ep1-ba200-rank0.pt", 200)],
+            [
+                ("ep0-ba100-rank0.pt", 100),
+                ("ep1-ba200-rank0.pt", 200),
+                ("latest-rank0.pt", None),
+            ],
             id="composer",
         ),
         pytest.param(
@@ -158,6 +164,16 @@ def one_series(names: Sequence[str], contents: Mapping[str, int] | None = None) 
                 ("model_20261125_201500.pt", None),
             ],
             id="moments",
+        ),
+        pytest.param(
+            ["m_20261124_070000.pt", "m_20261124_203000.pt", "m_20261125_070000.pt"],
+            {},
+            [
+                ("m_20261124_070000.pt", None),
+                ("m_20261124_203000.pt", None),
+                ("m_20261125_070000.pt", None),
+            ],
+            id="moments-at-one-time-of-day",
         ),
         pytest.param(
             ["model_2026-11-24_20-45.pt", "model_2026-11-25_07-30.pt"],
@@ -320,6 +336,19 @@ def test_what_says_neither_step_nor_series_stays_apart() -> None:
     assert [list(series) for series in one] == [["step_1.pt", "step_2.pt"], ["vocab.pt"]]
 
 
+def test_files_of_ranks_are_not_mixed() -> None:
+    names = ["step_1_rank0.pt", "step_1_rank1.pt", "step_2_rank0.pt", "step_2_rank1.pt"]
+
+    numbered, _ = sort_out([*names, "latest_rank0.pt", "latest_rank1.pt"])
+    single, _ = sort_out(["model_rank0.pt", "model_rank1.pt"])
+
+    assert [list(series) for series in numbered] == [
+        ["step_1_rank0.pt", "step_2_rank0.pt", "latest_rank0.pt"],
+        ["step_1_rank1.pt", "step_2_rank1.pt", "latest_rank1.pt"],
+    ]
+    assert [list(series) for series in single] == [["model_rank0.pt"], ["model_rank1.pt"]]
+
+
 def test_mixed_series_are_one_counted_on_a_scale_that_all_have() -> None:
     names = ["runA_1.pt", "runA_2.pt", "runB_1.pt", "runB_3.pt"]
 
@@ -350,3 +379,39 @@ def test_mixed_series_are_one_counted_on_a_scale_that_all_have() -> None:
 )
 def test_numbers_are_told_apart(name: str, kinds: list[tuple[Kind, str]]) -> None:
     assert [(part.kind, part.text) for part in read_name(name).parts] == kinds
+
+
+NAMES = st.sampled_from(
+    [
+        *(f"model_{step}" for step in (1, 2, 30)),
+        *(f"model_ema_{step}" for step in (1, 2, 30)),
+        *("checkpoint_1_500", "checkpoint_2_900", "checkpoint1", "last", "best_rank0", "soup_a"),
+        *(
+            "step_1_rank0",
+            "step_1_rank1",
+            "x_20261124_0930",
+            "x_20261124_2500",
+            "7_1",
+            "7_2",
+            "8_1",
+        ),
+        *("8_2", "epoch=1-loss=0.5", "epoch=2-loss=0.4-v1", "lr_0.1_step_1", "lr_0.2_step_1", "12"),
+    ]
+)
+
+
+@given(
+    st.lists(st.tuples(NAMES | st.text(max_size=8), st.integers(0, 9)), unique_by=lambda e: e[0])
+)
+def test_every_checkpoint_is_of_one_series_whatever_the_listing(
+    entries: list[tuple[str, int]],
+) -> None:
+    candidates = [Candidate(Path(f"_{name}.pt"), mtime_ns) for name, mtime_ns in entries]
+
+    series = series_of(candidates)
+
+    found = [entry.path for row in series for entry in row.candidates]
+    assert sorted(found) == sorted(entry.path for entry in candidates)
+    assert [frozenset(row.candidates) for row in series] == [
+        frozenset(row.candidates) for row in series_of(candidates[::-1])
+    ]
