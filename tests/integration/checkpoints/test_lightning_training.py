@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from tracksided.checkpoints.job import AverageRequest, run_average
+from tracksided.checkpoints.provenance import Provenance
 
 lightning = pytest.importorskip("lightning")
 
@@ -33,22 +34,27 @@ class Regression(lightning.LightningModule):  # type: ignore[misc,name-defined] 
         return torch.optim.AdamW(self.parameters(), lr=0.05)
 
 
-def test_the_average_of_a_training_loads_from_checkpoint(tmp_path: Path) -> None:
+def train(directory: Path, *more: lightning.Callback) -> None:  # type: ignore[name-defined]
+    """Train for 20 steps, with a checkpoint every 5."""
     torch.manual_seed(0)
     inputs = torch.randn(40, 3)
     data = DataLoader(TensorDataset(inputs, inputs.sum(1, keepdim=True)), batch_size=4)
     saver = lightning.pytorch.callbacks.ModelCheckpoint(
-        tmp_path, every_n_train_steps=5, save_top_k=-1, save_last=True
+        directory, every_n_train_steps=5, save_top_k=-1, save_last=True
     )
     trainer = lightning.Trainer(
         max_steps=20,
         accelerator="cpu",
-        callbacks=[saver],
+        callbacks=[saver, *more],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
     trainer.fit(Regression(width=16), data)
+
+
+def test_the_average_of_a_training_loads_from_checkpoint(tmp_path: Path) -> None:
+    train(tmp_path)
 
     provenance = run_average(AverageRequest(directory=tmp_path, patterns=("*.ckpt",)))
 
@@ -63,4 +69,23 @@ def test_the_average_of_a_training_loads_from_checkpoint(tmp_path: Path) -> None
     assert loaded.hparams.width == 16
     for name, tensor in loaded.state_dict().items():
         mean = np.mean([source[name].double().numpy() for source in sources], axis=0)
+        assert torch.equal(tensor, torch.from_numpy(mean).float())
+
+
+def test_an_average_that_lightning_keeps_is_averaged_and_the_trained_weights_go(
+    tmp_path: Path,
+) -> None:
+    train(tmp_path, lightning.pytorch.callbacks.EMAWeightAveraging(decay=0.9))
+
+    provenance = run_average(AverageRequest(directory=tmp_path, patterns=("*.ckpt",)))
+
+    assert isinstance(provenance, Provenance)
+    assert "current_model_state" in provenance.dropped
+    sources = [torch.load(tmp_path / source.name) for source in provenance.sources]
+    loaded = Regression.load_from_checkpoint(tmp_path / "averaged_model.pt", weights_only=True)
+    for name, tensor in loaded.state_dict().items():
+        assert not torch.equal(
+            sources[-1]["state_dict"][name], sources[-1]["current_model_state"][name]
+        )
+        mean = np.mean([source["state_dict"][name].double().numpy() for source in sources], axis=0)
         assert torch.equal(tensor, torch.from_numpy(mean).float())
