@@ -66,19 +66,36 @@ def test_a_killed_child_leaves_the_old_directory_and_is_tried_again(
     assert torch.equal(averaged(tmp_path), torch.full((3,), 12.0))
 
 
+@pytest.mark.parametrize(
+    ("name", "within", "beside"),
+    [
+        ("step-{}", "", ()),
+        ("epoch=0-step={}.ckpt", "", ("meta.pt",)),  # Lightning's
+        ("epoch_{}", "pytorch_model_fsdp_0", ("scheduler.bin",)),  # Accelerate's
+    ],
+)
 def test_distributed_checkpoints_are_followed(
-    tmp_path: Path, clock: Clock, service: CheckpointService
+    tmp_path: Path,
+    clock: Clock,
+    service: CheckpointService,
+    *,
+    name: str,
+    within: str,
+    beside: tuple[str, ...],
 ) -> None:
     service.watch(tmp_path, run="r")
     for step in (1, 2, 3):
+        directory = tmp_path / name.format(step)
         content = {"model": {"w": torch.full((5,), float(step))}}
-        checkpoint.save(content, checkpoint_id=tmp_path / f"step-{step}", no_dist=True)
+        checkpoint.save(content, checkpoint_id=directory / within, no_dist=True)
+        for file in beside:
+            torch.save({"epoch": step}, directory / file)
 
     (event,) = settle(service, clock)
 
     assert event.error is None
-    assert event.sources == ("step-1", "step-2", "step-3")
+    assert event.sources == tuple(name.format(step) for step in (1, 2, 3))
     found = {"model": {"w": torch.zeros(5)}}
-    checkpoint.load(found, checkpoint_id=tmp_path / "averaged", no_dist=True)
+    checkpoint.load(found, checkpoint_id=tmp_path / "averaged" / within, no_dist=True)
     assert torch.equal(found["model"]["w"], torch.full((5,), 2.0))
     assert settle(service, clock) == []

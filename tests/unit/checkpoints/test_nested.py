@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.distributed import checkpoint
 
+from tracksided.checkpoints.formats.nested import MAX_DIRECTORIES
 from tracksided.checkpoints.job import AverageRequest, Unchanged, run_average
 from tracksided.checkpoints.provenance import Provenance
 from tracksided.checkpoints.watcher import look
@@ -150,6 +151,17 @@ def test_a_directory_of_the_training_is_left_out_whole_and_named(tmp_path: Path)
 
     assert made.dropped == ("checkpoint-1", "global_step7", "link", "runs")
     assert not (tmp_path / "averaged" / "global_step7").exists()
+
+
+def test_more_directories_than_a_checkpoint_has_are_refused(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        save_sentence_transformer(tmp_path, step)
+    for number in range(MAX_DIRECTORIES):
+        (tmp_path / "checkpoint-3" / f"cache_{number}").mkdir()
+
+    assert skipped(tmp_path)["checkpoint-3"] == (
+        "holds 102 directories, 100 are read here; move away what is not of the checkpoint"
+    )
 
 
 def test_the_watcher_sees_files_in_a_directory_of_shards(tmp_path: Path) -> None:

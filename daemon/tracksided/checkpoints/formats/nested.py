@@ -13,6 +13,7 @@ from tracksided.checkpoints.naming import DIRECTORY_PROVENANCE, is_checkpoint_di
 from tracksided.checkpoints.source import SourceDirectory, SourceFile
 
 MAX_NAMES = 100  # in a directory that goes along; templates and configurations are a handful
+MAX_DIRECTORIES = 100  # in a checkpoint: each is opened, for each checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +41,18 @@ def nested_directories(
         holds_weights: whether these are the names of entries among which weights are.
 
     Raises:
-        SourceRefused: one of them cannot be read.
+        SourceRefused: one of them cannot be read, or there are too many.
     """
     weights: list[SourceDirectory] = []
     carried: list[SourceFile] = []
     names: list[str] = []
-    for name in sorted(directory.names):
-        is_own = not (name.startswith(".") or is_checkpoint_directory(name))
-        is_own = is_own and not is_name_of_shards(name)  # read on their own
-        if not is_own or not directory.is_directory(name):
-            continue
+    found = [name for name in sorted(directory.names) if _may_belong(directory, name)]
+    if len(found) > MAX_DIRECTORIES:
+        raise directory.refusal(
+            f"holds {len(found)} directories, {MAX_DIRECTORIES} are read here; move away what is "
+            "not of the checkpoint"
+        )
+    for name in found:
         inside = directory.directory(name)
         if DIRECTORY_PROVENANCE in inside.names:
             continue
@@ -64,9 +67,15 @@ def nested_directories(
     return Nested(tuple(weights), tuple(carried), tuple(names))
 
 
+def _may_belong(directory: SourceDirectory, name: str) -> bool:
+    """Whether an entry is a directory that is looked into; shards are read on their own."""
+    is_other = name.startswith(".") or is_checkpoint_directory(name) or is_name_of_shards(name)
+    return not is_other and directory.is_directory(name)
+
+
 def _all_files(directory: SourceDirectory) -> tuple[SourceFile, ...]:
     """Open all its files; none where one of them would not go along."""
     if len(directory.names) > MAX_NAMES:
         return ()
-    found = carried_files(directory, ())
-    return () if found.left_out else found.files
+    carried = carried_files(directory, ())
+    return () if carried.left_out else carried.files

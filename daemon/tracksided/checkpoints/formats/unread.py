@@ -4,8 +4,9 @@ import re
 from collections.abc import Collection
 
 _RANK_SHARD = re.compile(r"pytorch_model_fsdp(?:_\d+)?_rank\d+\.bin")
+# Accelerate has DeepSpeed save into a directory called pytorch_model.
 _DEEPSPEED = re.compile(
-    r"zero_to_fp32\.py|mp_rank_\d+_model_states\.pt"
+    r"zero_to_fp32\.py|pytorch_model(?:_\d+)?|mp_rank_\d+_model_states\.pt"
     r"|(?:bf16_|fp16_)?zero_pp_rank_\d+_mp_rank_\d+_(?:model|optim)_states\.pt"
 )
 
