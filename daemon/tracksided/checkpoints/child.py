@@ -2,8 +2,8 @@
 
 Reads one JSON request from standard input. Writes JSON lines to standard output:
 ``{"progress": [done, total]}`` as a sign of life, then one result with ``status``
-``averaged``, ``unchanged``, ``waiting`` (too few checkpoints yet) or ``failed``, and then
-``may_heal`` if the same may succeed later. ``skipped`` are
+``averaged``, ``unchanged``, ``waiting`` (too few checkpoints yet) or ``failed``; with ``may_heal``
+if the same may succeed later. ``skipped`` are
 checkpoints with which something is wrong, each with the reason.
 """
 
@@ -84,6 +84,7 @@ def _average_any(request: AverageRequest, patterns: list[str]) -> dict[str, obje
                     "usable": error.found,
                     "needed": error.needed,
                     "skipped": _refusals(error.skipped),
+                    "may_heal": any(entry.may_heal for entry in error.skipped),
                 }
             continue
         if isinstance(provenance, Unchanged):

@@ -196,7 +196,7 @@ def run_average(
     """
     started = time.perf_counter()
     store = open_store(request.directory, request.count)
-    refused: dict[Path, str] = {}
+    refused: dict[Path, SourceRefused] = {}
     while True:
         with _select(store, request, refused) as selection:
             home = store.home()
@@ -211,7 +211,7 @@ def run_average(
             except SourceRefused as error:
                 if error.path in refused:
                     raise
-                refused[error.path] = error.reason
+                refused[error.path] = error
 
 
 def output_place(request: AverageRequest, output: str, sources_in: str) -> str:
@@ -239,7 +239,7 @@ def _candidates_by_pattern(
             yield pattern, found
 
 
-def _select(store: Store, request: AverageRequest, refused: dict[Path, str]) -> Selection:
+def _select(store: Store, request: AverageRequest, refused: dict[Path, SourceRefused]) -> Selection:
     """Select from the first pattern that matches enough; close what it returns.
 
     Raises:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Self
 
 from tracksided.checkpoints.naming import DIRECTORY_PROVENANCE, provenance_name
 from tracksided.checkpoints.policy import BestBy
@@ -59,6 +60,19 @@ class Skipped:
 
     is_copy: bool = False
     """Nothing is wrong with it: another one holds the same, or it belongs to another series."""
+
+    may_heal: bool = False
+    """The system refused to read it, as it may not do later."""
+
+    @classmethod
+    def of(cls, error: SourceRefused) -> Self:
+        """Take what was said of a checkpoint.
+
+        Args:
+            error: that cost it its place.
+        """
+        reason_may_pass = isinstance(error.__cause__, OSError)
+        return cls(error.path.name, error.reason, may_heal=reason_may_pass)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -137,7 +137,10 @@ class Wanted:
 
 
 def select(
-    store: Store, candidates: Sequence[Candidate], wanted: Wanted, refused: Mapping[Path, str]
+    store: Store,
+    candidates: Sequence[Candidate],
+    wanted: Wanted,
+    refused: Mapping[Path, SourceRefused],
 ) -> Selection:
     """Open the newest or best checkpoints of one series that are complete and fit together.
 
@@ -145,10 +148,10 @@ def select(
         store: where they are.
         candidates: as `tracksided.checkpoints.listing` finds them.
         wanted: how many, and which.
-        refused: paths that are known to be unusable, with the reason.
+        refused: what is known to be unusable, by its path.
     """
     usable = [candidate for candidate in candidates if candidate.path not in refused]
-    skipped = {path.name: Skipped(path.name, reason) for path, reason in refused.items()}
+    skipped = {path.name: Skipped.of(error) for path, error in refused.items()}
     fullest = Selection()
     taken: Series | None = None
     all_series = series_of(usable, is_mixed=wanted.is_mixed)
@@ -214,7 +217,7 @@ def _with_content_steps(
             with closing(_open(store, candidate)) as source:
                 checkpoint = describe(source)
         except SourceRefused as error:
-            skipped.append(Skipped(candidate.path.name, error.reason))
+            skipped.append(Skipped.of(error))
         else:
             if checkpoint.is_average:
                 skipped.append(_own(checkpoint))
@@ -238,7 +241,7 @@ def _ranked(
             with closing(_open(store, candidate)) as source:
                 value = metric_of(store, candidate, describe(source), best.metric)
         except SourceRefused as error:
-            skipped.append(Skipped(candidate.path.name, error.reason))
+            skipped.append(Skipped.of(error))
         else:
             scored.append((candidate, value))
     return list(best.rank(scored))
@@ -263,7 +266,7 @@ def _take(
             if unfit is None and not wanted.is_mixed:
                 unfit = _of_the_same_step(candidate, selection)
         except SourceRefused as error:
-            unfit = Skipped(candidate.path.name, error.reason)
+            unfit = Skipped.of(error)
         else:
             chosen = Chosen(checkpoint, candidate.step, metric, source, candidate)
             if isinstance(unfit, _Twin) and chosen.statement > unfit.chosen.statement:

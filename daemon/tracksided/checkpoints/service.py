@@ -271,7 +271,10 @@ class CheckpointService:
     ) -> AverageEvent | None:
         watched = running.watched
         watched.outcome = outcome_of(message)
-        if watched.outcome.status != "failed":
+        if message.get("may_heal") is True:
+            watched.retry_at = now + min(RETRY_S * 2**watched.failures, MAX_RETRY_S)
+            watched.failures += 1
+        else:
             watched.failure, watched.failures = None, 0
         watched.warn_of_refused()
         match message:
@@ -291,19 +294,14 @@ class CheckpointService:
                 watched.last = replace(found, is_found=True)
                 return watched.last
             case {"status": "failed", "error": str(error)}:
-                return self._refused(running, error, now, may_heal=message.get("may_heal") is True)
+                return self._refused(running, error, now)
             case _:  # unchanged, or waiting for more checkpoints
                 return None
 
-    def _refused(
-        self, running: _Running, reason: str, now: float, *, may_heal: bool
-    ) -> AverageEvent | None:
+    def _refused(self, running: _Running, reason: str, now: float) -> AverageEvent | None:
         """Note a failure, once for each reason while the same checkpoints are tried again."""
-        watched = running.watched
-        if may_heal:
-            watched.retry_at = now + min(RETRY_S * 2**watched.failures, MAX_RETRY_S)
-        is_known = reason == watched.failure
-        watched.failure, watched.failures = reason, watched.failures + 1
+        is_known = reason == running.watched.failure
+        running.watched.failure = reason
         return None if is_known else self._failed(running, reason, now)
 
     def _crashed(self, running: _Running, reason: str, now: float) -> AverageEvent:

@@ -37,7 +37,7 @@ class Watched:
     """Why these checkpoints could not be averaged, when that was tried last."""
 
     failures: int = 0
-    """Of these checkpoints, in a row."""
+    """In a row with these checkpoints, of those that may heal by themselves."""
 
     retry_at: float | None = None
     last: AverageEvent | None = None

@@ -9,7 +9,7 @@ import torch
 from averaging_service import Clock, averaged, save, settle
 
 from tracksided.checkpoints import service as service_module
-from tracksided.checkpoints.process import ChildProcess
+from tracksided.checkpoints.process import COMMAND, ChildProcess
 from tracksided.checkpoints.service import MAX_RETRY_S, RETRY_S, CheckpointService
 
 pytestmark = pytest.mark.integration
@@ -112,4 +112,33 @@ def test_what_no_waiting_mends_is_not_tried_again(
     assert failed.error is not None
     assert settle(service, clock) == []
     assert len(attempts) == 1
+    assert not service.is_retrying(tmp_path)
+
+
+def test_sources_that_may_not_be_read_are_tried_again(
+    tmp_path: Path,
+    clock: Clock,
+    make_service: Callable[..., CheckpointService],
+    attempts: list[float],
+) -> None:
+    bound_by_modes = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+    service = make_service(command=(*(bound_by_modes if os.geteuid() == 0 else ()), *COMMAND))
+    service.watch(tmp_path, run=None)
+    save(tmp_path, 1, 2, 3)
+    (tmp_path / "step_2.pt").chmod(0)
+
+    assert settle(service, clock) == []
+
+    (told,) = service.status()["directories"]  # type: ignore[misc] # a list
+    (refused,) = told["refused"]
+    assert refused == {"name": "step_2.pt", "reason": "cannot be opened: Permission denied"}
+    clock.tick(RETRY_S)
+    assert settle(service, clock) == []
+    assert len(attempts) == 2
+
+    (tmp_path / "step_2.pt").chmod(0o600)
+    clock.tick(2 * RETRY_S)
+    (made,) = settle(service, clock)
+
+    assert made.sources == ("step_1.pt", "step_2.pt", "step_3.pt")
     assert not service.is_retrying(tmp_path)
