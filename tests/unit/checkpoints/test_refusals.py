@@ -11,7 +11,8 @@ from tracksided.checkpoints.formats.base import Checkpoint, OutputLayout, Patch
 from tracksided.checkpoints.job import AverageRequest, TooFewCheckpoints, run_average
 from tracksided.checkpoints.provenance import Skipped
 from tracksided.checkpoints.refusals import Refusable, SourceRefused, refused_as
-from tracksided.checkpoints.source import SourceDirectory, SourceFile, SourceWindow
+from tracksided.checkpoints.source import SourceDirectory, SourceFile
+from tracksided.checkpoints.source_window import SourceWindow
 from tracksided.errors import CheckpointRefused, OutputError
 
 

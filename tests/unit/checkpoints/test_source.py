@@ -8,7 +8,8 @@ import pytest
 
 from tracksided.checkpoints import source as source_module
 from tracksided.checkpoints.refusals import SourceRefused
-from tracksided.checkpoints.source import SourceFile, SourceWindow
+from tracksided.checkpoints.source import SourceFile
+from tracksided.checkpoints.source_window import SourceWindow
 
 CONTENT = bytes(range(256)) * 5
 BLOCK_BYTES = 64

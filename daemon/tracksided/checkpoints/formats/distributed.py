@@ -34,7 +34,8 @@ from tracksided.checkpoints.formats.training_state import is_training_state
 from tracksided.checkpoints.numbers import MAX_COUNT
 from tracksided.checkpoints.refusals import refused_as
 from tracksided.checkpoints.shown import shown
-from tracksided.checkpoints.source import SourceDirectory, SourceFile, SourceWindow
+from tracksided.checkpoints.source import SourceDirectory, SourceFile
+from tracksided.checkpoints.source_window import SourceWindow
 
 _SUFFIX = ".distcp"
 _OPTIMIZER = re.compile(r"optim(izer)?s?([_-].*)?", re.IGNORECASE)
