@@ -15,11 +15,13 @@ import numpy as np
 import pytest
 import torch
 from averaging_service import Clock, averaged, save, settle
+from click.testing import CliRunner
 from debris import debris
 
 from tracksided.checkpoints import service as service_module
 from tracksided.checkpoints.service import CheckpointService
 from tracksided.checkpoints.watcher import Look
+from tracksided.cli.average import command
 
 pytestmark = pytest.mark.integration
 
@@ -263,3 +265,22 @@ def test_a_rotation_that_keeps_too_few_is_said(
     save(tmp_path, 7)
     assert [event.step for event in settle(service, clock)] == [7]
     assert (entry()["outcome"], entry()["missing"], entry()["kept"]) == ("averaged", 0, None)
+
+
+def test_it_averages_the_series_that_the_command_would(
+    tmp_path: Path, clock: Clock, make_service: Callable[..., CheckpointService]
+) -> None:
+    for step in (100, 200, 300):
+        for name, scale in (("model", 1.0), ("model_ema", 7.0)):
+            weights = {"w": torch.full((4,), scale * step)}
+            torch.save(weights, tmp_path / f"{name}_{step}.pth.tar")
+    service = make_service()
+    service.watch(tmp_path, run=None)
+
+    (event,) = settle(service, clock)
+    result = CliRunner().invoke(command, [str(tmp_path), "--dry-run", "--json"])
+
+    assert event.sources == ("model_100.pth.tar", "model_200.pth.tar", "model_300.pth.tar")
+    assert torch.equal(averaged(tmp_path), torch.full((4,), 200.0))
+    assert [entry["name"] for entry in json.loads(result.stdout)["sources"]] == list(event.sources)
+    assert service.status()["directories"][0]["refused"] == []  # nothing is wrong with the EMA
