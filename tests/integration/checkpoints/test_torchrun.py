@@ -98,12 +98,16 @@ def save_shards(out: Path) -> None:
         (directory / "trainer_state.json").write_text(json.dumps({"global_step": step}))
 
 
-def save_fsdp(out: Path) -> None:
+def save_fsdp(out: Path, within: str = "") -> None:
     script = out / "train.py"
-    script.write_text(FSDP)
+    script.write_text(FSDP.replace("/step_{step}", "/step_{step}/" + within))
     code, _, errors = finish(start(2, [script, out]))
     assert code == 0, errors
     script.unlink()
+
+
+def save_accelerate(out: Path) -> None:
+    save_fsdp(out, "pytorch_model_fsdp_0")
 
 
 def averages(out: Path) -> dict[str, bytes]:
@@ -125,7 +129,13 @@ def provenance(out: Path) -> dict[str, object]:
 
 @pytest.mark.parametrize(
     ("num_ranks", "save", "num_files"),
-    [(2, save_files, 1), (3, save_safetensors, 1), (3, save_shards, 7), (3, save_fsdp, 3)],
+    [
+        (2, save_files, 1),
+        (3, save_safetensors, 1),
+        (3, save_shards, 7),
+        (3, save_fsdp, 3),
+        (2, save_accelerate, 3),
+    ],
 )
 def test_ranks_publish_the_bytes_of_one_process(
     tmp_path: Path, num_ranks: int, save: Callable[[Path], None], num_files: int
