@@ -167,6 +167,7 @@ def test_it_is_taken_out_at_any_depth(
         },
         lambda s: {"model": {"state": weights(s), "opt.lr": torch.full((2,), 1.0 * s)}},
         lambda s: {"state": torch.full((2,), 1.0 * s), "param_groups": torch.full((2,), 1.0 * s)},
+        lambda s: {"model": {"unet": weights(s), "noise_scheduler": weights(s)}},
         # A part of the model may be called like a wrapper.
         lambda s: {"params": {"model": weights(s), "lm_head": weights(s)}},
         lambda s: {"model": {"model": weights(s), "lm_head": weights(s), "ema": weights(s)}},
@@ -246,6 +247,24 @@ def test_models_are_averaged_beside_newer_files_of_such_state(tmp_path: Path) ->
     assert {entry.name for entry in provenance.skipped} == {
         f"{kind}_{step}.pt" for kind in ("optimizer", "rng") for step in (1, 2, 3)
     }
+
+
+def test_schedules_of_noise_and_scalers_of_features_go_along(tmp_path: Path) -> None:
+    features = {"mean": torch.tensor([1.0, 2.0]), "std": torch.ones(2)}
+    noise = {"betas": torch.linspace(0, 1, 3)}
+
+    found, dropped = averaged(
+        tmp_path,
+        lambda step: {
+            "model": weights(step),
+            "pipeline": {"scaler": features, "noise_scheduler": noise, "lr_sched": scheduler(step)},
+        },
+    )
+
+    assert dropped == ("pipeline.lr_sched",)
+    torch.testing.assert_close(
+        found["pipeline"], {"scaler": features, "noise_scheduler": noise}, rtol=0, atol=0
+    )
 
 
 def test_an_object_that_holds_it_goes_as_a_whole(tmp_path: Path) -> None:

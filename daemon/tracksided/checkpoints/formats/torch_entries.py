@@ -183,7 +183,8 @@ class _Finder:
     def _is_checkpoint(self, node: Node) -> bool:
         """Whether a dict around a model says that it is more than a part of one."""
         return self._taken.lost_something(node) or any(
-            _is_named_state(key, value) or (key in {"epoch", *STEP_KEYS} and isinstance(value, int))
+            (_is_named_state(key, value) and not self._tensors.finds_in(value))
+            or (key in {"epoch", *STEP_KEYS} and isinstance(value, int))
             for key, value in text_entries(node).items()
         )
 
@@ -205,12 +206,13 @@ def _is_state_dict(node: Node) -> bool:
 def _take_out_of_model(model: Node, keys: Sequence[str], taken: TakenOut) -> None:
     """Take out what its name alone shows to be state of one step.
 
-    A tensor among other tensors is the model's, whatever it is called.
+    A tensor among other tensors is the model's, whatever it is called, and so is a dict further in.
     """
     is_state_dict = _is_state_dict(model)
 
     def is_out(key: Node, value: Node) -> bool:
-        return is_training_state(key) and not (is_state_dict and is_tensor(value))
+        is_candidate = not is_state_dict if is_tensor(value) else not keys
+        return is_candidate and is_training_state(key)
 
     take_from((tuple(keys), model), is_out, taken)
 

@@ -51,12 +51,15 @@ _PYTHON_STATE_ITEMS = 3
 _PYTHON_STATE_INTEGERS = 625  # 624 of the generator, and a position
 
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
-_NAMES = frozenset(
+_HELD_IN_TENSORS = frozenset(
     {
         *("optim", "optims", "optimizer", "optimizers", "optimiser", "optimisers"),
-        *("sched", "scheduler", "schedulers", "scaler", "scalers", "rng", "rngs"),
+        *("rng", "rngs"),
     }
 )
+# Torch's hold numbers; with tensors they may as well be noise schedules or scalers of features.
+_HELD_IN_NUMBERS = frozenset({"sched", "scheduler", "schedulers", "scaler", "scalers"})
+_NAMES = _HELD_IN_TENSORS | _HELD_IN_NUMBERS
 _SHORT_NAMES = frozenset({"adam", "adamw", "amp", "opt", "opts", "sgd"})  # may mean settings
 _STATE = frozenset({"state", "states"})
 _AROUND_STATE = _STATE | {"all", "cpu", "cuda", "dict", "dicts", "gpu", "sd"}
@@ -109,8 +112,9 @@ class StateFinder:
         """Whether an entry of any dict is state of one step.
 
         It has its shape, is a list or tuple that holds such an item, an object that holds it
-        anywhere, or has its name and holds tensors, or state by shape. Tensors themselves and
-        what holds numbers and texts alone is not: those may be settings, or parts of a model.
+        anywhere, or has its name and holds tensors, or state by shape; the name of a scheduler or
+        scaler takes the shape. Tensors themselves and what holds numbers and texts alone is not:
+        those may be settings, or parts of a model.
 
         Raises:
             CheckpointRefused: a list or tuple holds such state beside weights.
@@ -122,7 +126,10 @@ class StateFinder:
             return True
         if self._is_item_of_state(value):
             return True
-        is_named = is_training_state(key) or _last_word(words_of(key)) in _SHORT_NAMES
+        word = _last_word(words_of(key))
+        if word in _HELD_IN_NUMBERS:
+            return self._shapes.finds_in(value)
+        is_named = is_training_state(key) or word in _SHORT_NAMES
         return is_named and self._states.finds_in(value)
 
     def _is_item_of_state(self, node: Node) -> bool:
