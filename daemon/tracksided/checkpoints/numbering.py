@@ -4,7 +4,7 @@ Names are read in passes; what one pass has understood, no later one sees:
 
 | pass | such as | what becomes of it |
 |---|---|---|
-| step, epoch | `step_100`, `iter-5`, `ba100`; `epoch=3`, `ep1`, `e10` | counts |
+| step, epoch | `step_100`, `iter-5`, `ba100`, `9_steps`; `epoch=3`, `e10`, `12epoch` | counts |
 | moment | `20261124_093000`, `2026-11-24_20-45`, Unix time | differs, but counts nothing |
 | metric | `top1_70.1`, `val_loss=0.2` | left out |
 | setting, hash | `lr=0.1`, `wd_0.05`, `3f9ac01` | as a moment |
@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
 
-from tracksided.checkpoints.naming import stem_of
+from tracksided.checkpoints.naming import stem_of, step_in_directory_name
 
 GENERIC = frozenset(
     {
@@ -139,6 +139,8 @@ class Name:
 
 
 _END = r"(?![a-z\d]|\.\d)"
+# A word behind a number is about that one only where none follows, not even one that is marked.
+_NO_NUMBER = "(?![a-z\\d]|[-_=. ]?[\\d\ue000-\uf8ff])"
 _FLOAT = r"[-+]?(?:\d+(?:\.\d+)?(?:e[-+]?\d+)?|nan|inf)(?![a-z\d])"
 _DATE = r"(?<!\d)(?:19|20)\d\d([-_.]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])"
 _CLOCK = r"(?:[01]\d|2[0-3])[-_.:h][0-5]\d(?:[-_.:m][0-5]\d(?:[.,]\d+)?)?"
@@ -151,6 +153,8 @@ _PARTS = r"(?:dev|eval|test|train|val|valid|validation)"
 _PASSES: tuple[tuple[Kind, str], ...] = (
     (Kind.STEP, rf"(?<![a-z])(?:{_STEPS})[-_=. ]?(\d{{1,18}}){_END}"),
     (Kind.EPOCH, rf"(?<![a-z\d])(?:epochs?|ep|e)[-_=. ]?(\d{{1,18}}){_END}"),
+    (Kind.STEP, rf"(?<![\d.])(\d{{1,18}})[-_]?(?:{_STEPS}){_NO_NUMBER}"),
+    (Kind.EPOCH, rf"(?<![\d.])(\d{{1,18}})[-_]?epochs?{_NO_NUMBER}"),
     (Kind.PASSING, rf"{_DATE}(?:(?:t|[-_ .])?{_CLOCK}|t?\d{{6}}|t?\d{{4}})?z?(?!\d)"),
     (Kind.PASSING, rf"(?<![a-z])(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)\d\d?_{_CLOCK}"),
     (Kind.PASSING, r"(?<!\d)(?:[01]\d|2[0-3])([-:])[0-5]\d\1[0-5]\d(?!\d)"),
@@ -175,7 +179,6 @@ _PASSES: tuple[tuple[Kind, str], ...] = (
 )
 _A_DATE = re.compile(_DATE)
 _COMPILED = tuple((kind, re.compile(pattern, re.IGNORECASE)) for kind, pattern in _PASSES)
-_TRAINER_DIRECTORY = re.compile(r"(?:checkpoint)-(\d{1,18})")
 _CALLED_CHECKPOINT = re.compile(
     r"(?<![a-z])(?:checkpoint|chkpt|chkpnt|ckpt|cp|snapshot)[-_=. ]?$", re.IGNORECASE
 )
@@ -190,12 +193,12 @@ _WORD = re.compile(r"[^\W\d_]+")
 def read_name(name: str, *, is_directory: bool = False) -> Name:
     """Take the name of a file or directory apart."""
     stem = _MARK.sub("?", name if is_directory else stem_of(name))
-    trainers = _TRAINER_DIRECTORY.fullmatch(stem) if is_directory else None
+    trainers_step = step_in_directory_name(name) if is_directory else None
     parts: list[Part] = []
     for kind, pattern in _COMPILED:
         stem = pattern.sub(partial(_mark, kind, parts), stem)
-    if trainers is not None:  # the Trainer's own: the number is its global step
-        parts = [Part(Kind.STEP, trainers[0], int(trainers[1]))]
+    if trainers_step is not None:  # the Trainer's own: the number is its global step
+        parts = [Part(Kind.STEP, str(trainers_step), trainers_step)]
     pieces = [
         parts[ord(piece) - _FIRST_MARK] if _MARK.fullmatch(piece) else piece
         for piece in _MARK_OR_TEXT.findall(stem)
@@ -227,7 +230,9 @@ def _mark(kind: Kind, parts: list[Part], found: re.Match[str]) -> str:
             and _A_DATE.fullmatch(parts[ord(behind[1]) - _FIRST_MARK].text) is not None,
         )
     )
-    return found[0][: found.start(1) - found.start()] + mark
+    return (
+        found[0][: found.start(1) - found.start()] + mark + found[0][found.end(1) - found.start() :]
+    )
 
 
 def _tokens(piece: str | Part) -> list[str | Part]:

@@ -146,6 +146,18 @@ def one_series(names: Sequence[str], contents: Mapping[str, int] | None = None) 
             id="torchtune",
         ),
         pytest.param(
+            ["9epoch.pth", "10epoch.pth", "latest.pth"],
+            {},
+            [("9epoch.pth", 9), ("10epoch.pth", 10), ("latest.pth", None)],
+            id="espnet",
+        ),
+        pytest.param(
+            ["model_0004999.pth", "model_0009999.pth", "model_final.pth"],
+            {},
+            [("model_0004999.pth", 4999), ("model_0009999.pth", 9999), ("model_final.pth", None)],
+            id="detectron2",
+        ),
+        pytest.param(
             ["step-5/", "step-10/"], {}, [("step-5", 5), ("step-10", 10)], id="torchtitan"
         ),
         pytest.param(["ckpt.pt"], {"ckpt.pt": 2000}, [("ckpt.pt", 2000)], id="nanogpt"),
@@ -370,6 +382,13 @@ def test_mixed_series_are_one_counted_on_a_scale_that_all_have() -> None:
         ("9" * 40 + ".pt", [(Kind.IDENTITY, "9" * 40)]),
         ("model_7b_100.pt", [(Kind.IDENTITY, "7b"), (Kind.NUMBER, "100")]),
         ("e10.pt", [(Kind.EPOCH, "10")]),
+        ("net_1000_steps.pt", [(Kind.STEP, "1000")]),
+        ("resnet50_step_100.pt", [(Kind.NUMBER, "50"), (Kind.STEP, "100")]),
+        ("model_50_epoch_3.pt", [(Kind.NUMBER, "50"), (Kind.EPOCH, "3")]),
+        (
+            "gpt--val_loss=0.10-step=100-consumed_samples=800.0-last.ckpt",
+            [(Kind.STEP, "100"), (Kind.PASSING, "consumed_samples=800.0")],
+        ),
         ("lr1e-5_3.pt", [(Kind.PASSING, "1e-5"), (Kind.NUMBER, "3")]),
         ("w_3f9ac01.pt", [(Kind.PASSING, "3f9ac01")]),
         ("model-00001-of-00002.safetensors", [(Kind.PLACE, "00001-of-00002")]),
