@@ -26,7 +26,7 @@ from torch import nn
 
 from trackside.capture.clipping import ClipWatch, Number
 from trackside.capture.local_norm import LocalNorm
-from trackside.capture.logbook import Logbook
+from trackside.capture.logbook import STRANGE_STEP, Logbook, as_step
 from trackside.capture.scalars import NO_STEP, LocalClock, LossWatch, StepClock, as_number
 from trackside.closures import run_after_closure
 from trackside.collector import Collector
@@ -140,23 +140,28 @@ class Recorder:
 
     def log(self, step: int | None, epoch: float | None, scalars: Mapping[str, object]) -> None:
         """Take in what the user logs; see `Session.log`."""
-        if step is not None and abs(step - self.step) > STEP_TOLERANCE:
-            self.follow(step)
+        if step is not None:
+            count = as_step(step)
+            if count is None:
+                self._note(STRANGE_STEP)
+                return
+            if abs(count - self.step) > STEP_TOLERANCE:
+                self.follow(count)
         if epoch is not None:
             self._set_epoch(int(epoch))
         loss = as_number(scalars.get("loss"))
         if loss is not None:
             self._log_loss(loss, scalars["loss"])
             scalars = {name: value for name, value in scalars.items() if name != "loss"}
-        self.log_at(self._log_step(step), scalars)
+        self.log_at(self._log_step() if step is None else step, scalars)
 
     def log_at(self, step: int, values: Mapping[str, object]) -> None:
         """Take in values of another count than the optimizer's; see `Session.log_at`."""
-        self._note(*self.logbook.add_values(int(step), values))
+        self._note(*self.logbook.add_values(step, values))
 
     def log_text(self, tag: str, text: str) -> None:
         """Take in a text; see `Session.text`."""
-        self.logbook.add_text(self._log_step(None), tag, text)
+        self.logbook.add_text(self._log_step(), tag, text)
 
     def follow(self, step: int) -> None:
         """Take over somebody's count of completed steps, exactly."""
@@ -365,8 +370,8 @@ class Recorder:
         elif not self._loss.is_of_next_step(value):
             self._send_late(self._logged_loss.arrive())
 
-    def _log_step(self, step: int | None) -> int:
-        return self.step + bool(self._loss.micro_batches) if step is None else int(step)
+    def _log_step(self) -> int:
+        return self.step + bool(self._loss.micro_batches)
 
     def _set_step(self, step: int) -> None:
         self.step = step

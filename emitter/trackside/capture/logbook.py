@@ -65,9 +65,10 @@ class Logbook:
         else:
             self._scalars.add(LoggedScalar(step=step, name=name, value=number))
 
-    def add_values(self, step: int, values: Mapping[str, object]) -> list[str]:
+    def add_values(self, step: object, values: Mapping[str, object]) -> list[str]:
         """Keep those that are single numbers; return what is to be said of the others."""
-        if not 0 <= step <= MAX_STEP:
+        count = as_step(step)
+        if count is None:
             return [STRANGE_STEP]
         notes: list[str] = []
         for name, value in values.items():
@@ -75,7 +76,7 @@ class Logbook:
             if number is None:
                 notes.append(f"log({name}=...) takes single numbers; {type(value)} is left out")
             else:
-                self.add(step, _packable(name), number)
+                self.add(count, _packable(str(name)), number)
         return notes
 
     def add_text(self, step: int, tag: str, text: str) -> None:
@@ -186,6 +187,17 @@ class _Shelf(Generic[_Entry]):
         while self.nbytes > self._max_bytes:
             self.nbytes -= self._bytes_of(self._entries.popleft())
             self._lost += 1
+
+
+def as_step(value: object) -> int | None:
+    """Return a count of steps; None for what is none, and for one that lies on a device."""
+    if isinstance(value, torch.Tensor) and not value.is_cpu:
+        return None
+    try:
+        step = int(value)  # type: ignore[call-overload]  # the error is the check
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return step if 0 <= step <= MAX_STEP else None
 
 
 def _kind(entry: DeviceScalar) -> tuple[torch.device, torch.dtype]:

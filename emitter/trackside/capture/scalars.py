@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch.amp.grad_scaler import GradScaler
@@ -155,10 +155,11 @@ def as_number(value: object) -> Number | None:
     """Return a plain number or a 0-d tensor on a device; None for what is neither.
 
     Values on the CPU are read at once, so that a tensor that is changed later stays as it was.
-    A tensor on a device is copied there.
+    A tensor on a device is copied there. A DTensor has a number where every rank holds the whole.
     """
     if isinstance(value, torch.Tensor):
-        if value.numel() != 1 or value.is_complex():
+        value = _whole(value)
+        if value is None or value.numel() != 1 or value.is_complex() or value.is_meta:
             return None
         value = value.detach()
         if value.device.type == "cpu":
@@ -168,6 +169,14 @@ def as_number(value: object) -> Number | None:
         return float(value)  # type: ignore[arg-type]  # the error is the check
     except (TypeError, ValueError, OverflowError):
         return None
+
+
+def _whole(tensor: torch.Tensor) -> torch.Tensor | None:
+    """Return what of a DTensor lies here; None where the ranks would have to talk for its value."""
+    if any(not placement.is_replicate() for placement in getattr(tensor, "placements", ())):
+        return None
+    to_local = getattr(tensor, "to_local", None)
+    return tensor if to_local is None else cast("torch.Tensor", to_local())
 
 
 def learning_rate(optimizer: torch.optim.Optimizer) -> Number | None:

@@ -1,12 +1,16 @@
 """What the user logs: losses, values, texts, steps and epochs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from regression import make_regression, train_step
+from torch import distributed
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Partial, Replicate
 
 import trackside
 from trackside.session import Session
@@ -121,6 +125,63 @@ def test_what_no_record_can_hold_is_left_out_and_the_rest_goes_on(
     assert [(entry.step, entry.name) for entry in step.scalars] == [(7, "half ?")]
     assert [(entry.tag, entry.text) for entry in step.texts] == [("tag ?", "text ?")]
     assert caplog.text.count("log(step=...) takes steps from 0 to 9223372036854775807") == 1
+
+
+@pytest.mark.parametrize("step", [float("nan"), "ten", -1, None, torch.zeros(2)], ids=str)
+def test_a_step_that_is_none_is_said_once_and_costs_its_values_only(
+    quiet_attach: Attach, receive: Receive, caplog: pytest.LogCaptureFixture, step: Any
+) -> None:
+    model, optimizer = make_regression()
+    session = quiet_attach(model, optimizer, every=1)
+
+    for _ in range(5):
+        session.log_at(step, {"lost": 1.0})
+        if step is not None:
+            session.log(step=step, lost=1.0)
+    session.log(kept=2.0)
+    train_step(model, optimizer)
+
+    (sampled,) = receive().steps
+    assert [(entry.step, entry.name) for entry in sampled.scalars] == [(0, "kept")]
+    assert caplog.text.count("log(step=...) takes steps from 0 to") == 1
+    assert "detached" not in caplog.text
+
+
+def test_names_of_any_kind_become_text(quiet_attach: Attach, receive: Receive) -> None:
+    model, optimizer = make_regression()
+    session = quiet_attach(model, optimizer, every=1)
+
+    session.log_at(1, {0: 0.5, ("a", 1): 1.5})  # type: ignore[dict-item]  # what users do
+    train_step(model, optimizer)
+
+    (step,) = receive().steps
+    assert [(entry.name, entry.value) for entry in step.scalars] == [("0", 0.5), ("('a', 1)", 1.5)]
+
+
+@pytest.fixture
+def process_group(tmp_path: Path) -> Iterator[None]:
+    distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("process_group")
+def test_a_number_of_all_ranks_is_logged_and_a_part_of_one_is_not(
+    quiet_attach: Attach, receive: Receive, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As `clip_grad_norm_` returns it where a model is sharded."""
+    mesh = init_device_mesh("cpu", (1,))
+    whole = DTensor.from_local(torch.tensor(3.0), mesh, [Replicate()])
+    part = DTensor.from_local(torch.tensor(3.0), mesh, [Partial()])
+    model, optimizer = make_regression()
+    session = quiet_attach(model, optimizer, every=1)
+
+    session.log(whole=whole, part=part, meta=torch.empty((), device="meta"), plain=1.0)
+    train_step(model, optimizer)
+
+    (step,) = receive().steps
+    assert {entry.name: entry.value for entry in step.scalars} == {"whole": 3.0, "plain": 1.0}
+    assert "log(part=...) takes single numbers" in caplog.text
 
 
 def test_a_resumed_run_counts_on_from_the_logged_step(
