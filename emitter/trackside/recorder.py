@@ -140,13 +140,12 @@ class Recorder:
 
     def log(self, step: int | None, epoch: float | None, scalars: Mapping[str, object]) -> None:
         """Take in what the user logs; see `Session.log`."""
-        if step is not None:
-            count = as_step(step)
-            if count is None:
-                self._note(STRANGE_STEP)
-                return
-            if abs(count - self.step) > STEP_TOLERANCE:
-                self.follow(count)
+        count = self.step if step is None else as_step(step)
+        if count is None:
+            self._note(STRANGE_STEP)
+            return
+        if abs(count - self.step) > STEP_TOLERANCE:
+            self.follow(count)
         if epoch is not None:
             self._set_epoch(int(epoch))
         loss = as_number(scalars.get("loss"))

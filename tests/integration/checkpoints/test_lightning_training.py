@@ -34,7 +34,7 @@ class Regression(lightning.LightningModule):  # type: ignore[misc,name-defined] 
         return torch.optim.AdamW(self.parameters(), lr=0.05)
 
 
-def train(directory: Path, *more: lightning.Callback) -> None:  # type: ignore[name-defined]
+def train(directory: Path, *more: lightning.Callback) -> None:  # type: ignore[name-defined]  # exported late
     """Train for 20 steps, with a checkpoint every 5."""
     torch.manual_seed(0)
     inputs = torch.randn(40, 3)
