@@ -300,7 +300,7 @@ def _too_few(
 
 
 def _hint(request: AverageRequest, selection: Selection, needed: int) -> str:
-    """Name the one that keeps the others, of which there are enough, from being averaged."""
+    """Say what would help: without the one that the others differ from, or with other series."""
     if len(selection.chosen) != 1 or selection.num_unlike < needed:
         is_enough = len(selection.chosen) + selection.num_apart >= needed
         return "--mix-series takes those of other series, too" if is_enough else ""

@@ -91,7 +91,7 @@ def _groups(named: Sequence[_Named]) -> list[list[_Named]]:
         by_key[entry.name.key].append(entry)
     groups: list[list[_Named]] = []
     for group in map(_without_clocks, by_key.values()):
-        for part in _split_by(group, [entry.passing for entry in group]):
+        for part in _split_by_settings(group):
             groups += _split_grid(part)
     return groups
 
@@ -115,15 +115,14 @@ def _may_be_clock(part: Part) -> bool:
     return _CLOCK.fullmatch(part.text) is not None
 
 
-def _split_by(group: list[_Named], texts: Sequence[tuple[str, ...]]) -> list[list[_Named]]:
+def _split_by_settings(group: list[_Named]) -> list[list[_Named]]:
     """Tell apart what has one number twice: ``lr_0.1_step_100`` and ``lr_0.01_step_100``."""
-    numbers = [entry.numbers for entry in group]
-    if not any(numbers) or len(set(numbers)) == len(numbers):
+    if not group[0].numbers or _is_distinct(group):
         return [group]
-    for place in range(len(texts[0])):
+    for place in range(len(group[0].passing)):
         by_text: defaultdict[str, list[_Named]] = defaultdict(list)
-        for entry, passing in zip(group, texts, strict=True):
-            by_text[passing[place]].append(entry)
+        for entry in group:
+            by_text[entry.passing[place]].append(entry)
         parts = list(by_text.values())
         if 1 < len(parts) < len(group) and all(_is_distinct(part) for part in parts):
             return parts
@@ -136,7 +135,7 @@ def _is_distinct(group: Sequence[_Named]) -> bool:
 
 def _split_grid(group: list[_Named]) -> list[list[_Named]]:
     """Tell apart ``llama_7_100`` and ``llama_13_100``: the number that varies least is a name."""
-    if _step_place(group) is not None or _is_by_word(group) or not group[0].numbers:
+    if _step_place(group) is not None:
         return [group]
     columns = [set(values) for values in zip(*(entry.numbers for entry in group), strict=True)]
     places = [
@@ -153,10 +152,6 @@ def _split_grid(group: list[_Named]) -> list[list[_Named]]:
 
 def _rows(group: Sequence[_Named]) -> list[tuple[int, ...]]:
     return [entry.numbers for entry in group]
-
-
-def _is_by_word(group: Sequence[_Named]) -> bool:
-    return any(part.kind is Kind.STEP for part in group[0].counting)
 
 
 def _step_place(group: Sequence[_Named]) -> int | None:
