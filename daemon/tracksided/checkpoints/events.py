@@ -93,7 +93,10 @@ class DirectoryEvents:
         self._kernel: Kernel | None = None
         self._followed: dict[Path, _Followed] = {}
         self._places: dict[int, set[tuple[Path, str]]] = {}
-        """Watch to (followed directory, name in it or nothing): links lead to one watch."""
+        """Watch to (followed directory, name in it or nothing): links lead to one watch.
+
+        No place has two watches, or the one that is not known any more would stay for ever.
+        """
 
         self._has_told_of_loss = False
 
@@ -101,11 +104,6 @@ class DirectoryEvents:
     def descriptors(self) -> tuple[int, ...]:
         """What can be read from when there is something to hear: one, or none."""
         return () if self._kernel is None else (self._kernel.fileno(),)
-
-    @property
-    def num_watches(self) -> int:
-        """Of the kernel's that are used."""
-        return len(self._places)
 
     def problem_of(self, directory: Path) -> str | None:
         """Say why a directory, or one in it, is polled alone.
@@ -171,12 +169,13 @@ class DirectoryEvents:
         return tuple(notices) if not is_flood else self._recover()
 
     def close(self) -> None:
-        """Listen to nothing any more."""
+        """Listen to nothing any more; `follow` may begin anew."""
         self._followed.clear()
         self._places.clear()
-        if self._kernel is not None:
-            self._kernel.close()
-            self._kernel = None
+        kernel, self._kernel = self._kernel, None
+        if kernel is not None:
+            with suppress(OSError):  # its descriptor is gone already, and all watches with it
+                kernel.close()
 
     def _notices(self, watch: int, mask: int, name: str) -> Iterator[Notice]:
         for directory, within in tuple(self._places.get(watch, ())):
@@ -226,14 +225,22 @@ class DirectoryEvents:
             followed.within = [name for name in followed.within if name not in named]
             followed.within.append(within)
         places.add((directory, within))
+        # What had the name before may live on: moved away, or removed and still open somewhere.
+        self._move_out({(directory, within)}, keeping=watch)
         if len(followed.within) > MAX_WITHIN:
             self._move_out({(directory, followed.within.pop(0))})
         return True
 
-    def _move_out(self, left: set[tuple[Path, str]]) -> None:
-        """Remove the watches that stand for nothing but these places."""
-        for places in self._places.values():
-            places.difference_update(left)
+    def _move_out(self, left: set[tuple[Path, str]], keeping: int | None = None) -> None:
+        """Remove the watches that stand for nothing but these places.
+
+        Args:
+            left: of no watch from now on.
+            keeping: the watch that goes on to stand for them.
+        """
+        for watch, places in self._places.items():
+            if watch != keeping:
+                places.difference_update(left)
         for watch in [watch for watch, places in self._places.items() if not places]:
             del self._places[watch]
             with suppress(OSError):  # the kernel removed it itself: the directory is gone
@@ -242,8 +249,9 @@ class DirectoryEvents:
 
     def _leave(self, directory: Path, followed: _Followed) -> None:
         followed.identity = None
-        self._move_out({(directory, ""), *((directory, name) for name in followed.within)})
         followed.within.clear()
+        everywhere = set().union(*self._places.values())
+        self._move_out({place for place in everywhere if place[0] == directory})
 
     def _forget(self, watch: int) -> None:
         for directory, within in self._places.pop(watch, ()):

@@ -77,6 +77,7 @@ class CheckpointService:
         self._command = tuple(command)
         self._events = events or DirectoryEvents()
         self._next_hearing = 0.0
+        self._deaf_because: set[type[Exception]] = set()
         self._watched: dict[Path, Watched] = {}
         self._running: _Running | None = None
         self._next_look: float | None = None
@@ -208,12 +209,20 @@ class CheckpointService:
         """Take in what the kernel has to say, a burst at once."""
         if now < self._next_hearing:
             return
-        notices = self._events.read()
+        try:
+            notices = self._events.read()
+        except Exception as error:
+            notices = ()
+            self._events.close()  # the next poll starts anew: what is heard only hastens a look
+            if type(error) not in self._deaf_because:
+                self._deaf_because.add(type(error))
+                logger.exception("file-system events: nobody foresaw this; polling goes on")
         if notices is not None:
             self._next_hearing = now + HEAR_EVERY_S
         for notice in notices or ():
-            watched = self._watched[notice.directory]
-            watched.settling.note(notice.name, notice.happening, now)
+            watched = self._watched.get(notice.directory)
+            if watched is not None:
+                watched.settling.note(notice.name, notice.happening, now)
 
     def _follow(self, watched: Watched, now: float) -> None:
         if self._events.follow(watched.directory):

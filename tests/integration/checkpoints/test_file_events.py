@@ -229,6 +229,34 @@ def test_an_overflow_of_the_kernels_queue_is_survived_and_looked_after(
     assert event.sources == ("step_1.pt", "step_2.pt")
 
 
+def test_events_that_nobody_can_understand_cost_no_average_and_are_followed_anew(
+    directory: Path,
+    clock: Clock,
+    make_service: Callable[..., CheckpointService],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def misunderstand(received: bytes) -> list[tuple[int, int, int, str]]:
+        raise KeyError(len(received))
+
+    service = make_service(poll_seconds=5.0)
+    service.watch(directory, run=None)
+    service.poll(clock.tick())
+    save(directory, 1, 2, 3)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(events_module, "parse_events", misunderstand)
+        (event,) = settle(service, clock)
+
+    assert event.sources == ("step_1.pt", "step_2.pt", "step_3.pt")
+    assert caplog.text.count("file-system events: nobody foresaw this") == 1
+    service.poll(clock.tick())
+    assert service.descriptors(clock.tick()) != ()
+    (directory / "step_4.pt").touch()
+    service.poll(clock.tick(0.2))
+    assert service.wait_s(clock.now) < 5.0  # the look is hastened
+
+
 def has_user_namespaces() -> bool:
     command = [*WITHOUT_WATCHES, "true"]
     return subprocess.run(command, check=False, capture_output=True).returncode == 0
