@@ -153,6 +153,24 @@ def test_a_directory_of_the_training_is_left_out_whole_and_named(tmp_path: Path)
     assert not (tmp_path / "averaged" / "global_step7").exists()
 
 
+def test_shards_that_lie_deeper_are_left_out_and_named(tmp_path: Path) -> None:
+    for step in (1, 2):
+        save_sentence_transformer(tmp_path, step)
+        save_shards(tmp_path / f"checkpoint-{step}", 7, name="of_step_{}")
+        save_shards(tmp_path / f"checkpoint-{step}", 7, name="2_Dense")
+
+    made = run(tmp_path)
+
+    assert made.dropped == (
+        "2_Dense: optimizer_0",
+        f"2_Dense: {SHARDS}",
+        "2_Dense: random_states_0.pkl",
+        "of_step_7",
+    )
+    dense = load_file(tmp_path / "averaged" / "2_Dense" / "model.safetensors")
+    assert dense["weight"].tolist() == [15.0] * 3
+
+
 def test_more_directories_than_a_checkpoint_has_are_refused(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         save_sentence_transformer(tmp_path, step)

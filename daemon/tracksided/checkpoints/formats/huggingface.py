@@ -192,11 +192,12 @@ class HuggingFace:
         return {} if state is None else logged_metrics(state, checkpoint.step)
 
     def _nested(self, directory: SourceDirectory) -> Nested:
-        if directory.owner != directory.path:  # no deeper than that
+        """Open the directories in a checkpoint, but not those in them."""
+        if directory.owner != directory.path:
             return Nested((), (), ())
 
         def holds_weights(names: Collection[str]) -> bool:
-            return any(self.is_part(name) for name in names)
+            return any(is_weight_name(name) and not is_name_of_shards(name) for name in names)
 
         return nested_directories(directory, holds_weights)
 
@@ -211,7 +212,9 @@ def _directory_part(directory_format: DirectoryFormat, directory: SourceDirector
 
 
 def _shards(directory: SourceDirectory) -> list[_Part]:
-    """Open what FSDP saved as shards, each model in a directory of its own."""
+    """Open what FSDP saved as shards, each model in a directory of its own, and no deeper."""
+    if directory.owner != directory.path:
+        return []
     return [
         _directory_part(DistributedCheckpoint(), directory.directory(name))
         for name in sorted(filter(is_name_of_shards, directory.names))
