@@ -101,3 +101,10 @@ def assert_mean(found: StateDict, states: list[StateDict]) -> None:
         mean = np.mean([state[name].double().numpy() for state in states], axis=0)
         assert torch.equal(found[name], torch.from_numpy(mean).to(states[0][name].dtype))
     assert torch.equal(found["ids"], states[-1]["ids"])
+
+
+def link_out(directory: Path, name: str) -> None:
+    """Move a file out of its checkpoint, and leave a link to it."""
+    outside = directory.parent / f"outside-{name}"
+    (directory / name).rename(outside)
+    (directory / name).symlink_to(outside)

@@ -16,6 +16,7 @@ from huggingface_directories import (
     TRAINING_FILES,
     StateDict,
     assert_mean,
+    link_out,
     load,
     model,
     save_adapter,
@@ -215,12 +216,6 @@ def test_an_incomplete_or_hostile_directory_is_skipped_by_name(
 
     assert reason in reasons["checkpoint-3"]
     assert_mean(load(tmp_path / "averaged"), [model(1), model(2)])
-
-
-def link_out(directory: Path, name: str) -> None:
-    outside = directory.parent / f"outside-{name}"
-    (directory / name).rename(outside)
-    (directory / name).symlink_to(outside)
 
 
 def test_what_no_format_needs_and_is_no_file_of_its_own_is_left_out(tmp_path: Path) -> None:
