@@ -232,9 +232,11 @@ def _candidates_by_pattern(
 ) -> Iterator[tuple[str, tuple[Candidate, ...]]]:
     """List the candidates of one pattern after the other, where there are any."""
     # By name, not by provenance alone: that may be unreadable or gone.
-    outputs = request.unsettled | possible_names(request.output_name)
+    outputs = possible_names(request.output_name)
     for pattern in request.patterns:
-        found = list_candidates(store, (pattern,), outputs)
+        listed = list_candidates(store, (pattern,), outputs)
+        # By name alone: the checkpoint that a link leads to has settled before the link.
+        found = tuple(entry for entry in listed if entry.path.name not in request.unsettled)
         if found:
             yield pattern, found
 

@@ -62,6 +62,20 @@ def test_a_copy_is_recognised_where_it_would_be_the_last_one_taken(
     assert [source.step for source in provenance.sources] == [2, 3, 4]
 
 
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_a_link_that_has_not_settled_hides_nothing_of_what_it_leads_to(
+    tmp_path: Path, save_steps: Save, link: Copy
+) -> None:
+    save_steps(1, 2, 3)
+    link(tmp_path / "step_3.pt", tmp_path / "best.pt")
+
+    made = run_average(AverageRequest(directory=tmp_path, unsettled=frozenset({"best.pt"})))
+
+    assert isinstance(made, Provenance)
+    assert [source.name for source in made.sources] == ["step_1.pt", "step_2.pt", "step_3.pt"]
+    assert made.skipped == ()
+
+
 def test_a_stated_step_counts_more_than_a_number_in_a_name(
     tmp_path: Path, save_steps: Save
 ) -> None:
