@@ -199,11 +199,16 @@ class CheckpointService:
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             watched.is_due = watched.is_urgent = False
+            watched.settling.wait_for_poll()  # or it would be tried again without a pause
             if reason in watched.defects:
                 return None
             watched.defects.add(reason)
             logger.exception("checkpoints in %s: nobody foresaw this", watched.directory)
+        try:
             return watched.failed(reason, 0.0)
+        except Exception:
+            logger.exception("checkpoints in %s: this failure is not reported", watched.directory)
+            return None
 
     def _hear(self, now: float) -> None:
         """Take in what the kernel has to say, a burst at once."""

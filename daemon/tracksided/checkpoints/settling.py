@@ -106,6 +106,10 @@ class Settling:
         self._is_stirred = False
         return settled if self._is_new(settled, is_all=is_settled) else None
 
+    def wait_for_poll(self) -> None:
+        """Let nothing that was heard so far hasten a look."""
+        self._next_look = None
+
     def handled(self, settled: Look) -> None:
         """Remember what an averaging was started for."""
         self._handled = settled

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from tracksided.checkpoints import events as events_module
 from tracksided.checkpoints import service as service_module
+from tracksided.checkpoints import watched as watched_module
 from tracksided.checkpoints.events import DirectoryEvents, Kernel
 from tracksided.checkpoints.service import CheckpointService
 from tracksided.checkpoints.watcher import Look
@@ -255,6 +256,35 @@ def test_events_that_nobody_can_understand_cost_no_average_and_are_followed_anew
     (directory / "step_4.pt").touch()
     service.poll(clock.tick(0.2))
     assert service.wait_s(clock.now) < 5.0  # the look is hastened
+
+
+def test_after_an_unforeseen_error_it_waits_for_the_next_poll(
+    directory: Path,
+    clock: Clock,
+    make_service: Callable[..., CheckpointService],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(_: Path) -> Look:
+        raise ZeroDivisionError("nobody foresaw it")
+
+    service = make_service(poll_seconds=AN_HOUR_S)
+    service.watch(directory, run=None)
+    service.poll(clock.tick())
+    save(directory, 1, 2, 3)
+    service.poll(clock.tick())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(service_module, "look", fail)
+        patch.setattr(watched_module, "placement_for", fail)  # so that this cannot be told either
+        assert service.poll(clock.tick()) == ()
+
+    assert math.isinf(service.wait_s(clock.tick()))
+    assert "this failure is not reported" in caplog.text
+    for _ in range(2):
+        service.poll(clock.tick(AN_HOUR_S))
+    (event,) = settle(service, clock)
+    assert event.step == 3
 
 
 def has_user_namespaces() -> bool:
