@@ -243,10 +243,11 @@ class CheckpointService:
         )
         watched.see(seen, settled, self._minimum)
         watched.is_due = settled is not None and settled.most_of_one_kind >= self._minimum
-        watched.is_urgent = False
+        # Another run may have the turn now, and looks until then must not take this one away.
+        watched.is_urgent &= watched.is_due
 
     def _start(self, watched: Watched, now: float) -> None:
-        watched.is_due = False
+        watched.is_due = watched.is_urgent = False
         watched.settling.handled(watched.settled)
         request: dict[str, object] = {
             **self._request,

@@ -1,4 +1,4 @@
-"""A directory that never stands still: what is complete in it is averaged all the same."""
+"""Much goes on at once: what is complete is averaged all the same, and each run in its turn."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +9,7 @@ import torch
 from averaging_service import Clock, averaged, save
 from daemon_process import wait_until
 
+from tracksided.checkpoints.process import COMMAND
 from tracksided.checkpoints.service import CheckpointService
 
 if TYPE_CHECKING:
@@ -69,3 +70,30 @@ def test_nothing_is_averaged_anew_while_nothing_new_is_complete(
         (tmp_path / "step_5.pt").write_bytes(b"x" * size)
         assert service.poll(clock.tick(POLL_S)) == ()
         assert not service.is_busy()
+
+
+def test_a_run_that_has_ended_keeps_its_turn_when_others_end(
+    tmp_path: Path, clock: Clock, make_service: Callable[..., CheckpointService]
+) -> None:
+    first, second, empty = (tmp_path / name for name in ("first", "second", "empty"))
+    gate = tmp_path / "gate"
+    gate.touch()
+    held_up = ("sh", "-c", 'while [ -e "$0" ]; do sleep 0.01; done; exec "$@"', str(gate))
+    service = make_service(poll_seconds=3600.0, command=(*held_up, *COMMAND))
+    for directory in (first, second, empty):
+        directory.mkdir()
+        service.watch(directory, run=directory.name)
+    service.poll(clock.tick(1.0))
+    for directory in (first, second):
+        save(directory, 1, 2, 3)
+        service.flush(directory)
+        service.poll(clock.tick(1.0))
+
+    service.flush(empty)
+    service.poll(clock.tick(1.0))
+    gate.unlink()
+    events: list[AverageEvent] = []
+    wait_until(lambda: bool(events.extend(service.poll(clock.tick(0.01)))) or not service.is_busy())
+
+    assert [(event.run, event.error) for event in events] == [("first", None), ("second", None)]
+    assert torch.equal(averaged(second), torch.full((10,), 2.0))
