@@ -68,7 +68,9 @@ def series_of(candidates: Iterable[Candidate], *, is_mixed: bool = False) -> tup
     """
     named = [
         _Named(entry, read_name(entry.path.name, is_directory=entry.is_directory))
-        for entry in candidates
+        for entry in sorted(
+            candidates, key=lambda entry: entry.path.name
+        )  # the same for any listing
     ]
     groups = _groups([entry for entry in named if entry.name.is_numbered])
     single = [entry for entry in named if not entry.name.is_numbered]

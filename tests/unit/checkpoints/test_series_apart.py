@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from sorted_series import sort_out
 
@@ -135,6 +135,7 @@ NAMES = st.sampled_from(
 @given(
     st.lists(st.tuples(NAMES | st.text(max_size=8), st.integers(0, 9)), unique_by=lambda e: e[0])
 )
+@example([("model_1", 0), ("12", 0), ("\u02e50", 0)])
 def test_every_checkpoint_is_of_one_series_whatever_the_listing(
     entries: list[tuple[str, int]],
 ) -> None:
