@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 # Neither reads nor single writes: only that a name is new, or what it names complete.
 _EVENTS = flags.CLOSE_WRITE | flags.MOVED_TO | flags.CREATE | flags.ONLYDIR
 _BUFFER_BYTES = 64 << 10  # some 1,400 events; what comes with more is a flood
+_EVENT_BYTES = 16 + 256  # of the longest one: struct inotify_event and a name, inotify(7)
 _MAX_READS = 16  # of a flood: more than the kernel's queue holds
 MAX_WATCHES = 512  # of all directories; the kernel allows thousands to all programs of a user
 MAX_WITHIN = 32  # checkpoint directories in one directory; the newest ones are being written
@@ -278,9 +279,13 @@ def _receive(descriptor: int) -> tuple[bytes, bool]:
     """Read events; of more than fit the buffer the rest is thrown away, and True returned."""
     received, is_flood = b"", False
     with suppress(BlockingIOError):  # there is no more
-        received = os.read(descriptor, _BUFFER_BYTES)
+        received = more = os.read(descriptor, _BUFFER_BYTES)
+        # Where another event would have fitted, there was none; what came since is for later.
         for _ in range(_MAX_READS):
-            is_flood = bool(os.read(descriptor, _BUFFER_BYTES))
+            if len(more) <= _BUFFER_BYTES - _EVENT_BYTES:
+                break
+            more = os.read(descriptor, _BUFFER_BYTES)
+            is_flood = True
     return received, is_flood
 
 
