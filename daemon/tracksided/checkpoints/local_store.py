@@ -11,10 +11,11 @@ from tracksided.checkpoints.formats.base import OutputFile, OutputLayout
 from tracksided.checkpoints.naming import DIRECTORY_PROVENANCE, provenance_name
 from tracksided.checkpoints.placement import placement_for
 from tracksided.checkpoints.provenance import intact_bytes, is_of, read_provenance
-from tracksided.checkpoints.publish import Publication, commit_together, encode_json, sweep
+from tracksided.checkpoints.publish import Publication, commit_together, encode_json
 from tracksided.checkpoints.publish_directory import DirectoryPublication
 from tracksided.checkpoints.source import SourceDirectory, SourceFile
 from tracksided.checkpoints.store import Entry, Home, Unpublished
+from tracksided.checkpoints.sweeping import sweep
 from tracksided.errors import CheckpointError, OutputError
 
 

@@ -3,9 +3,7 @@
 import contextlib
 import fcntl
 import json
-import logging
 import os
-import shutil
 import stat
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -14,15 +12,11 @@ from types import TracebackType
 from typing import ClassVar, Self
 
 from tracksided.checkpoints.directory_lock import locked
-from tracksided.checkpoints.naming import name_before_aside, name_to_be, temporary_name
-from tracksided.checkpoints.provenance import read_provenance
+from tracksided.checkpoints.naming import temporary_name
 from tracksided.checkpoints.renaming import exchange
-from tracksided.checkpoints.replaced import discard, hand_over
 from tracksided.checkpoints.writeback import FileTarget
 from tracksided.durable import sync_directory
 from tracksided.errors import OutputError
-
-logger = logging.getLogger(__name__)
 
 _MODE_BITS = 0o777  # no bits that give a file the rights of its owner
 WRITABLE = 0o600  # while it is written, also by other ranks of the same user
@@ -218,54 +212,6 @@ def _take_names(publications: Sequence[Publication]) -> None:
 def encode_json(content: Mapping[str, object]) -> bytes:
     """Encode a document the way all of ours are written."""
     return json.dumps(content, indent=2).encode() + b"\n"
-
-
-def sweep(directory: Path) -> int:
-    """Remove temporary files and directories whose writer is gone; return how many.
-
-    A directory that stepped aside for one that never came gets its name back. What is not of an
-    average in one that was replaced goes to that which has its place. Where nothing can be listed,
-    nothing can be removed: that is no error here. While somebody else gives or takes names there,
-    everything stays for the next time: this waits for nobody.
-    """
-    removed = 0
-    with contextlib.suppress(OSError), locked(directory, waits=False) as is_held:
-        for name in [entry.name for entry in os.scandir(directory)] if is_held else ():
-            before = name_before_aside(name)
-            output = before or name_to_be(name)
-            if output is not None:
-                path = directory / name
-                removed += _remove_if_abandoned(
-                    path, path.with_name(output), is_aside=before is not None
-                )
-    if removed:
-        logger.info("removed %d abandoned temporary outputs from %s", removed, directory)
-    return removed
-
-
-def _remove_if_abandoned(path: Path, output: Path, *, is_aside: bool) -> bool:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return False  # gone already, or not ours
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if is_aside and not path.is_dir():
-            return False  # only directories step aside
-        if is_aside and not os.path.lexists(output):
-            path.rename(output)
-            return False
-        if not path.is_dir():
-            path.unlink()
-        elif is_aside or read_provenance(path) is not None:
-            discard(path, hand_over(path, output))
-        else:
-            shutil.rmtree(path)  # half written
-    except OSError:
-        return False  # its writer lives, or it is not ours to remove
-    finally:
-        os.close(descriptor)
-    return not os.path.lexists(path)
 
 
 def take_owner_and_mode(descriptor: int, like: os.stat_result, *, besides: int = 0) -> None:

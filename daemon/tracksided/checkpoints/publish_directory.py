@@ -1,9 +1,20 @@
-"""Publish a directory so that others see it whole or not at all."""
+"""Publish a directory so that others see it whole or not at all.
 
+It is written under a temporary name; what has that name holds nothing of anybody else, ever. When
+it is whole it is renamed to an aside name, under which nothing is deleted but what a description
+lists, and only from there it is exchanged with the output. So the old directory lies under an aside
+name from the first moment on, with all that others have put into it, and it is safe to be killed at
+any time: `sweep` finishes the rest.
+"""
+
+import errno
 import fcntl
+import logging
 import os
 import shutil
+import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from tracksided.checkpoints.directory_lock import locked
@@ -11,10 +22,12 @@ from tracksided.checkpoints.formats.base import OutputFile
 from tracksided.checkpoints.naming import aside_name, temporary_name
 from tracksided.checkpoints.publish import WRITABLE, Unnamed, take_owner_and_mode
 from tracksided.checkpoints.renaming import exchange
-from tracksided.checkpoints.replaced import discard, hand_over
+from tracksided.checkpoints.replaced import discard, hand_over, open_directory
 from tracksided.checkpoints.writeback import FileTarget
 from tracksided.durable import sync_directory
 from tracksided.errors import OutputError
+
+logger = logging.getLogger(__name__)
 
 
 class DirectoryPublication(Unnamed):
@@ -86,12 +99,14 @@ class DirectoryPublication(Unnamed):
         for descriptor in (*self._within.values(), self._directory):
             take_owner_and_mode(descriptor, self._like)
         with locked(self.path.parent):
-            old = _take_name(self.temporary, self.path)
+            aside = _take_name(self.temporary, self.path)
             self._is_committed = True
-            own = frozenset[str]() if old is None else hand_over(old, self.path)
+            old = None if aside is None else _open_if_directory(aside)
+            own = frozenset[str]() if old is None else hand_over(old, self._directory)
         sync_directory(self.path.parent)
-        if old is not None:
-            discard(old, own)
+        if aside is not None and old is not None:
+            discard(aside, old, own)
+            os.close(old)
 
     def _open_within(self, name: str) -> int:
         if name not in self._within:
@@ -101,7 +116,10 @@ class DirectoryPublication(Unnamed):
         return self._within[name]
 
     def _remove(self) -> None:
-        shutil.rmtree(self.temporary, ignore_errors=True)
+        # A signal may have come when it had left its temporary name, and was not yet committed.
+        with suppress(OSError):
+            if os.path.samestat(self.temporary.lstat(), os.fstat(self._directory)):
+                remove_unpublished(self.temporary, self._directory)
         self._close()
 
     def _close(self) -> None:
@@ -112,25 +130,55 @@ class DirectoryPublication(Unnamed):
         self._within.clear()
 
 
+def remove_unpublished(temporary: Path, descriptor: int) -> None:
+    """Remove a directory that never had its name, with all that is in it; raises OSError."""
+    for entry in list(os.scandir(descriptor)):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.name, dir_fd=descriptor)
+        else:
+            os.unlink(entry.name, dir_fd=descriptor)
+    temporary.rmdir()
+
+
 def _take_name(temporary: Path, path: Path) -> Path | None:
-    """Rename a directory to its final name; return where the one that had it went, or None."""
-    if not path.exists():
+    """Rename a directory to its final name; return where the one that had it went, or None.
+
+    Raises:
+        OSError: it cannot be renamed, or what has the name is no directory.
+    """
+    if not os.path.lexists(path):
         temporary.rename(path)
         return None
-    if exchange(temporary, path):
-        return temporary
-    aside = path.with_name(aside_name(path.name))
-    path.rename(aside)
+    if not stat.S_ISDIR(path.lstat().st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    ready, aside = (path.with_name(aside_name(path.name)) for _ in range(2))
+    temporary.rename(ready)
     try:
-        temporary.rename(path)
+        if exchange(ready, path):
+            return ready
+        path.rename(aside)
+        try:
+            ready.rename(path)
+        except OSError:
+            aside.rename(path)
+            raise
     except OSError:
-        aside.rename(path)
+        ready.rename(temporary)
         raise
     return aside
 
 
+def _open_if_directory(aside: Path) -> int | None:
+    """Open what had the name; None for what somebody put there at the last moment."""
+    try:
+        return open_directory(aside)
+    except OSError as error:
+        logger.warning("%s was replaced, and is left there: %s", aside, error.strerror)
+        return None
+
+
 def _open_locked(directory: Path) -> int:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = open_directory(directory)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BaseException:

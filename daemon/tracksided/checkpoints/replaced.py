@@ -1,67 +1,107 @@
-"""Empty a directory whose place an average has taken: what is not ours moves along."""
+"""Empty a directory whose place an average has taken: what is not ours moves along.
+
+Directories are given as open descriptors, so that everything happens in those that were looked at.
+"""
 
 import filecmp
 import logging
 import os
 import stat
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 
 from tracksided.checkpoints.formats.catalog import directory_format_of
 from tracksided.checkpoints.naming import DIRECTORY_PROVENANCE
 from tracksided.checkpoints.provenance import read_provenance, written_files
+from tracksided.checkpoints.publish import take_owner_and_mode
 from tracksided.checkpoints.renaming import rename_to_free
-from tracksided.durable import sync_directory
 
 logger = logging.getLogger(__name__)
 
 KEPT_SUFFIX = ".kept"
 
 
-def hand_over(old: Path, new: Path) -> frozenset[str]:
+def open_directory(path: Path) -> int:
+    """Open a directory that is no link; raises OSError."""
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+
+def hand_over(old: int, new: int) -> frozenset[str]:
     """Move what no average wrote out of a replaced directory into that which has its place.
 
     What has the name of a file of the new average is called ``name.kept`` there. So is a small file
     of the old average that was written to since, unless the new one holds the same.
-    What cannot be moved stays, and so does everything where there is no new directory.
+    What cannot be moved stays.
 
     Args:
-        old: replaced, under a hidden name.
-        new: under the name of the output.
+        old: descriptor of the directory that was replaced.
+        new: of the one that has its name.
 
     Returns:
         Names of what the average wrote, for `discard`.
     """
+    left, taker = _path_of(old), _path_of(new)
     try:
-        own = _own_files(old, new)
-        names = sorted(_names_in(old, own) - own) if new.is_dir() else []
+        own = _own_files(left, taker)
+        names = _names_in(left, own) - own
         # Those first that keep their names, so that no other takes one of them.
-        for name in sorted(names, key=lambda name: os.path.lexists(new / name)):
-            _hand_over(old / name, new / name)
+        for name in sorted(names, key=lambda name: (os.path.lexists(taker / name), name)):
+            _hand_over(left, taker, name)
         if names:
-            sync_directory(new)
+            os.fsync(new)
     except OSError as error:
-        logger.warning("%s is left, for the next averaging to empty: %s", old, error.strerror)
+        told = "%s is left, for the next averaging to empty: %s"
+        logger.warning(told, left.resolve(), error.strerror)
         return frozenset()
     return own
 
 
-def discard(old: Path, own: frozenset[str]) -> None:
+def discard(path: Path, old: int, own: frozenset[str]) -> None:
     """Remove a replaced directory, but for what somebody else has put into it since.
 
-    What cannot be removed is left for the next averaging, together with the description that tells
-    whose it is.
+    What cannot be removed is left for the next averaging; the description goes last, because it
+    tells whose the rest is.
+
+    Args:
+        path: of the directory.
+        old: its descriptor.
+        own: what the average wrote, as `hand_over` returned it.
     """
+    left = _path_of(old)
     with suppress(OSError):
         for name in own - {DIRECTORY_PROVENANCE}:
-            (old / name).unlink(missing_ok=True)
+            with _held(left, name) as entry:
+                entry.unlink(missing_ok=True)
         for name in _directories_of(own):
             with suppress(OSError):  # not empty
-                (old / name).rmdir()
-        if set(os.listdir(old)) <= own:  # noqa: PTH208 - names only
-            (old / DIRECTORY_PROVENANCE).unlink(missing_ok=True)
-            old.rmdir()
+                (left / name).rmdir()
+        if set(os.listdir(left)) <= own:  # noqa: PTH208 - names only
+            (left / DIRECTORY_PROVENANCE).unlink(missing_ok=True)
+            path.rmdir()
+
+
+def _path_of(descriptor: int) -> Path:
+    """Name an open directory so that nobody can put another one, or a link, in its place."""
+    return Path(f"/proc/self/fd/{descriptor}")
+
+
+@contextmanager
+def _held(directory: Path, name: str) -> Iterator[Path]:
+    """Name an entry, or one of a directory in it, so that no link leads elsewhere.
+
+    Raises:
+        OSError: there is no such directory in it.
+    """
+    around, _, last = name.rpartition("/")
+    if not around:
+        yield directory / last
+        return
+    descriptor = open_directory(directory / around)
+    try:
+        yield _path_of(descriptor) / last
+    finally:
+        os.close(descriptor)
 
 
 def _own_files(old: Path, new: Path) -> frozenset[str]:
@@ -77,7 +117,7 @@ def _own_files(old: Path, new: Path) -> frozenset[str]:
     if provenance is None:
         return frozenset()  # somebody's own directory, that came while the average was made
     listed = written_files(provenance)
-    described_at = (old / DIRECTORY_PROVENANCE).stat().st_ctime_ns
+    described = (old / DIRECTORY_PROVENANCE).stat()
     own = {DIRECTORY_PROVENANCE}
     for name in _names_in(old, listed or ()):
         is_ours = (new / name).is_file() if listed is None else name in listed
@@ -87,7 +127,7 @@ def _own_files(old: Path, new: Path) -> frozenset[str]:
             and stat.S_ISREG(status.st_mode)
             and (
                 directory_format_of((PurePath(name).name,)) is not None
-                or status.st_ctime_ns <= described_at
+                or status.st_ctime_ns <= described.st_ctime_ns
                 or _is_equal(old / name, new / name)
             )
         ):
@@ -109,19 +149,36 @@ def _directories_of(names: Collection[str]) -> frozenset[str]:
     return frozenset(name.partition("/")[0] for name in names if "/" in name)
 
 
-def _hand_over(path: Path, wanted: Path) -> None:
-    target, number = wanted, 0
+def _hand_over(old: Path, new: Path, name: str) -> None:
     try:
-        wanted.parent.mkdir(exist_ok=True)
-        while not rename_to_free(path, target):
-            number += 1
-            target = wanted.parent / f"{path.name}{KEPT_SUFFIX}{number if number > 1 else ''}"
+        _make_directory_around(old, new, name)
+        with _held(old, name) as entry, _held(new, name) as wanted:
+            target, number = wanted, 0
+            while not rename_to_free(entry, target):
+                number += 1
+                target = wanted.with_name(
+                    f"{wanted.name}{KEPT_SUFFIX}{number if number > 1 else ''}"
+                )
     except OSError as error:
-        logger.warning("%s cannot be moved into %s: %s", path, wanted.parent, error.strerror)
+        logger.warning("%s cannot be moved into %s: %s", old.resolve() / name, new.resolve(), error)
         return
     if number:
         message = "%s is a file of the new average; the one that was there is kept as %s"
-        logger.warning(message, wanted, target.name)
+        logger.warning(message, new.resolve() / name, target.name)
+
+
+def _make_directory_around(old: Path, new: Path, name: str) -> None:
+    """Make the directory in the new one that an entry of the old one needs; raises OSError."""
+    around, _, _ = name.rpartition("/")
+    if not around or os.path.lexists(new / around):
+        return
+    like = (old / around).lstat()
+    (new / around).mkdir(0o700)
+    descriptor = open_directory(new / around)
+    try:
+        take_owner_and_mode(descriptor, like)
+    finally:
+        os.close(descriptor)
 
 
 def _is_equal(one: Path, other: Path) -> bool:

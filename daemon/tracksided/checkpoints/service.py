@@ -11,8 +11,8 @@ from tracksided.checkpoints.events import DirectoryEvents
 from tracksided.checkpoints.outcomes import AverageEvent, event_of, outcome_of
 from tracksided.checkpoints.placement import placement_for
 from tracksided.checkpoints.process import COMMAND, ChildProcess
-from tracksided.checkpoints.publish import sweep
 from tracksided.checkpoints.settling import Happening
+from tracksided.checkpoints.sweeping import sweep
 from tracksided.checkpoints.watched import Watched
 from tracksided.checkpoints.watcher import look
 from tracksided.config import DEFAULT_LAST, DEFAULT_MINIMUM, DEFAULT_POLL_S

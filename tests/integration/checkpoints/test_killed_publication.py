@@ -12,6 +12,7 @@ from debris import debris
 from safetensors.torch import load_file, save_file
 
 from tracksided.checkpoints.job import AverageRequest, run_average
+from tracksided.checkpoints.sweeping import sweep
 
 pytestmark = pytest.mark.integration
 
@@ -26,6 +27,7 @@ from tracksided.checkpoints.job import AverageRequest, run_average
 directory, before, number, can_exchange = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
 places = {
     "take": (publish_directory, "_take_name"),
+    "exchange": (publish_directory, "exchange"),
     "hand over": (publish_directory, "hand_over"),
     "move": (replaced, "rename_to_free"),
     "discard": (publish_directory, "discard"),
@@ -35,6 +37,15 @@ places = {
 }
 if can_exchange == "no":
     publish_directory.exchange = renaming._rename = lambda *_: False
+if len(sys.argv) > 5:
+    really_take_name = publish_directory._take_name
+
+    def take_name(temporary, path):  # somebody comes first
+        path.mkdir()
+        (path / "thesis.txt").write_text(sys.argv[5])
+        return really_take_name(temporary, path)
+
+    publish_directory._take_name = take_name
 owner, name = places[before]
 really, left = getattr(owner, name), [number]
 
@@ -61,6 +72,12 @@ def average(directory: Path) -> None:
     run_average(AverageRequest(directory=directory, patterns=("*/",), count=2))
 
 
+def average_until_killed(directory: Path, *arguments: str) -> None:
+    command = [sys.executable, "-c", AVERAGE, str(directory), *arguments]
+    killed = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+
+
 def texts(*outputs: Path) -> list[str]:
     return sorted(
         path.read_text()
@@ -80,9 +97,12 @@ STEPS = [
 ]
 
 
+RENAMES = [("exchange", 1, "yes"), *(("rename", number, "no") for number in (1, 2, 3))]
+
+
 @pytest.mark.parametrize(
     ("before", "number", "can_exchange"),
-    [*((*step, way) for step in STEPS for way in ("yes", "no")), ("rename", 2, "no")],
+    [*((*step, way) for step in STEPS for way in ("yes", "no")), *RENAMES],
 )
 def test_what_others_put_there_outlives_a_kill(
     tmp_path: Path, before: str, number: int, can_exchange: str
@@ -96,10 +116,8 @@ def test_what_others_put_there_outlives_a_kill(
         (output / name).write_text(text)
     save_step(tmp_path, 3)
 
-    command = [sys.executable, "-c", AVERAGE, str(tmp_path), before, str(number), can_exchange]
-    killed = subprocess.run(command, check=False, capture_output=True, text=True)
+    average_until_killed(tmp_path, before, str(number), can_exchange)
 
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
     hidden = [tmp_path / name for name in debris(tmp_path)]
     assert set(MINE.values()) <= set(texts(output, *hidden))
     average(tmp_path)
@@ -108,3 +126,30 @@ def test_what_others_put_there_outlives_a_kill(
     assert load_file(output / "model.safetensors")["w"].tolist() == [2.5, 2.5, 2.5]
     assert debris(tmp_path) == []
     assert os.listdir(tmp_path / "averaged" / "eval") == ["scores.json"]  # noqa: PTH208 - names
+
+
+@pytest.mark.parametrize(
+    ("before", "number", "can_exchange"),
+    [
+        *(
+            (before, 1, way)
+            for before in ("hand over", "discard", "rmdir")
+            for way in ("yes", "no")
+        ),
+        *RENAMES,
+    ],
+)
+def test_a_directory_that_came_meanwhile_outlives_a_kill(
+    tmp_path: Path, before: str, number: int, can_exchange: str
+) -> None:
+    for step in (1, 2):
+        save_step(tmp_path, step)
+
+    average_until_killed(tmp_path, before, str(number), can_exchange, "mine")
+
+    hidden = [tmp_path / name for name in debris(tmp_path)]
+    assert "mine" in texts(tmp_path / "averaged", *hidden)
+    for _ in range(2):  # where it has the name again, it is no average, and in the way
+        sweep(tmp_path)
+    assert debris(tmp_path) == []
+    assert (tmp_path / "averaged" / "thesis.txt").read_text() == "mine"

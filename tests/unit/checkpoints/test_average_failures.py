@@ -17,9 +17,10 @@ from tracksided.checkpoints import local_store, publish
 from tracksided.checkpoints.averaging import Averaging
 from tracksided.checkpoints.job import AverageRequest, TooFewCheckpoints, run_average
 from tracksided.checkpoints.provenance import Provenance, read_provenance
-from tracksided.checkpoints.publish import Publication, sweep
+from tracksided.checkpoints.publish import Publication
 from tracksided.checkpoints.shares import Crcs
 from tracksided.checkpoints.source import SourceFile
+from tracksided.checkpoints.sweeping import sweep
 from tracksided.errors import CheckpointError, OutputError
 
 Save = Callable[..., list[dict[str, torch.Tensor]]]

@@ -12,8 +12,9 @@ import pytest
 from tracksided.checkpoints.directory_lock import locked
 from tracksided.checkpoints.formats.base import OutputFile
 from tracksided.checkpoints.naming import name_to_be
-from tracksided.checkpoints.publish import Publication, commit_together, sweep
+from tracksided.checkpoints.publish import Publication, commit_together
 from tracksided.checkpoints.publish_directory import DirectoryPublication
+from tracksided.checkpoints.sweeping import sweep
 
 
 def publish_file(path: Path) -> None:

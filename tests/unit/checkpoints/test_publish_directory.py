@@ -19,10 +19,12 @@ from tracksided.checkpoints.naming import (
     DIRECTORY_PROVENANCE,
     aside_name,
     name_before_aside,
+    temporary_name,
 )
 from tracksided.checkpoints.provenance import KIND
-from tracksided.checkpoints.publish import Publication, sweep
+from tracksided.checkpoints.publish import Publication
 from tracksided.checkpoints.publish_directory import DirectoryPublication
+from tracksided.checkpoints.sweeping import sweep
 from tracksided.errors import OutputError
 
 
@@ -81,14 +83,15 @@ def test_an_old_directory_that_stepped_aside_in_vain_comes_back(
 ) -> None:
     path = tmp_path / "averaged"
     publish(path, b"old")
-    rename = Path.rename
+    rename, failed = Path.rename, [0]
 
-    def fail_for_temporaries(self: Path, target: Path) -> Path:
-        if self.name.endswith(".trackside-tmp"):
+    def fail_once(self: Path, target: Path) -> Path:
+        if target == path and not failed[0]:
+            failed[0] += 1
             raise OSError(5, os.strerror(5))
         return rename(self, target)
 
-    monkeypatch.setattr(Path, "rename", fail_for_temporaries)
+    monkeypatch.setattr(Path, "rename", fail_once)
     with pytest.raises(OutputError, match="previous average stays"):
         publish(path, b"new")
 
@@ -136,6 +139,16 @@ def test_sweep_gives_a_directory_that_stepped_aside_its_name_back(tmp_path: Path
     second.mkdir()
     assert sweep(tmp_path) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["averaged"]
+
+
+def test_sweep_of_one_output_leaves_the_others(tmp_path: Path) -> None:
+    others = [tmp_path / temporary_name("averaged"), tmp_path / aside_name("averaged")]
+    for directory in (*others, tmp_path / temporary_name("spool")):
+        directory.mkdir()
+
+    assert sweep(tmp_path, "spool") == 1
+
+    assert sorted(tmp_path.iterdir()) == sorted(others)
 
 
 def test_sweep_leaves_foreign_names_alone(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,8 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from tracksided.checkpoints import publish_directory, renaming, replaced
 from tracksided.checkpoints.job import AverageRequest, Unchanged, run_average
-from tracksided.checkpoints.naming import aside_name, temporary_name
-from tracksided.checkpoints.publish import sweep
+from tracksided.checkpoints.naming import aside_name
+from tracksided.checkpoints.sweeping import sweep
+from tracksided.errors import OutputError
 
 OWN = {"model.safetensors", "averaging.json", "config.json"}
 
@@ -221,11 +221,8 @@ def test_what_cannot_be_moved_stays_and_is_moved_by_the_next(
     assert debris(tmp_path) == []
 
 
-@pytest.mark.parametrize("make_name", [temporary_name, aside_name])
-def test_sweep_moves_along_what_a_killed_writer_did_not(
-    tmp_path: Path, output: Path, make_name: Callable[[str], str]
-) -> None:
-    hidden = tmp_path / make_name("averaged")
+def test_sweep_moves_along_what_a_killed_writer_did_not(tmp_path: Path, output: Path) -> None:
+    hidden = tmp_path / aside_name("averaged")
     shutil.copytree(output, hidden)
     put(hidden / "notes.txt", "mine")
 
@@ -235,16 +232,126 @@ def test_sweep_moves_along_what_a_killed_writer_did_not(
     assert debris(tmp_path) == []
 
 
-def test_sweep_leaves_what_has_no_place_to_go(tmp_path: Path, output: Path) -> None:
-    hidden = tmp_path / temporary_name("averaged")
+def test_sweep_leaves_what_cannot_go_to_its_place(tmp_path: Path, output: Path) -> None:
+    hidden = tmp_path / aside_name("averaged")
     output.rename(hidden)
     put(hidden / "notes.txt", "mine")
+    put(output, "a file of somebody")
 
     assert sweep(tmp_path) == 0
-    assert sweep(tmp_path) == 0
 
-    assert {path.name for path in hidden.iterdir()} == {"averaging.json", "notes.txt"}
+    assert {path.name for path in hidden.iterdir()} == {*OWN, "notes.txt"}
+    assert output.read_text() == "a file of somebody"
+
+
+def test_sweep_moves_along_a_directory_of_somebody_that_was_replaced(
+    tmp_path: Path, output: Path
+) -> None:
+    put(tmp_path / aside_name("averaged") / "thesis.txt", "mine")
+
+    assert sweep(tmp_path) == 1
+
+    assert others(output) == {"thesis.txt": "mine"}
+    assert debris(tmp_path) == []
+
+
+def test_what_comes_while_the_replaced_directory_is_removed_is_moved_by_the_next(
+    tmp_path: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really_rmdir = Path.rmdir
+
+    def rmdir(self: Path) -> None:
+        put(self / "late.txt", "mine")
+        really_rmdir(self)
+
+    save_step(tmp_path, 3)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rmdir", rmdir)
+        average(tmp_path)
+    (left,) = debris(tmp_path)
+    assert [path.name for path in (tmp_path / left).iterdir()] == ["late.txt"]
+
+    assert sweep(tmp_path) == 1
+
+    assert others(output) == {"late.txt": "mine"}
+    assert debris(tmp_path) == []
+
+
+def put_nested(output: Path) -> None:
+    """Let the average have written a directory, and somebody a file into it."""
+    put(output / "1_Pooling" / "config.json", "of the average")
+    described = json.loads((output / "averaging.json").read_text())
+    described["files"].append("1_Pooling/config.json")
+    put(output / "averaging.json", json.dumps(described))
+    put(output / "1_Pooling" / "notes.txt", "mine")
+
+
+def test_a_directory_that_moves_along_in_part_keeps_its_mode(tmp_path: Path, output: Path) -> None:
+    put_nested(output)
+    (output / "1_Pooling").chmod(0o750)
+    save_step(tmp_path, 3)
+
     average(tmp_path)
-    sweep(tmp_path)
+
+    assert others(output) == {"1_Pooling/notes.txt": "mine"}
+    assert (output / "1_Pooling").stat().st_mode & 0o777 == 0o750
+
+
+def test_nothing_moves_through_a_link(
+    tmp_path: Path, output: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hidden = tmp_path / aside_name("averaged")
+    shutil.copytree(output, hidden)
+    put_nested(hidden)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (output / "1_Pooling").symlink_to(elsewhere)
+
+    assert sweep(tmp_path) == 0
+
+    assert list(elsewhere.iterdir()) == []
+    assert (hidden / "1_Pooling" / "notes.txt").read_text() == "mine"
+    assert f"{hidden}/1_Pooling/notes.txt cannot be moved into {output}" in caplog.text
+
+
+def test_a_link_that_came_meanwhile_is_not_replaced(
+    tmp_path: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_step(tmp_path, 3)
+    moved = tmp_path / "elsewhere"
+    really_take_name = publish_directory._take_name
+
+    def take_name(temporary: Path, path: Path) -> Path | None:
+        path.rename(moved)
+        path.symlink_to(moved)
+        return really_take_name(temporary, path)
+
+    monkeypatch.setattr(publish_directory, "_take_name", take_name)
+    with pytest.raises(OutputError, match=r"averaged: writing failed: Not a directory"):
+        average(tmp_path)
+
+    assert output.is_symlink()
+    assert weight(moved) == 1.5
+    assert debris(tmp_path) == []
+
+
+def test_a_signal_right_after_the_exchange_deletes_nothing(
+    tmp_path: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(output / "notes.txt", "mine")
+    save_step(tmp_path, 3)
+    really_exchange = publish_directory.exchange
+
+    def exchange(one: Path, other: Path) -> bool:
+        really_exchange(one, other)
+        raise SystemExit(143)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(publish_directory, "exchange", exchange)
+        with pytest.raises(SystemExit):
+            average(tmp_path)
+
+    assert weight(output) == 2.5
+    assert sweep(tmp_path) == 1
     assert others(output) == {"notes.txt": "mine"}
     assert debris(tmp_path) == []

@@ -9,12 +9,12 @@ from tracksided.checkpoints.formats.base import OutputLayout
 from tracksided.checkpoints.formats.catalog import directory_format_of
 from tracksided.checkpoints.placement import HERE
 from tracksided.checkpoints.provenance import provenance_in
-from tracksided.checkpoints.publish import sweep
 from tracksided.checkpoints.refusals import SourceRefused
 from tracksided.checkpoints.remote.address import RemoteAddress
 from tracksided.checkpoints.remote.files import RemoteEntry, RemoteFailure, RemoteFiles
 from tracksided.checkpoints.remote.source import Reading, RemoteDirectory, RemoteFile
 from tracksided.checkpoints.remote.upload import (
+    SPOOL,
     RemotePlace,
     is_whole,
     provenance_path,
@@ -25,6 +25,7 @@ from tracksided.checkpoints.remote.upload import (
 from tracksided.checkpoints.remote.windows import Windows
 from tracksided.checkpoints.source import SourceDirectory, SourceFile
 from tracksided.checkpoints.store import Entry, Home, Unpublished
+from tracksided.checkpoints.sweeping import sweep
 from tracksided.errors import CheckpointError, OutputError
 
 
@@ -118,7 +119,7 @@ class RemoteStore:
 
     def sweep(self) -> None:
         """Remove local spools of killed writers; the store removes unfinished uploads itself."""
-        sweep(Path(tempfile.gettempdir()))
+        sweep(Path(tempfile.gettempdir()), SPOOL)
 
     def prepare(self, output: str, layout: OutputLayout) -> AbstractContextManager[Unpublished]:
         """Begin uploads, or local files for formats sealed at the end; see `Store.prepare`."""

@@ -27,6 +27,7 @@ from s3_checkpoints import (
 from s3_server import Environ, S3Server
 
 from tracksided.checkpoints.job import AverageRequest, TooFewCheckpoints, run_average
+from tracksided.checkpoints.naming import temporary_name
 from tracksided.checkpoints.remote.address import RemoteAddress
 from tracksided.checkpoints.remote.store import open_remote_store
 from tracksided.errors import CheckpointError, OutputError
@@ -160,8 +161,11 @@ def test_a_process_killed_while_it_uploads_leaves_the_previous_average(
     assert running[0].returncode == -signal.SIGKILL, errors
     assert {name: content(bucket, name.removeprefix(PREFIX)) for name in keys(bucket)} == before
     assert len(list(Path(tempfile.gettempdir()).iterdir())) == 1
+    other = Path(tempfile.gettempdir()) / temporary_name("averaged")
+    other.touch()
     average(count=2)  # and sweeps the spool of the killed one
-    assert list(Path(tempfile.gettempdir()).iterdir()) == []
+    assert list(Path(tempfile.gettempdir()).iterdir()) == [other]
+    other.unlink()
 
 
 def test_a_full_spool_names_the_place(
