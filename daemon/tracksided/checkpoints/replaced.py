@@ -127,7 +127,7 @@ def _own_files(old: Path, new: Path) -> frozenset[str]:
             and stat.S_ISREG(status.st_mode)
             and (
                 directory_format_of((PurePath(name).name,)) is not None
-                or status.st_ctime_ns <= described.st_ctime_ns
+                or _is_as_described(status, described)
                 or _is_equal(old / name, new / name)
             )
         ):
@@ -179,6 +179,16 @@ def _make_directory_around(old: Path, new: Path, name: str) -> None:
         take_owner_and_mode(descriptor, like)
     finally:
         os.close(descriptor)
+
+
+def _is_as_described(status: os.stat_result, described: os.stat_result) -> bool:
+    """Whether nobody wrote to a file since its description was written.
+
+    The time of change alone does not tell after a `chmod -R`, which raises that of the description,
+    too; the time of writing alone does not where somebody has put an older file in its place.
+    """
+    is_older = status.st_mtime_ns <= described.st_mtime_ns
+    return is_older and status.st_ctime_ns <= described.st_ctime_ns
 
 
 def _is_equal(one: Path, other: Path) -> bool:

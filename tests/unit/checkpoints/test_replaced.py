@@ -277,6 +277,36 @@ def test_what_comes_while_the_replaced_directory_is_removed_is_moved_by_the_next
     assert debris(tmp_path) == []
 
 
+def test_an_edit_outlives_a_change_of_all_modes(tmp_path: Path, output: Path) -> None:
+    put(output / "config.json", "edited")
+    described = (output / "averaging.json").stat()
+    while (output / "averaging.json").stat().st_ctime_ns <= (
+        (output / "config.json").stat().st_ctime_ns
+    ):
+        (output / "averaging.json").chmod(0o600)  # the last that `chmod -R` came to
+    assert (output / "averaging.json").stat().st_mtime_ns == described.st_mtime_ns
+    save_step(tmp_path, 3)
+
+    average(tmp_path)
+
+    assert others(output) == {"config.json.kept": "edited"}
+
+
+def test_an_edit_outlives_a_restored_backup(tmp_path: Path, output: Path) -> None:
+    put(output / "config.json", "edited")
+    backup = tmp_path.with_name(f"{tmp_path.name}-backup")
+    shutil.copytree(output, backup)  # with the times of writing
+    shutil.rmtree(output)
+    output.mkdir()
+    for name in (*sorted(OWN - {"averaging.json"}), "averaging.json"):
+        shutil.copy2(backup / name, output / name)
+    save_step(tmp_path, 3)
+
+    average(tmp_path)
+
+    assert others(output) == {"config.json.kept": "edited"}
+
+
 def put_nested(output: Path) -> None:
     """Let the average have written a directory, and somebody a file into it."""
     put(output / "1_Pooling" / "config.json", "of the average")
