@@ -151,7 +151,7 @@ def _directories_of(names: Collection[str]) -> frozenset[str]:
 
 def _hand_over(old: Path, new: Path, name: str) -> None:
     try:
-        _make_directory_around(old, new, name)
+        _prepare_around(old, new, name)
         with _held(old, name) as entry, _held(new, name) as wanted:
             target, number = wanted, 0
             while not rename_to_free(entry, target):
@@ -167,16 +167,20 @@ def _hand_over(old: Path, new: Path, name: str) -> None:
         logger.warning(message, new.resolve() / name, target.name)
 
 
-def _make_directory_around(old: Path, new: Path, name: str) -> None:
-    """Make the directory in the new one that an entry of the old one needs; raises OSError."""
+def _prepare_around(old: Path, new: Path, name: str) -> None:
+    """Have the directory that an entry is in, with the mode that somebody gave it, in the new one.
+
+    Raises:
+        OSError: it cannot be made, or something else has its name.
+    """
     around, _, _ = name.rpartition("/")
-    if not around or os.path.lexists(new / around):
+    if not around:
         return
-    like = (old / around).lstat()
-    (new / around).mkdir(0o700)
+    if not os.path.lexists(new / around):
+        (new / around).mkdir(0o700)
     descriptor = open_directory(new / around)
     try:
-        take_owner_and_mode(descriptor, like)
+        take_owner_and_mode(descriptor, (old / around).lstat())
     finally:
         os.close(descriptor)
 

@@ -327,6 +327,20 @@ def test_a_directory_that_moves_along_in_part_keeps_its_mode(tmp_path: Path, out
     assert (output / "1_Pooling").stat().st_mode & 0o777 == 0o750
 
 
+def test_what_moves_along_is_no_more_open_than_it_was(tmp_path: Path, output: Path) -> None:
+    hidden = tmp_path / aside_name("averaged")
+    shutil.copytree(output, hidden)
+    put_nested(hidden)
+    (hidden / "1_Pooling").chmod(0o750)
+    put(output / "1_Pooling" / "config.json", "of the new average")
+    (output / "1_Pooling").chmod(0o755)
+
+    assert sweep(tmp_path) == 1
+
+    assert (output / "1_Pooling" / "notes.txt").read_text() == "mine"
+    assert (output / "1_Pooling").stat().st_mode & 0o777 == 0o750
+
+
 def test_nothing_moves_through_a_link(
     tmp_path: Path, output: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
