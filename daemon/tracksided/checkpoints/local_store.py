@@ -137,12 +137,18 @@ class _Local(Generic[_P]):
 class _LocalFile(_Local[Publication]):
     """A file, and its provenance beside it."""
 
+    def __init__(self, publication: Publication) -> None:
+        super().__init__(publication)
+        self._was_free = not os.path.lexists(publication.path)
+
     def commit(self, provenance: Mapping[str, object]) -> None:
         encoded, path = encode_json(provenance), self._publication.path
         beside = path.with_name(provenance_name(path.name))
-        if os.path.lexists(beside) and read_provenance(path) is None:
+        to_be_free = (path, beside) if self._was_free else (beside,)
+        taken = next((file for file in to_be_free if os.path.lexists(file)), None)
+        if taken is not None and read_provenance(path) is None:
             raise OutputError(
-                f"{beside}: came while the average was made, and is of no average of trackside; "
+                f"{taken}: came while the average was made, and is of no average of trackside; "
                 "move it away, or choose another name"
             )
         with Publication(beside, len(encoded), self._publication.like) as other:

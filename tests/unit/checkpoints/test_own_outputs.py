@@ -170,11 +170,12 @@ def test_a_json_file_of_somebody_else_is_never_replaced(
     assert average(tmp_path, name).output == name
 
 
-def test_a_json_file_that_comes_while_the_average_is_made_is_not_replaced(
-    tmp_path: Path, save_steps: Save, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["averaged_model.json", "averaged_model.pt"])
+def test_a_file_that_comes_while_the_average_is_made_is_not_replaced(
+    tmp_path: Path, save_steps: Save, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     save_steps(1, 2)
-    foreign = tmp_path / "averaged_model.json"
+    foreign = tmp_path / name
     really_sync = Publication.sync
 
     def sync(self: Publication) -> None:
@@ -182,7 +183,7 @@ def test_a_json_file_that_comes_while_the_average_is_made_is_not_replaced(
         really_sync(self)
 
     monkeypatch.setattr(Publication, "sync", sync)
-    with pytest.raises(OutputError, match=r"averaged_model\.json: came while"):
+    with pytest.raises(OutputError, match=rf"{name}: came while"):
         average(tmp_path)
 
     assert foreign.read_text() == "mine"
