@@ -7,61 +7,18 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
+from averaged_directory import OWN, average, make_average, others, put, request, save_step, weight
 from debris import debris
-from safetensors.torch import load_file, save_file
 
 from tracksided.checkpoints import publish_directory, renaming, replaced
-from tracksided.checkpoints.job import AverageRequest, Unchanged, run_average
+from tracksided.checkpoints.job import Unchanged, run_average
 from tracksided.checkpoints.naming import aside_name
 from tracksided.checkpoints.sweeping import sweep
-from tracksided.errors import OutputError
-
-OWN = {"model.safetensors", "averaging.json", "config.json"}
-
-
-def save_step(directory: Path, step: int, **texts: str) -> None:
-    made = directory / f"checkpoint-{step}"
-    made.mkdir()
-    save_file({"w": torch.full((3,), float(step))}, made / "model.safetensors")
-    for stem, text in {"config": f"config {step}", **texts}.items():
-        (made / f"{stem}.json").write_text(text)
-
-
-def request(directory: Path) -> AverageRequest:
-    return AverageRequest(directory=directory, patterns=("*/",), count=2, keep_current=True)
-
-
-def average(directory: Path) -> None:
-    assert not isinstance(run_average(request(directory)), Unchanged)
-
-
-def weight(output: Path) -> float:
-    found: float = load_file(output / "model.safetensors")["w"][0].item()
-    return found
-
-
-def put(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-
-
-def others(output: Path) -> dict[str, str]:
-    """Read what the average did not write."""
-    return {
-        path.relative_to(output).as_posix(): path.read_text()
-        for path in output.rglob("*")
-        if path.is_file() and path.relative_to(output).as_posix() not in OWN
-    }
 
 
 @pytest.fixture
 def output(tmp_path: Path) -> Path:
-    """Make an average of two checkpoints."""
-    for step in (1, 2):
-        save_step(tmp_path, step)
-    average(tmp_path)
-    return tmp_path / "averaged"
+    return make_average(tmp_path)
 
 
 @pytest.fixture(params=["exchange", "aside"])
@@ -305,97 +262,3 @@ def test_an_edit_outlives_a_restored_backup(tmp_path: Path, output: Path) -> Non
     average(tmp_path)
 
     assert others(output) == {"config.json.kept": "edited"}
-
-
-def put_nested(output: Path) -> None:
-    """Let the average have written a directory, and somebody a file into it."""
-    put(output / "1_Pooling" / "config.json", "of the average")
-    described = json.loads((output / "averaging.json").read_text())
-    described["files"].append("1_Pooling/config.json")
-    put(output / "averaging.json", json.dumps(described))
-    put(output / "1_Pooling" / "notes.txt", "mine")
-
-
-def test_a_directory_that_moves_along_in_part_keeps_its_mode(tmp_path: Path, output: Path) -> None:
-    put_nested(output)
-    (output / "1_Pooling").chmod(0o750)
-    save_step(tmp_path, 3)
-
-    average(tmp_path)
-
-    assert others(output) == {"1_Pooling/notes.txt": "mine"}
-    assert (output / "1_Pooling").stat().st_mode & 0o777 == 0o750
-
-
-def test_what_moves_along_is_no_more_open_than_it_was(tmp_path: Path, output: Path) -> None:
-    hidden = tmp_path / aside_name("averaged")
-    shutil.copytree(output, hidden)
-    put_nested(hidden)
-    (hidden / "1_Pooling").chmod(0o750)
-    put(output / "1_Pooling" / "config.json", "of the new average")
-    (output / "1_Pooling").chmod(0o755)
-
-    assert sweep(tmp_path) == 1
-
-    assert (output / "1_Pooling" / "notes.txt").read_text() == "mine"
-    assert (output / "1_Pooling").stat().st_mode & 0o777 == 0o750
-
-
-def test_nothing_moves_through_a_link(
-    tmp_path: Path, output: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    hidden = tmp_path / aside_name("averaged")
-    shutil.copytree(output, hidden)
-    put_nested(hidden)
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    (output / "1_Pooling").symlink_to(elsewhere)
-
-    assert sweep(tmp_path) == 0
-
-    assert list(elsewhere.iterdir()) == []
-    assert (hidden / "1_Pooling" / "notes.txt").read_text() == "mine"
-    assert f"{hidden}/1_Pooling/notes.txt cannot be moved into {output}" in caplog.text
-
-
-def test_a_link_that_came_meanwhile_is_not_replaced(
-    tmp_path: Path, output: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    save_step(tmp_path, 3)
-    moved = tmp_path / "elsewhere"
-    really_take_name = publish_directory._take_name
-
-    def take_name(temporary: Path, path: Path) -> Path | None:
-        path.rename(moved)
-        path.symlink_to(moved)
-        return really_take_name(temporary, path)
-
-    monkeypatch.setattr(publish_directory, "_take_name", take_name)
-    with pytest.raises(OutputError, match=r"averaged: writing failed: Not a directory"):
-        average(tmp_path)
-
-    assert output.is_symlink()
-    assert weight(moved) == 1.5
-    assert debris(tmp_path) == []
-
-
-def test_a_signal_right_after_the_exchange_deletes_nothing(
-    tmp_path: Path, output: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    put(output / "notes.txt", "mine")
-    save_step(tmp_path, 3)
-    really_exchange = publish_directory.exchange
-
-    def exchange(one: Path, other: Path) -> bool:
-        really_exchange(one, other)
-        raise SystemExit(143)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(publish_directory, "exchange", exchange)
-        with pytest.raises(SystemExit):
-            average(tmp_path)
-
-    assert weight(output) == 2.5
-    assert sweep(tmp_path) == 1
-    assert others(output) == {"notes.txt": "mine"}
-    assert debris(tmp_path) == []
