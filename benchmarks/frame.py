@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from machine import load_average, machine, versions
+from machine import commit, load_average, machine, versions
 from tables import Limit, Table, markdown, markdown_of_limits
 
 NOT_SETTINGS = {"json", "quick"}
@@ -77,7 +77,7 @@ class Benchmark:
             "machine": machine(),
             "load_average": {"before": before, "after": load_average()},
             "versions": {**versions(self.packages), **findings.peers},
-            "settings": settings(arguments),
+            "settings": settings(arguments) | {"commit": commit()},
             "tables": {name: asdict(table) for name, table in findings.tables.items()},
             "limits": [limit.document() for limit in findings.limits],
         }

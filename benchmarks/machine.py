@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).parents[1]
 SHOWN_DIGITS = 12  # of a SHA-256
 
 
@@ -24,6 +25,15 @@ def machine() -> dict[str, Any]:
         "memory_gib": round(pages / 2**30, 1),
         "kernel": platform.release(),
     }
+
+
+def commit() -> str | None:
+    """Return the commit that is measured, marked if files differ from it; None outside of git."""
+    asked = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def load_average() -> list[float]:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -43,12 +44,22 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *words: str) -> dict:
     return json.loads(file.read_text())
 
 
+def head_commit() -> str:
+    asked = ["git", "rev-parse", "HEAD"]
+    return subprocess.run(
+        asked, cwd=Path(__file__).parent, check=True, capture_output=True, text=True
+    ).stdout
+
+
 def test_the_json_says_what_was_found_where_and_with_what(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     found = run(monkeypatch, tmp_path, "--place", str(tmp_path))
 
     assert found["benchmark"] == "made_up"
+    commit = found["settings"].pop("commit")
+    if commit is not None:  # a source tree without its history has none
+        assert head_commit().startswith(commit.removesuffix("-dirty"))
     assert found["settings"] == {"rounds": 7, "steps": 70}  # places are of this machine alone
     assert found["versions"]["numpy"] == np.__version__
     assert found["versions"]["no-such-package"] is None
@@ -65,7 +76,7 @@ def test_the_short_form_changes_defaults_and_no_choice(
 ) -> None:
     found = run(monkeypatch, tmp_path, "--quick", "--rounds", "5")
 
-    assert found["settings"] == {"rounds": 5, "steps": 20}
+    assert found["settings"] | {"commit": None} == {"rounds": 5, "steps": 20, "commit": None}
     assert found["is_quick"] is True
 
 
