@@ -29,7 +29,11 @@ class LocalStore:
         return str(self.path)
 
     def home(self) -> Home:
-        """Return itself, or what is around it where a trainer numbers what it finds in here."""
+        """Return itself, or what is around it where a trainer numbers what it finds in here.
+
+        Raises:
+            OutputError: a trainer does, and nothing is around it.
+        """
         place = placement_for(self.path)
         if not place.sources_in:
             raise OutputError(
