@@ -107,7 +107,7 @@ def test_a_tracker_and_no_further_line_have_them_averaged(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     daemon.start()
-    tracker = TracksideTracker(run="acc")
+    tracker = TracksideTracker(run="numbered")
     training = Training(tmp_path / "project", log_with=tracker)
     training.accelerator.init_trackers("project")
     tracker.attach(training.model, training.optimizer)
@@ -117,7 +117,7 @@ def test_a_tracker_and_no_further_line_have_them_averaged(
     training.accelerator.end_training()
 
     wait_until(lambda: newest_source(tmp_path / "project") == f"checkpoint_{KEPT - 1}")
-    written = tmp_path / "trackside_logs" / "acc" / "training_statistics.json"
+    written = tmp_path / "trackside_logs" / "numbered" / "training_statistics.json"
     wait_until(written.exists)
     wait_until(lambda: not list(daemon.directory.glob("*.ring")))
     (average,) = json.loads(written.read_text())["averages"]
