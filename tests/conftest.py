@@ -41,3 +41,13 @@ def daemon(shm_dir: Path, tmp_path: Path) -> Iterator[DaemonProcess]:
     process = DaemonProcess(shm_dir, tmp_path / "daemon.log")
     yield process
     process.kill()
+
+
+@pytest.fixture
+def process_group(tmp_path: Path) -> Iterator[None]:
+    """torch.distributed over gloo, of one rank with itself."""
+    from torch import distributed  # noqa: PLC0415 - most tests do without torch
+
+    distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()

@@ -1,12 +1,11 @@
 """What is put around a model, before or after the tap: torch.compile, DDP and FSDP2."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import distributed, nn
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn import functional
@@ -102,14 +101,6 @@ def test_a_compiled_model_is_compiled_no_more_often_and_run_eagerly_when_armed(
         graphs.append(num_graphs)
 
     assert graphs[0] == graphs[1] > 0
-
-
-@pytest.fixture
-def process_group(tmp_path: Path) -> Iterator[None]:
-    """One rank with itself."""
-    distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
-    yield
-    distributed.destroy_process_group()
 
 
 def shard(model: Model) -> nn.Module:

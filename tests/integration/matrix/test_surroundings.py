@@ -1,7 +1,6 @@
 """What models are trained in: autocast, DDP, torch.compile, gradient checkpointing."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from model_families import FAMILIES
-from torch import distributed, nn
+from torch import nn
 from torch._dynamo.utils import counters
 
 from tracksided.attention import reconstruct
@@ -94,15 +93,7 @@ def test_gradient_checkpointing_captures_each_layer_once(
     assert _largest_difference(captured, expected) <= FP32_TOLERANCE
 
 
-@pytest.fixture
-def _process_group(tmp_path: Path) -> Iterator[None]:
-    """One rank with itself."""
-    distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
-    yield
-    distributed.destroy_process_group()
-
-
-@pytest.mark.usefixtures("_process_group")
+@pytest.mark.usefixtures("process_group")
 @pytest.mark.parametrize("name", ["gpt2", "bert", "t5", "mixtral"])
 def test_a_model_inside_of_ddp_keeps_its_names(watched: Watched, name: str) -> None:
     model, inputs = families.build(name, "sdpa"), FAMILIES[name].inputs("right")

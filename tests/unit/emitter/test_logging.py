@@ -1,14 +1,12 @@
 """What the user logs: losses, values, texts, steps and epochs."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from regression import make_regression, train_step
-from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate
 
@@ -156,13 +154,6 @@ def test_names_of_any_kind_become_text(quiet_attach: Attach, receive: Receive) -
 
     (step,) = receive().steps
     assert [(entry.name, entry.value) for entry in step.scalars] == [("0", 0.5), ("('a', 1)", 1.5)]
-
-
-@pytest.fixture
-def process_group(tmp_path: Path) -> Iterator[None]:
-    distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
-    yield
-    distributed.destroy_process_group()
 
 
 @pytest.mark.usefixtures("process_group")
