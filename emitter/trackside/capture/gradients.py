@@ -137,7 +137,7 @@ class GradientTap:
             shrunk=()
             if most == MAX_SAMPLED
             else (f"{most} of {MAX_SAMPLED} elements are sampled of each parameter",),
-            is_sharded=any(_is_sharded(parameter) for parameter in trainable(optimizer)),
+            is_sharded=any(is_sharded(parameter) for parameter in trainable(optimizer)),
         )
 
     @torch.no_grad()
@@ -175,14 +175,14 @@ class GradientTap:
             if parameter.grad is None:
                 continue
             name = self._name(parameter, position)
-            gradient = _local(parameter.grad)
+            gradient = local(parameter.grad)
             if is_partial(parameter.grad):
                 self._notes[f"{name} has a gradient that its ranks have not summed yet"] = None
             elif gradient.layout is not torch.strided or gradient.is_complex():
                 kind = "complex" if gradient.is_complex() else "sparse"
                 self._notes[f"{name} has a {kind} gradient, which is not read"] = None
             elif gradient.numel():  # a shard may be empty
-                weight, shard = _local(parameter), _shard(parameter)
+                weight, shard = local(parameter), _shard(parameter)
                 found.append(_Parameter(name, weight, gradient, parameter.numel(), shard))
         return found
 
@@ -215,6 +215,18 @@ def is_partial(value: object) -> bool:
     return any(placement.is_partial() for placement in getattr(value, "placements", ()))
 
 
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """Return what of a tensor lies on this rank; of a DTensor that is its shard."""
+    to_local = getattr(tensor, "to_local", None)
+    shard = to_local() if to_local is not None else tensor
+    return cast("torch.Tensor", shard).detach()
+
+
+def is_sharded(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is a DTensor of which not every rank holds the whole."""
+    return any(not placement.is_replicate() for placement in getattr(tensor, "placements", ()))
+
+
 def strip_wrappers(name: str) -> str:
     """Return a parameter's name without what compile, DDP and FSDP put in."""
     for wrapper in _WRAPPERS:
@@ -228,22 +240,11 @@ def _names(model: nn.Module) -> dict[int, str]:
     return {id(parameter): strip_wrappers(name) for name, parameter in model.named_parameters()}
 
 
-def _local(tensor: torch.Tensor) -> torch.Tensor:
-    """Return what of a tensor lies on this rank; of a DTensor that is its shard."""
-    to_local = getattr(tensor, "to_local", None)
-    shard = to_local() if to_local is not None else tensor
-    return cast("torch.Tensor", shard).detach()
-
-
-def _is_sharded(tensor: torch.Tensor) -> bool:
-    return any(not placement.is_replicate() for placement in getattr(tensor, "placements", ()))
-
-
 def _shard(tensor: torch.Tensor) -> int:
     """Return which shard lies on this rank: its place along the mesh dimensions that shard it."""
     mesh = getattr(tensor, "device_mesh", None)
     shard = REPLICA
-    if mesh is not None and _is_sharded(tensor):
+    if mesh is not None and is_sharded(tensor):
         shard = 0
         places = mesh.get_coordinate() or mesh.ndim * (0,)  # None on ranks outside of the mesh
         placements = cast("Sequence[Placement]", getattr(tensor, "placements", ()))

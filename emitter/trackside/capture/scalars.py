@@ -2,12 +2,13 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch.amp.grad_scaler import GradScaler
 
 from trackside.capture.clipping import Number
+from trackside.capture.gradients import is_sharded, local
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -158,8 +159,11 @@ def as_number(value: object) -> Number | None:
     A tensor on a device is copied there. A DTensor has a number where every rank holds the whole.
     """
     if isinstance(value, torch.Tensor):
-        value = _whole(value)
-        if value is None or value.numel() != 1 or value.is_complex() or value.is_meta:
+        if type(value) is not torch.Tensor:  # only others can be a DTensor
+            if is_sharded(value):
+                return None
+            value = local(value)
+        if value.numel() != 1 or value.is_complex() or value.is_meta:
             return None
         value = value.detach()
         if value.device.type == "cpu":
@@ -169,14 +173,6 @@ def as_number(value: object) -> Number | None:
         return float(value)  # type: ignore[arg-type]  # the error is the check
     except (TypeError, ValueError, OverflowError):
         return None
-
-
-def _whole(tensor: torch.Tensor) -> torch.Tensor | None:
-    """Return what of a DTensor lies here; None where the ranks would have to talk for its value."""
-    if any(not placement.is_replicate() for placement in getattr(tensor, "placements", ())):
-        return None
-    to_local = getattr(tensor, "to_local", None)
-    return tensor if to_local is None else cast("torch.Tensor", to_local())
 
 
 def learning_rate(optimizer: torch.optim.Optimizer) -> Number | None:
