@@ -111,8 +111,7 @@ class DirectoryPublication(Unnamed):
     def _open_within(self, name: str) -> int:
         if name not in self._within:
             os.mkdir(name, 0o700, dir_fd=self._directory)
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
-            self._within[name] = os.open(name, flags, dir_fd=self._directory)
+            self._within[name] = open_directory(name, within=self._directory)
         return self._within[name]
 
     def _remove(self) -> None:

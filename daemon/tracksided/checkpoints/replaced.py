@@ -22,9 +22,10 @@ logger = logging.getLogger(__name__)
 KEPT_SUFFIX = ".kept"
 
 
-def open_directory(path: Path) -> int:
-    """Open a directory that is no link; raises OSError."""
-    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+def open_directory(path: Path | str, *, within: int | None = None) -> int:
+    """Open a directory that is no link, by its name ``within`` an open one; raises OSError."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
+    return os.open(path, flags, dir_fd=within)
 
 
 def hand_over(old: int, new: int) -> frozenset[str]:
