@@ -11,21 +11,21 @@ BLOCK_BYTES = 1 << 20  # small enough for the cache, large enough to hide the sy
 _SMALLER = 2.0**-20  # a million of the largest numbers fit; a power of two changes no digit
 _MAX_ELEMENTS = BLOCK_BYTES // 2
 _HALF_MAGNITUDE = np.uint32(0x7FFF)
-_BFLOAT16_MAGNITUDE = np.uint16(0x7FFF)
 _HALF_SIGN = np.uint32(0x8000)
 _HALF_INFINITY = np.uint32(0x7C00)
-_ROUNDED_AT_ONCE = 1 << 17  # elements: their buffers stay in the cache from one pass to the next
-_BFLOAT16_DROPPED = np.uint64((1 << 45) - 1)  # bits of a float64 that a bfloat16 lacks
-_BFLOAT16_TIE = np.uint64(1 << 44)  # half of its last bit
-# That, less half of the last bit of the float32 on the way: see `BlockSum._round_bfloat16`.
-_BFLOAT16_HALF_UP = np.uint64((1 << 44) - (1 << 28))
-_BFLOAT16_NORMAL = np.uint16(0x0080)  # the smallest normal number, 2**-126
-_BFLOAT16_SUBNORMAL_SCALE = 2.0**133  # subnormal ones are multiples of its inverse
 _HALF_SCALE = np.float32(2.0**112)  # float32's exponent bias minus float16's, as a factor
+_UPPER_HALF = np.uint32(0xFFFF_0000)
+_ROUNDED_AT_ONCE = 1 << 17  # elements: their buffers stay in the cache from one pass to the next
+_DOUBLE_EXPONENT = np.uint64(0x7FF << 52)
+_BFLOAT16_ANCHOR = np.uint64((45 << 52) | (1 << 51))  # times 1.5 * 2**45: float64 has 45 bits more
+_BFLOAT16_MAGNITUDE = np.uint16(0x7FFF)
+_BFLOAT16_NORMAL = (2.0**-126, 2.0**128)  # the smallest normal number, and the first beyond all
+# Bits of what is surely rounded from a normal number, as the first such and a distance from it.
+_BFLOAT16_FIRST, _BFLOAT16_SPAN = np.uint16(0x0081), np.uint16(0x7F7F - 0x0081)
 
 
 class BlockSum:
-    """Buffers of one thread for summing one block after the other. About 14 MiB, reused."""
+    """Buffers of one thread for summing one block after the other. About 16 MiB, reused."""
 
     def __init__(self) -> None:
         self.block = memoryview(bytearray(BLOCK_BYTES))
@@ -35,6 +35,8 @@ class BlockSum:
         self._scaled = np.empty(_MAX_ELEMENTS, np.float64)
         self._wide = np.empty(_MAX_ELEMENTS, np.uint32)
         self._sign = np.empty(_MAX_ELEMENTS, np.uint32)
+        self._anchor = np.empty(_ROUNDED_AT_ONCE, np.float64)
+        self._rounded = np.empty(_ROUNDED_AT_ONCE, np.float64)
         self._finite = np.empty(_MAX_ELEMENTS, np.bool_)
         self._out = bytearray(BLOCK_BYTES)
         self._kept: NDArray[np.float64] | None = None
@@ -101,10 +103,7 @@ class BlockSum:
         with np.errstate(over="ignore"):  # what exceeds the type becomes infinite, as in IEEE 754
             self._divide(total, divisor)
             if element == "bfloat16":
-                halves = np.frombuffer(out, np.uint16)
-                for start in range(0, count, _ROUNDED_AT_ONCE):
-                    part = slice(start, start + _ROUNDED_AT_ONCE)
-                    self._round_bfloat16(total[part], halves[part])
+                self._round_bfloat16(total)
             else:
                 target = np.frombuffer(out, dtype=np.dtype(element))
                 np.copyto(target, total, casting="same_kind")
@@ -123,14 +122,20 @@ class BlockSum:
     def _decode(self, nbytes: int, element: str) -> NDArray[Any]:
         raw = self.block[:nbytes]
         if element == "bfloat16":
-            halves = np.frombuffer(raw, np.uint16)
-            wide = self._wide[: halves.size]
-            np.copyto(wide, halves)
-            np.left_shift(wide, 16, out=wide)
-            return wide.view(np.float32)
+            return self._decode_bfloat16(nbytes)
         if element == "float16":
             return self._decode_half(np.frombuffer(raw, np.uint16))
         return np.frombuffer(raw, np.dtype(element))
+
+    def _decode_bfloat16(self, nbytes: int) -> NDArray[np.float32]:
+        """Widen pairs: all of even index first, then all of odd index, if need be a zero more."""
+        count = _count(nbytes, "bfloat16")
+        self.block[nbytes : count * 2] = bytes(count * 2 - nbytes)
+        pairs = np.frombuffer(self.block[: count * 2], np.uint32)
+        wide = self._wide[:count]
+        np.left_shift(pairs, 16, out=wide[: count // 2])
+        np.bitwise_and(pairs, _UPPER_HALF, out=wide[count // 2 :])
+        return wide.view(np.float32)
 
     def _decode_half(self, halves: NDArray[np.uint16]) -> NDArray[np.float32]:
         """Widen exactly, subnormals too: numpy's own cast runs at a third of the speed."""
@@ -147,46 +152,52 @@ class BlockSum:
         np.bitwise_or(wide, sign, out=wide)
         return values
 
-    def _round_bfloat16(self, total: NDArray[np.float64], halves: NDArray[np.uint16]) -> None:
-        """Round to nearest, ties to even, as if there were no float32 between; values are finite.
+    def _round_bfloat16(self, total: NDArray[np.float64]) -> None:
+        """Round to nearest, ties to even, into the bytes of the result."""
+        pairs = np.frombuffer(self._out, np.uint32)[: total.size // 2]
+        halves = pairs.view(np.uint16)
+        distance = self._sign.view(np.uint16)[: total.size]
+        self._round_pairs(total, pairs)
+        np.bitwise_and(halves, _BFLOAT16_MAGNITUDE, out=distance)
+        np.subtract(distance, _BFLOAT16_FIRST, out=distance)  # what lies before wraps around
+        is_rare = np.greater(distance, _BFLOAT16_SPAN, out=self._finite[: total.size])
+        if is_rare.any():
+            num_zeros = total.size - np.count_nonzero(total.view(np.uint64))  # no negative ones
+            if np.count_nonzero(is_rare) > num_zeros:
+                self._round_pairs(total, pairs, has_rare=True)
 
-        With b the bits of a float64, the upper half of the float32 nearest to b + 2**44 - 2**28
-        is floor((b + 2**44) / 2**45): b rounded to nearest, but ties upwards. (Where the way to
-        float32 is a tie itself, it ends at an even number, and only such a one has a lower half
-        of zero.) Ties are then made even. All that needs a normal number.
-        """
-        count = total.size
-        bits, work = total.view(np.uint64), self._scaled[:count].view(np.uint64)
-        wide, mask = self._wide[:count], self._sign.view(np.uint16)[:count]
-        np.add(bits, _BFLOAT16_HALF_UP, out=work)
-        np.copyto(wide.view(np.float32), work.view(np.float64), casting="same_kind")
-        np.right_shift(wide, 16, out=wide)
-        np.copyto(halves, wide, casting="same_kind")
-        np.bitwise_and(bits, _BFLOAT16_DROPPED, out=work)
-        ties = np.equal(work, _BFLOAT16_TIE, out=self._finite[:count])
-        np.copyto(mask, ties)
-        np.invert(mask, out=mask)
-        np.bitwise_and(halves, mask, out=halves)  # clears the last bit of ties
-        np.bitwise_and(halves, _BFLOAT16_MAGNITUDE, out=mask)
-        tiny = np.less_equal(mask, _BFLOAT16_NORMAL, out=self._finite[:count])
-        if tiny.any() and total[tiny].any():  # more than zeros
-            self._round_subnormal(total, halves, tiny)
-
-    def _round_subnormal(
-        self, total: NDArray[np.float64], halves: NDArray[np.uint16], tiny: NDArray[np.bool_]
+    def _round_pairs(
+        self, total: NDArray[np.float64], pairs: NDArray[np.uint32], *, has_rare: bool = False
     ) -> None:
-        """Round those below the normal numbers of bfloat16 to their common spacing."""
-        count = total.size
-        work, wide, sign = self._scaled[:count], self._wide[:count], self._sign[:count]
-        np.multiply(total, _BFLOAT16_SUBNORMAL_SCALE, out=work)
-        np.rint(work, out=work)
-        np.absolute(work, out=work)
-        np.copyto(wide, work, casting="unsafe", where=tiny)
-        np.copyto(sign, halves)
-        np.bitwise_and(sign, _HALF_SIGN, out=sign)
-        np.bitwise_or(wide, sign, out=wide)
-        np.copyto(halves, wide, casting="same_kind", where=tiny)
+        """Round what becomes normal numbers or zero, and with ``has_rare`` everything.
+
+        Adding 1.5 * 2**45 times the power of two of a float64 leaves just the 8 digits of a
+        bfloat16, so that the addition itself rounds; taking it away again is exact. Numbers below
+        the normal ones are spaced like the smallest of those, and a zero needs its sign back.
+        """
+        wide = self._wide[: total.size]
+        for start in range(0, total.size, _ROUNDED_AT_ONCE):
+            part = total[start : start + _ROUNDED_AT_ONCE]
+            nearest = wide[start : start + part.size].view(np.float32)
+            anchor, rounded = self._anchor[: part.size], self._rounded[: part.size]
+            bits = anchor.view(np.uint64)
+            np.bitwise_and(part.view(np.uint64), _DOUBLE_EXPONENT, out=bits)
+            if has_rare:
+                np.clip(anchor, *_BFLOAT16_NORMAL, out=anchor)
+            np.add(bits, _BFLOAT16_ANCHOR, out=bits)
+            np.add(part, anchor, out=rounded)
+            np.subtract(rounded, anchor, out=rounded)
+            if has_rare:
+                np.copysign(rounded, part, out=rounded)
+            np.copyto(nearest, rounded, casting="same_kind")
+        even, odd = wide[: pairs.size], wide[pairs.size :]
+        np.right_shift(even, 16, out=even)
+        np.bitwise_and(odd, _UPPER_HALF, out=odd)
+        np.bitwise_or(even, odd, out=pairs)
 
 
 def _count(nbytes: int, element: str) -> int:
-    return nbytes // (2 if element == "bfloat16" else np.dtype(element).itemsize)
+    """Return how many elements are summed."""
+    if element == "bfloat16":
+        return (nbytes + 3) // 4 * 2
+    return nbytes // np.dtype(element).itemsize
