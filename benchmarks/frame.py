@@ -7,6 +7,7 @@ benchmark works and is no measurement.
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -66,7 +67,11 @@ class Benchmark:
         return parser.parse_args()
 
     def document(self, arguments: argparse.Namespace) -> dict[str, Any]:
-        """Measure, and return all that is kept of it."""
+        """Measure, and return all that is kept of it.
+
+        Programs start from compiled files, as they do wherever pip installed them.
+        """
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         date, before, start = datetime.now(UTC), load_average(), time.monotonic()
         findings = self.measure(arguments)
         return {
