@@ -126,9 +126,13 @@ def _seconds_between_checkpoints(directory: Path, step: int) -> Series:
 
 
 def _totals(state: Mapping[str, Any], history: list[Any]) -> Totals:
-    """Take the totals of the state, and those of the row that ends a training."""
-    last = history[-1] if history and isinstance(history[-1], dict) else {}
-    final = last if "train_loss" in last else {}
+    """Take the totals of the state, and those of the row that ends a training.
+
+    Rows of evaluations may follow it, none of a training.
+    """
+    rows = (row for row in reversed(history) if isinstance(row, dict))
+    newest: Mapping[str, Any] = next((r for r in rows if "train_loss" in r or "loss" in r), {})
+    final = newest if "train_loss" in newest else {}
     of_end = {field: fields.positive(final.get(key)) for field, key in names.TOTALS.items()}
     of_end["floating_point_operations"] = fields.positive(state.get("total_flos"))
     of_end["mean_loss"] = fields.number(final.get("train_loss"))

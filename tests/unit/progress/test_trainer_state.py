@@ -69,6 +69,17 @@ def test_totals_come_from_the_row_that_ends_a_training(tmp_path: Path) -> None:
     assert read_trainer_state(copy, "run").totals.training_seconds is None
 
 
+def test_evaluation_after_the_end_leaves_the_totals(tmp_path: Path) -> None:
+    final = {"step": 60, "train_loss": 2.25, "train_runtime": 30.0}
+    ended = write_state(tmp_path / "ended", [train_row(60, 3.0), final, eval_row(60, 2.5)])
+    goes_on = write_state(tmp_path / "goes_on", [final, eval_row(60, 2.5), train_row(65, 3.0)])
+
+    totals = read_trainer_state(ended, "run").totals
+
+    assert (totals.mean_loss, totals.training_seconds) == (2.25, 30.0)
+    assert read_trainer_state(goes_on, "run").totals.training_seconds is None
+
+
 def test_step_time_is_the_difference_of_run_times(tmp_path: Path) -> None:
     times = [(10, 5.0), (20, 7.0), (30, 1.0), (40, 5.0)]  # resumed at 20: seconds count anew
     path = write_state(tmp_path, [train_row(step, 1.0, train_runtime=s) for step, s in times])
