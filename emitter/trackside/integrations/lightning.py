@@ -4,7 +4,7 @@ import functools
 import importlib
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, Unpack
 
 from trackside.config import show_keywords
@@ -53,6 +53,7 @@ class _Trainer(Protocol):
     checkpoint_callbacks: Sequence[_Checkpoint]
     current_epoch: int
     global_step: int
+    logged_metrics: "Mapping[str, torch.Tensor]"
     log_every_n_steps: int
     optimizers: "Sequence[torch.optim.Optimizer]"
     sanity_checking: bool
@@ -80,6 +81,7 @@ class TracksideCallback(_callback_class()):  # type: ignore[misc]  # found at ru
         self._attachment = Attachment(keywords)
         self._strategy: _Strategy | None = None
         self._is_counting = False
+        self._last_step = 0
         self._logged: dict[str, torch.Tensor] = {}
 
     @property
@@ -112,25 +114,33 @@ class TracksideCallback(_callback_class()):  # type: ignore[misc]  # found at ru
     def on_train_start(self, trainer: _Trainer, pl_module: "nn.Module") -> None:
         """Go on with the step count of a training that is resumed."""
         del pl_module
+        self._last_step = trainer.global_step
         self._follow(trainer)
 
     def on_train_epoch_start(self, trainer: _Trainer, pl_module: "nn.Module") -> None:
         """Tell the epoch, counted from 0 as Lightning does."""
         del pl_module
+        self._remember_metrics(trainer)
         if self.session is not None:
             self.session.log(epoch=trainer.current_epoch)
 
     def on_train_batch_end(self, trainer: _Trainer, pl_module: "nn.Module", *_: object) -> None:
-        """Count as Lightning does, and log as often as its loggers."""
+        """Count as Lightning does, and log as often as its loggers: not between micro-batches."""
         del pl_module
         self._follow(trainer)
-        if trainer.global_step % trainer.log_every_n_steps == 0:
+        step, self._last_step = self._last_step, trainer.global_step
+        if trainer.global_step != step and trainer.global_step % trainer.log_every_n_steps == 0:
             self._log_metrics(trainer)
 
     def on_train_epoch_end(self, trainer: _Trainer, pl_module: "nn.Module") -> None:
         """Log what was averaged over the epoch."""
         del pl_module
         self._log_metrics(trainer)
+
+    def on_validation_start(self, trainer: _Trainer, pl_module: "nn.Module") -> None:
+        """Leave what is there to the steps of the training."""
+        del pl_module
+        self._remember_metrics(trainer)
 
     def on_validation_end(self, trainer: _Trainer, pl_module: "nn.Module") -> None:
         """Log the metrics of a validation."""
@@ -160,12 +170,15 @@ class TracksideCallback(_callback_class()):  # type: ignore[misc]  # found at ru
         """Log what ``self.log`` was given, as far as it is new."""
         if self.session is None:
             return
-        metrics = dict(trainer.callback_metrics)
-        new = {
-            name: value for name, value in metrics.items() if self._logged.get(name) is not value
-        }
-        self._logged = metrics
+        before, metrics = self._logged, self._remember_metrics(trainer)
+        names = _without_aliases(metrics, trainer.logged_metrics)
+        new = {name: metrics[name] for name in names if before.get(name) is not metrics[name]}
         self.session.log_at(self.session.step, new)
+
+    def _remember_metrics(self, trainer: _Trainer) -> "dict[str, torch.Tensor]":
+        """Return what ``self.log`` was given so far; from now on it is not new."""
+        self._logged = dict(trainer.callback_metrics)
+        return self._logged
 
     def _wrap_strategy(self, strategy: _Strategy, session: "Session") -> None:
         original = strategy.training_step
@@ -184,3 +197,20 @@ class TracksideCallback(_callback_class()):  # type: ignore[misc]  # found at ru
         self._logged = {}
         if strategy is not None:
             vars(strategy).pop("training_step", None)
+
+
+def _without_aliases(metrics: Iterable[str], of_loggers: Collection[str]) -> list[str]:
+    """Return the names of metrics, without those that stand for two others.
+
+    Loggers get what is logged by steps and epochs as ``loss_step`` and ``loss_epoch``; callbacks
+    besides as ``loss``, which is now the one, now the other.
+
+    Args:
+        metrics: names, as callbacks get them.
+        of_loggers: names, as loggers get them.
+    """
+    return [
+        name
+        for name in metrics
+        if name in of_loggers or not {f"{name}_step", f"{name}_epoch"} & set(of_loggers)
+    ]

@@ -1,5 +1,6 @@
 """A real Lightning `Trainer` fits a real encoder of two layers."""
 
+import csv
 import sys
 import warnings
 from collections.abc import Callable
@@ -16,6 +17,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what Lightning's imports warn of is not ours
     import lightning.pytorch as pl
     from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+    from lightning.pytorch.loggers import CSVLogger
 
 from trackside.integrations.lightning import TracksideCallback, _callback_class
 
@@ -57,6 +59,15 @@ class Classifier(pl.LightningModule):
 class Validated(Classifier):
     def validation_step(self, batch: Any, _: int) -> None:
         self.log("val_loss", self.loss(batch))
+
+
+class Forked(Validated):
+    """Logs its loss by steps and by epochs, as loggers are to get it."""
+
+    def training_step(self, batch: Any, _: int) -> torch.Tensor:
+        loss = self.loss(batch)
+        self.log("train_loss", loss, on_step=True, on_epoch=True)
+        return loss
 
 
 class Calling(Classifier):
@@ -197,6 +208,25 @@ def test_metrics_of_a_validation_are_logged_once(receive: Receive) -> None:
 
     assert [step for step, _ in curve] == [4, 8]
     assert curve[-1][1] == pytest.approx(trainer.callback_metrics["val_loss"].item(), rel=1e-6)
+
+
+def test_curves_are_those_of_lightnings_own_loggers(receive: Receive, tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path)
+
+    fit(
+        make(Forked), TracksideCallback(every=1), logger=logger, log_every_n_steps=2,
+        accumulate_grad_batches=2, max_epochs=4, enable_checkpointing=False,
+    )  # fmt: skip
+
+    received = receive()
+    with Path(logger.log_dir, "metrics.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for name in ("train_loss_step", "train_loss_epoch", "val_loss"):
+        wanted = [(1 + int(row["step"]), float(row[name])) for row in rows if row[name]]
+        assert [step for step, _ in received.curve(name)] == [step for step, _ in wanted]
+        assert dict(received.curve(name)) == pytest.approx(dict(wanted), rel=1e-6)
+    assert [step for step, _ in received.curve("train_loss_step")] == [2, 4, 6, 8]
+    assert received.curve("train_loss") == []
 
 
 def test_with_manual_optimization_the_first_optimizer_is_watched(
