@@ -8,16 +8,16 @@ import subprocess
 import threading
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 
 END_GRACE_S = 1.0
 
 
 class TalkingChild:
-    """One child, its socket, and the thread that waits for its answers.
+    """One child, its socket, and the threads that send to it and wait for its answers.
 
     The child is ``command FD PARENT *arguments`` and speaks through
-    ``multiprocessing.connection.Connection(FD)``. It gets few and small objects, so that sending
-    does not wait either. One thread calls it.
+    ``multiprocessing.connection.Connection(FD)``. One thread calls it.
     """
 
     def __init__(
@@ -50,17 +50,24 @@ class TalkingChild:
             ours.close()
             raise
         self._connection = Connection(ours.detach())
+        self._messages: queue.SimpleQueue[memoryview | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[object] = queue.SimpleQueue()
-        # A stopped child may leave half an answer in the socket: only this thread waits for it.
-        self._thread = threading.Thread(target=self._receive, name="answers", daemon=True)
-        self._thread.start()
+        # The socket holds less than a job may have. A child that is stopped, or still imports,
+        # takes nothing from it, and may leave half an answer in it: only these threads wait.
+        self._threads = (
+            threading.Thread(target=self._transmit, name="messages", daemon=True),
+            threading.Thread(target=self._receive, name="answers", daemon=True),
+        )
+        try:
+            for thread in self._threads:
+                thread.start()
+        except RuntimeError:
+            self.abandon()
+            raise
 
     def send(self, message: object) -> None:
         """Send an object; a child that is gone already shows in `answer`."""
-        try:
-            self._connection.send(message)
-        except (BrokenPipeError, ConnectionResetError):
-            return
+        self._messages.put(ForkingPickler.dumps(message))
 
     def answer(self) -> object | None:
         """Return what the child sent, `EOFError` where it ended, None where it is silent."""
@@ -70,21 +77,19 @@ class TalkingChild:
             return None
 
     def end(self, *, gently: bool) -> str:
-        """End the process, wait until it is gone, and say how it ended.
+        """End the process, wait a moment until it is gone, and say how it ended.
 
         Args:
             gently: let it end by itself for a moment, since it has nothing to do.
         """
         if gently and self.process.poll() is None:
             self._shutdown()
-            try:
-                self.process.wait(END_GRACE_S)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-        else:
-            self.process.kill()
-        code = self.process.wait()
+            self._wait()
+        self.process.kill()
+        code = self._wait()
         self._hang_up()
+        if code is None:
+            return "was killed, and is not gone yet"
         return f"was killed by signal {-code}" if code < 0 else f"exited {code}"
 
     def abandon(self) -> None:
@@ -98,30 +103,43 @@ class TalkingChild:
     def part(self) -> None:
         """End the process, gently at first, but wait no longer than twice `END_GRACE_S`."""
         self._hang_up()
-        try:
-            self.process.wait(END_GRACE_S)
-        except subprocess.TimeoutExpired:
+        if self._wait() is None:
             self.process.kill()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(END_GRACE_S)
+            self._wait()
 
     @property
     def is_gone(self) -> bool:
         """Whether the process has ended."""
         return self.process.poll() is not None
 
+    def _wait(self) -> int | None:
+        """Wait a moment for the end of the process; None where it has not come."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self.process.wait(END_GRACE_S)
+        return None
+
     def _hang_up(self) -> None:
         self._shutdown()
-        self._thread.join()
+        self._messages.put(None)
+        for thread in self._threads:
+            if thread.ident is not None:  # else none could be started
+                thread.join()
         self._connection.close()
 
     def _shutdown(self) -> None:
-        """Close both directions without giving the descriptor's number away under the thread."""
+        """Close both directions without giving the descriptor's number away under the threads."""
         with socket.socket(fileno=os.dup(self._connection.fileno())) as duplicate:
             try:
                 duplicate.shutdown(socket.SHUT_RDWR)
             except OSError:
                 return  # the other side is gone
+
+    def _transmit(self) -> None:
+        while (message := self._messages.get()) is not None:
+            try:
+                self._connection.send_bytes(message)
+            except OSError:
+                return  # the child is gone, which shows in `answer`
 
     def _receive(self) -> None:
         while True:

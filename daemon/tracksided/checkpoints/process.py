@@ -1,5 +1,6 @@
 """Start the averaging process, and read what it says without waiting for it."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 COMMAND = (sys.executable, "-P", "-m", "tracksided.checkpoints.child")
 
 _END_GRACE_S = 5.0  # for removing the temporary file
+_KILL_GRACE_S = 1.0  # a process that waits for a file server cannot be killed before that answers
 _ERROR_TAIL_BYTES = 2000
 # One thread per numeric library: the kernel brings its own two.
 _SINGLE_THREADED = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -85,13 +87,14 @@ class ChildProcess:
         return f"the {self._what} process {how}" + (f": {lines[-1]}" if lines else "")
 
     def end(self) -> None:
-        """End it if it runs, and close its files."""
+        """End it if it runs, wait a moment until it is gone, and close its files."""
         if self.is_running():
             self._process.terminate()
             try:
                 self._process.wait(_END_GRACE_S)
             except subprocess.TimeoutExpired:
                 self._process.kill()
-                self._process.wait()
+                with contextlib.suppress(subprocess.TimeoutExpired):  # it waits for a file server
+                    self._process.wait(_KILL_GRACE_S)
         self._output.close()
         self._errors.close()
