@@ -78,7 +78,10 @@ class RunOutputs:
     def begin(self, hello: Hello) -> None:
         """Note in ``run.json`` that a run has begun, or goes on."""
         if self._run.get("run") != hello.run:
+            position = self._run.get("tensorboard")
             self._run = {"averages": []}
+            if position is not None:  # the last events of the run before are in no line of history
+                self._run["tensorboard"] = position
         self._write_run(
             {
                 "schema": SCHEMA,

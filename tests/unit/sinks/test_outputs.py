@@ -1,0 +1,74 @@
+"""One output directory that several runs and several daemons have written to."""
+
+from pathlib import Path
+
+import pytest
+from fake_trainer import make_hello
+from observed import make_report
+
+from tracksided.outputs import RunOutputs
+from tracksided.reports import Scalar
+from tracksided.sinks.event_file import own_files
+from tracksided.sinks.event_records import read_scalars
+
+FINAL = "Final/Loss"
+
+
+def tags(directory: Path) -> set[str]:
+    return {
+        tag
+        for path in own_files(directory / "tensorboard")
+        for event in read_scalars(path)
+        for tag, _ in event.values
+    }
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    """Return the directory of a run that has ended, with events behind its last step."""
+    outputs = RunOutputs(tmp_path)
+    outputs.begin(make_hello(tmp_path, run="first"))
+    outputs.commit(make_report(10), {0: ("n", 1)})
+    outputs.finish({"run": "first", "state": "finished"}, [Scalar(FINAL, 0.5, 10)], [], ["n"])
+    outputs.close()
+    return tmp_path
+
+
+@pytest.mark.parametrize("run", ["first", "second"])
+def test_the_last_events_of_a_run_outlive_the_next_one_that_took_no_step(
+    finished: Path, run: str
+) -> None:
+    outputs = RunOutputs(finished)
+    outputs.begin(make_hello(finished, run=run))
+    outputs.close()
+
+    RunOutputs(finished).close()
+
+    assert FINAL in tags(finished)
+
+
+def test_events_of_a_step_that_was_not_committed_go(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs = RunOutputs(finished)
+    outputs.begin(make_hello(finished, run="second"))
+    monkeypatch.setattr(outputs._history, "append", _killed)
+    with pytest.raises(KeyboardInterrupt):
+        outputs.commit(make_report(11), {0: ("m", 1)})
+    outputs.close()
+
+    again = RunOutputs(finished)
+    again.close()
+
+    steps = [
+        event.step
+        for path in own_files(finished / "tensorboard")
+        for event in read_scalars(path)
+        if event.values
+    ]
+    assert 11 not in steps
+    assert FINAL in tags(finished)
+
+
+def _killed(*_: object) -> None:
+    raise KeyboardInterrupt
