@@ -46,7 +46,8 @@ from tracksided.statistics.weight_checksum import total_weight_norm, weight_chec
 logger = logging.getLogger(__name__)
 
 STATISTICS = "statistics"  # the word in `visualize` that asks for statistics.json
-MAX_OPEN_SEGMENTS = 64  # of runs served before; a map costs address space only
+MAX_OPEN_SEGMENTS = 64  # a map costs address space only, as long as its file is there
+LOOK_EVERY_S = 5.0  # while idle, for files that are gone
 
 
 class Worker:
@@ -71,6 +72,11 @@ class Worker:
             # The stage boundary: an unforeseen failure costs this step's analysis only.
             logger.exception("analysis failed")
             return JobFailed(f"{type(error).__name__}: {error}", is_output=False)
+
+    def close_removed(self) -> None:
+        """Let go of segments whose files are removed: until then their memory is not free."""
+        for segment in [path for path in self._readers if not path.exists()]:
+            self._readers.pop(segment).close()
 
     def _do(self, job: AnyJob) -> Outcome:
         match job:
@@ -178,10 +184,13 @@ def main(arguments: Sequence[str]) -> int:
     with Connection(descriptor) as connection:
         while True:
             try:
+                while not connection.poll(LOOK_EVERY_S):
+                    worker.close_removed()
                 job = connection.recv()
                 if not isinstance(job, AnyJob):
                     raise RecordCorrupt(f"the daemon sent {type(job).__name__}, expected a Job")
                 connection.send(worker.run(job))
+                worker.close_removed()
             except (EOFError, BrokenPipeError, ConnectionResetError):
                 return 0
 
