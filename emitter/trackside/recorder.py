@@ -112,10 +112,8 @@ class Recorder:
         self._every = config.every
         self._epoch: int | None = None
         self._epoch_requested = False
-        self._is_over = False
-        self._in_optimizer = False
-        self._is_sampling = False
-        self._is_arming_late = False
+        self._is_over = self._in_optimizer = False
+        self._is_sampling = self._is_arming_late = False
         self._is_scaled = False
         self._last_sampled = 0
         self._draft: StepDraft | None = None
@@ -152,11 +150,13 @@ class Recorder:
         if loss is not None:
             self._log_loss(loss, scalars["loss"])
             scalars = {name: value for name, value in scalars.items() if name != "loss"}
-        self.log_at(self._log_step() if step is None else step, scalars)
+        shown = self._log_step() if step is None else count
+        self._note(*self.logbook.add_values(shown, scalars))
 
     def log_at(self, step: int, values: Mapping[str, object]) -> None:
         """Take in values of another count than the optimizer's; see `Session.log_at`."""
-        self._note(*self.logbook.add_values(step, values))
+        count = as_step(step)
+        self._note(*[STRANGE_STEP] if count is None else self.logbook.add_values(count, values))
 
     def log_text(self, tag: str, text: str) -> None:
         """Take in a text; see `Session.text`."""

@@ -65,18 +65,15 @@ class Logbook:
         else:
             self._scalars.add(LoggedScalar(step=step, name=name, value=number))
 
-    def add_values(self, step: object, values: Mapping[str, object]) -> list[str]:
+    def add_values(self, step: int, values: Mapping[str, object]) -> list[str]:
         """Keep those that are single numbers; return what is to be said of the others."""
-        count = as_step(step)
-        if count is None:
-            return [STRANGE_STEP]
         notes: list[str] = []
         for name, value in values.items():
             number = as_number(value)
             if number is None:
                 notes.append(f"log({name}=...) takes single numbers; {type(value)} is left out")
             else:
-                self.add(count, _packable(str(name)), number)
+                self.add(step, _packable(str(name)), number)
         return notes
 
     def add_text(self, step: int, tag: str, text: str) -> None:
