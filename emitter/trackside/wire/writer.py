@@ -1,5 +1,6 @@
 """The producer's end of a ring."""
 
+import contextlib
 import mmap
 import os
 import time
@@ -197,7 +198,10 @@ class RingWriter:
         if is_drained:
             segment.remove(self.path)
         else:
-            self._give_back_free_memory()
+            with contextlib.suppress(
+                OSError
+            ):  # not every file system can; then it waits for a daemon
+                self._give_back_free_memory()
         self._is_open = False
         self._words.release()
         self._ring.release()

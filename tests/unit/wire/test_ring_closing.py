@@ -1,9 +1,12 @@
 """What is left of a ring when its writer or its reader ends, or forks."""
 
+import errno
+import mmap
 import os
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 from ring_records import publish
 
 from trackside.wire import segment
@@ -72,6 +75,36 @@ def test_closing_gives_back_only_the_free_part_of_a_wrapped_ring(
 
     rest = [bytes(record.payload) for record in iter(RingReader.open(writer.path).poll, None)]
     assert rest == contents[5:]
+
+
+def test_closing_does_without_the_memory_that_a_file_system_keeps(
+    make_writer: MakeWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not every kernel and file system can take the memory of a part of a file back."""
+    writer = make_writer(1 << 18)
+    publish(writer, 1, bytes(100))
+    monkeypatch.setattr(writer, "_memory", Unpunchable(writer._memory))
+
+    writer.close()
+
+    assert not segment.is_writer_alive(writer.path)
+    reader = RingReader.open(writer.path)
+    assert reader.is_closed
+    assert reader.poll() is not None
+    reader.close()
+
+
+class Unpunchable:
+    """A map of a file on a file system without holes."""
+
+    def __init__(self, memory: mmap.mmap) -> None:
+        self._memory = memory
+
+    def madvise(self, *_: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    def close(self) -> None:
+        self._memory.close()
 
 
 def test_closed_writer_is_inactive(make_writer: MakeWriter) -> None:
