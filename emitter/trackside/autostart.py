@@ -17,7 +17,8 @@ logger = logging.getLogger(__name__)
 IDLE_EXIT_S = 300
 MAX_LOG_BYTES = 10 << 20
 
-# What a daemon must not inherit: it is no rank, needs no GPU, and serves other trainers later.
+# What a daemon must not inherit: it is no rank, needs no GPU, serves other trainers later, and no
+# service manager waits for its word: what it said would count as said by the training.
 _TRAINER_NAMES = frozenset(
     {
         "RANK",
@@ -31,6 +32,9 @@ _TRAINER_NAMES = frozenset(
         "OMP_NUM_THREADS",
         "CUDA_VISIBLE_DEVICES",
         "LD_PRELOAD",
+        "NOTIFY_SOCKET",
+        "WATCHDOG_PID",
+        "WATCHDOG_USEC",
     }
 )
 # A requirement of the daemon extra, as metadata has it; the other extras are for a few users.
@@ -57,7 +61,7 @@ def ensure_daemon(directory: Path, environ: Mapping[str, str]) -> bool:
             )
             return False
         _start(daemon_environment(environ), log_path(environ))
-    except (OSError, ValueError, subprocess.SubprocessError) as error:
+    except (OSError, ValueError, RuntimeError, subprocess.SubprocessError) as error:
         logger.warning("trackside: no daemon could be started, run `trackside daemon`: %s", error)
         return False
     return True

@@ -87,7 +87,10 @@ def _path(name: str, value: object) -> Path | None:
         raise refusal(name, value, "a path")
     if "://" in str(value):
         raise refusal(name, value, "a path on this machine, not a URL")
-    return Path(value).expanduser()
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:  # of a user who is not known here
+        raise refusal(name, value, "a path; nobody knows that home directory") from error
 
 
 def _paths(name: str, value: object) -> tuple[Path, ...]:

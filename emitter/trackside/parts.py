@@ -45,13 +45,17 @@ class Parts:
             # Two models that train side by side would write into each other's step folders.
             self.save_dir = self.save_dir / self.identity.run
         self.publisher = open_publisher(directory, config, self.identity, self.save_dir)
-        is_asked = config.autostart and self.identity.place.local_rank == 0
-        if is_asked and self.publisher.has_ring:
-            autostart.ensure_daemon(directory, os.environ)
-        self.recorder = recorder_type(
-            model,
-            optimizer,
-            config=config,
-            place=self.identity.place,
-            publisher=self.publisher,
-        )
+        try:
+            is_asked = config.autostart and self.identity.place.local_rank == 0
+            if is_asked and self.publisher.has_ring:
+                autostart.ensure_daemon(directory, os.environ)
+            self.recorder = recorder_type(
+                model,
+                optimizer,
+                config=config,
+                place=self.identity.place,
+                publisher=self.publisher,
+            )
+        except BaseException:  # else a daemon would wait for as long as this process lives
+            self.publisher.close()
+            raise

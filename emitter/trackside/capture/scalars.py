@@ -41,7 +41,8 @@ class LossWatch:
         """Whether the losses of a step's micro-batches add up to its loss, already divided."""
 
         self._last: torch.Tensor | None = None
-        self._losses: list[torch.Tensor] = []
+        self._total: torch.Tensor | None = None  # of the losses that are kept
+        self._num_losses = 0
 
     @property
     def has_many(self) -> bool:
@@ -76,19 +77,18 @@ class LossWatch:
         self.micro_batches += 1
         self._last = root.detach().reshape(())
         if self.is_sampling:
-            self._losses.append(self._last.clone())
+            self._keep(self._last)
 
     def of_step(self, scale: Number | None) -> Number | None:
         """Return the loss of the micro-batches so far, divided by the loss scale.
 
         Their mean, or their sum where they are shares.
         """
-        if not self._losses:
+        if self._total is None:
             return None
         with torch.no_grad():
-            losses = torch.stack([loss.to(torch.float32) for loss in self._losses])
-            total = losses.sum() if self.are_shares else losses.mean()
-            return as_number(total if scale is None else total / scale)
+            loss = self._total if self.are_shares else self._total / self._num_losses
+            return as_number(loss if scale is None else loss / scale)
 
     def last(self) -> torch.Tensor | None:
         """Return the last loss, as backward saw it; None where that is a share."""
@@ -103,8 +103,15 @@ class LossWatch:
     def end_step(self) -> None:
         """Begin the next step."""
         self.micro_batches = 0
-        if self._losses:
-            self._losses = []
+        self._total, self._num_losses = None, 0
+
+    def _keep(self, loss: torch.Tensor) -> None:
+        """Add a loss up, at once: who never steps must not fill the memory."""
+        if self._total is None:
+            self._total = loss.to(torch.float32, copy=True)
+        else:
+            self._total.add_(loss.to(torch.float32))
+        self._num_losses += 1
 
 
 class LocalClock:

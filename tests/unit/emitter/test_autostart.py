@@ -120,6 +120,19 @@ def test_a_failed_start_is_one_warning(tmp_path: Path, caplog: pytest.LogCapture
     assert "trackside daemon" in line.getMessage()
 
 
+def test_a_user_without_a_home_is_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As in a container that runs as some number: pathlib knows no home and raises RuntimeError."""
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+
+    assert not autostart.ensure_daemon(tmp_path, {})
+
+    (line,) = caplog.records
+    assert "run `trackside daemon`" in line.getMessage()
+
+
 def test_a_large_log_moves_aside(tmp_path: Path, started: _Started) -> None:
     environ = {"XDG_STATE_HOME": str(tmp_path)}
     log = autostart.log_path(environ)
@@ -144,6 +157,9 @@ def test_a_daemon_inherits_nothing_of_a_trainer() -> None:
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "0",
         "LD_PRELOAD": "x.so",
+        "NOTIFY_SOCKET": "/run/systemd/notify",
+        "WATCHDOG_PID": "7",
+        "WATCHDOG_USEC": "1000000",
     }
 
     assert autostart.daemon_environment({**kept, **trainer}) == kept

@@ -79,6 +79,7 @@ def test_every_keyword_has_an_environment_variable(
         {"visualize": "heatmap"},
         {"config": [1]},
         {"save_dir": ""},
+        {"save_dir": "~no-such-user/run"},
     ],
 )
 def test_a_value_that_cannot_be_used_is_refused_with_keyword_value_and_variable(

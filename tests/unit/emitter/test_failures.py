@@ -1,5 +1,6 @@
 """Failure is free: training goes on, and what is lost is counted."""
 
+import gc
 import logging
 import multiprocessing
 import os
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from trackside.capture.scalars import LossWatch
 from trackside.recorder import Recorder
 from trackside.session import Session, attach
 from trackside.wire import segment
@@ -231,6 +233,19 @@ def test_whatever_fails_in_attach_costs_only_the_session(
     assert "nothing will be recorded: RuntimeError" in caplog.text
 
 
+def test_what_fails_in_attach_leaves_no_segment_behind(
+    quiet_attach: Attach, monkeypatch: pytest.MonkeyPatch, shm_dir: Path
+) -> None:
+    """A daemon would wait for its end as long as this process lives."""
+    monkeypatch.setattr("trackside.recorder.make_gradient_tap", _raise)
+    model, optimizer = _build()
+
+    session = quiet_attach(model, optimizer, every=1)
+
+    assert session.run is None
+    assert segment.scan(shm_dir) == ()
+
+
 def test_a_step_in_a_graph_capture_is_left_alone(
     quiet_attach: Attach, monkeypatch: pytest.MonkeyPatch, receive: Receive
 ) -> None:
@@ -275,6 +290,24 @@ def test_a_spawned_process_may_attach_by_itself(shm_dir: Path) -> None:
 
     assert path.name.startswith(f"own.r0.{os.getpid()}.")
     segment.remove(path)
+
+
+def test_a_sampled_step_that_never_ends_keeps_no_more_for_each_backward() -> None:
+    watch = LossWatch()
+    watch.is_sampling = True
+    losses = [torch.tensor(float(i)) for i in range(1, 501)]
+
+    watch.on_backward((losses[0],), {})
+    before = _num_tensors()
+    for loss in losses[1:]:
+        watch.on_backward((loss,), {})
+
+    assert _num_tensors() - before <= 1
+    assert watch.of_step(None) == sum(range(1, 501)) / 500
+
+
+def _num_tensors() -> int:
+    return sum(type(entry) is torch.Tensor for entry in gc.get_objects())
 
 
 def test_a_training_without_an_optimizer_is_told_once(
