@@ -67,7 +67,9 @@ def command(
     except DaemonRunning as error:
         click.echo(f"trackside: {error}", err=True)
         sys.exit(EXIT_ALREADY_RUNNING)
-    sys.exit(daemon.run(signals, ServiceNotifier(os.environ)))
+    # The child of a command is not what a service manager has started.
+    environ = os.environ if parent is None else {}
+    sys.exit(daemon.run(signals, ServiceNotifier(environ)))
 
 
 def _settings(config_file: Path | None, http: str | None) -> Settings:

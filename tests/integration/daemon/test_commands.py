@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -123,6 +124,23 @@ def test_run_serves_a_command_and_returns_its_exit_code(shm_dir: Path, tmp_path:
     assert steps(out) == [1, 2, 3]
     assert daemon_pid(shm_dir) is None
     assert not list(shm_dir.glob("*.ring"))
+
+
+def test_daemon_of_a_run_says_nothing_to_the_service_manager_of_that(
+    shm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be taken as said by the command: STOPPING=1 ends a unit that takes all messages."""
+    address = str(shm_dir / "notify")
+    monkeypatch.setenv("NOTIFY_SOCKET", address)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as manager:
+        manager.bind(address)
+
+        done = trackside("run", "--", sys.executable, TRAINER, shm_dir, tmp_path / "out", "3")
+
+        assert done.returncode == 0, done.stderr
+        with pytest.raises(BlockingIOError):
+            manager.recv(1)
+    Path(address).unlink()
 
 
 def test_all_in_the_node_directory_is_for_its_owner_alone(shm_dir: Path, tmp_path: Path) -> None:
