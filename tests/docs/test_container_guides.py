@@ -1,5 +1,6 @@
 """The recipes for containers, followed with namespaces in the place of a container engine."""
 
+import math
 import os
 import shlex
 import shutil
@@ -15,6 +16,8 @@ import pytest
 import yaml
 from apart import REPOSITORY, as_user, why_not, with_own_pids
 from containers import STATE
+from daemon_process import DaemonProcess, wait_until
+from fake_trainer import FakeRank, make_hello
 from guide import BIN, Guide, file_text, shell_lines
 from packaging.specifiers import SpecifierSet
 from written import load, steps
@@ -212,6 +215,33 @@ def test_both_containers_of_the_pod_see_the_same_places() -> None:
     assert {"name": "shm", "mountPath": "/dev/shm"} in side["volumeMounts"]  # noqa: S108 - only compared
     assert side["securityContext"] == train["securityContext"]
     assert "runAsUser" not in side["securityContext"]  # the pod's, for both
+
+
+def test_the_probe_asks_for_a_daemon_and_not_for_calm(tmp_path: Path, shm_dir: Path) -> None:
+    """A daemon that was killed comes up with the alerts of its runs; nobody may end it for them."""
+    probe = manifest()["spec"]["initContainers"][0]["startupProbe"]
+    reader = Guide(POD, tmp_path)
+    daemon = DaemonProcess(shm_dir, tmp_path / "daemon.log")
+
+    without = reader.run(*probe["exec"]["command"])
+    daemon.start()
+    rank = FakeRank(shm_dir, make_hello(tmp_path / "out"))
+    rank.publish(1, loss=math.nan)
+    wait_until(lambda: any(run["alerts"] for run in status_of(daemon).get("runs", ())))
+    with_alerts = reader.run(*probe["exec"]["command"])
+    rank.close(steps=1)
+    wait_until(lambda: not list(shm_dir.glob("*.ring")))
+
+    assert daemon.stop() == 0
+    assert without.returncode != 0
+    assert "critical" in with_alerts.stdout
+    assert with_alerts.returncode == 0
+    assert probe["timeoutSeconds"] > 1  # the default, which a busy node needs for Python alone
+
+
+def status_of(daemon: DaemonProcess) -> dict[str, Any]:
+    """Return what a daemon wrote of itself; nothing where it has not yet."""
+    return daemon.status if (daemon.directory / "status.json").exists() else {}
 
 
 # $1: directory with the volumes. Mounts them at their places; the main container starts when the
