@@ -39,6 +39,9 @@ LANGUAGES = {
     "dockerfile",
     "text",
 }
+# Also where no block is found by `documents.blocks`: in quotes and lists, of other characters.
+FENCE = re.compile(r"^[ \t>*+-]*(?:```|~~~)", re.MULTILINE)
+CODE_WITHOUT_A_FENCE = re.compile(r"\n\n(?: {4}|\t).*|<(?:pre|code|samp|kbd)\b", re.IGNORECASE)
 LISTINGS = {"tree", "output", "diagram"}
 pytestmark = pytest.mark.integration
 needs_systemd = pytest.mark.skipif(
@@ -119,10 +122,22 @@ def test_no_block_is_overlooked() -> None:
     found = blocks()
 
     for name, text in texts.items():
-        fences = re.findall(r"^ *```", text, re.MULTILINE)
-        assert len(fences) == 2 * sum(block.page == name for block in found), name
+        assert len(FENCE.findall(text)) == 2 * sum(block.page == name for block in found), name
         between = re.sub(r"^ *```.*?^ *```", "", text, flags=re.DOTALL | re.MULTILINE)
-        assert re.findall(r"\n\n {4}.*", between) == [], name
+        assert CODE_WITHOUT_A_FENCE.findall(between) == [], name
+
+
+@pytest.mark.parametrize(
+    "overlooked",
+    ["~~~sh\n", "````sh\n", "> ```sh\n", "- ```sh\n", "```{.sh}\n"],
+)
+def test_a_fence_of_another_form_is_noticed(overlooked: str) -> None:
+    assert FENCE.match(overlooked)
+
+
+@pytest.mark.parametrize("code", ["\n\n    make\n", "\n\n\tmake\n", "<pre>make</pre>", "<CODE >"])
+def test_code_without_a_fence_is_noticed(code: str) -> None:
+    assert CODE_WITHOUT_A_FENCE.search(code)
 
 
 def test_every_listing_says_what_it_lists() -> None:

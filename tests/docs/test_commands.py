@@ -9,8 +9,10 @@ import subprocess
 import click
 import everything
 import pytest
-from documents import ROOT, blocks, command_lines
+from documents import ROOT, blocks, command_lines, pages
 from understood import parse
+
+from trackside.config import unknown_variables
 
 _LINES = command_lines("trackside")
 
@@ -45,6 +47,24 @@ def test_a_documented_script_is_there_with_its_options(place: str) -> None:
 
     source = whole.get(script) or (ROOT / script).read_text(encoding="utf-8")
     assert [word for word in words if word.startswith("--") and word not in source] == []
+
+
+@pytest.mark.parametrize("place", sorted(_SCRIPTS))
+def test_an_option_of_a_script_in_brackets_has_its_default(place: str) -> None:
+    optional = re.findall(r"\[(--[\w-]+) ([^]]+)\]", " ".join(_SCRIPTS[place]))
+
+    for option, said in optional:
+        source = (ROOT / _SCRIPTS[place][0]).read_text(encoding="utf-8")
+        (default,) = re.findall(rf'"{option}".*?default=(\[[^]]+\]|[^,)]+)', source)
+        assert re.findall(r"[\d.]+", default) == said.split()
+
+
+def test_every_variable_is_read() -> None:
+    texts = "\n".join(page.read_text(encoding="utf-8") for page in pages())
+    named = set(re.findall(r"\bTRACKSIDE(?:_[A-Z]+)+", texts))
+
+    assert len(named) > 10
+    assert unknown_variables(dict.fromkeys(named, "")) == {}
 
 
 _MAKE = command_lines("make")

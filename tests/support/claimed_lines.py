@@ -1,8 +1,8 @@
 """Every shell line of the pages, and the test that types it or checks it: this table says which.
 
-A line is one in a block of shell, or inline code that begins with one of `PROGRAMS`. The first
-claim that fits counts. What can be typed in a test is typed; what needs another machine, an index
-or a person is checked against what it names, and the test says how far.
+A line is one in a block of shell, or inline code that begins with one of `PROGRAMS` or with a
+script. The first claim that fits counts. What can be typed in a test is typed; what needs another
+machine, an index or a person is checked against what it names, and the test says how far.
 """
 
 import re
@@ -15,10 +15,12 @@ from guide import numbered_shell_lines
 
 PROGRAMS = (
     "trackside|python|make|pip|nox|mkdocs|pytest|pre-commit|git|cp|torchrun|tensorboard|docker|"
+    "accelerate|bash|export|"
     "kubectl|sbatch|srun|scontrol|apt|ssh|systemctl|journalctl|loginctl|systemd-analyze|chmod|"
     "ulimit|kill|py-spy"
 )
-_INLINE = re.compile(rf"(?:sudo )?(?:\.venv/bin/)?(?:{PROGRAMS}) .+")
+# A script alone is a line, too: nobody can type it without its interpreter.
+_INLINE = re.compile(rf"(?:sudo )?(?:\.venv/bin/)?(?:{PROGRAMS}|\S+\.(?:py|sh)) .+")
 TYPED = "docs/test_typed_lines.py"
 CHECKED = "docs/test_checked_lines.py"
 COMMANDS = "docs/test_commands.py"
@@ -126,6 +128,8 @@ NAMED = (
     Claim(ANY, "trackside ", f"{COMMANDS}::test_a_documented_command_line_is_understood"),
     Claim("README.md", "apt install ", "docs/test_readme_path.py"),
     Claim("CONTRIBUTING.md", r"\.venv/bin/mkdocs ", f"{CHECKED}::test_mkdocs_has_the_command"),
+    Claim(ANY, "accelerate ", f"{CHECKED}::test_accelerate_takes_the_options"),
+    Claim(ANY, "export ", f"{COMMANDS}::test_every_variable_is_read"),
     Claim(ANY, "torchrun ", f"{TYPED}::test_checkpoints_are_averaged"),
     Claim("docs/how-to/containers.md", "docker stop", CONTAINERS),
     Claim(ANY, "kubectl ", f"{CHECKED}::test_kubectl_names_what_is_in_the_pod"),

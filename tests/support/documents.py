@@ -11,7 +11,8 @@ PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md")
 _BLOCK = re.compile(
     r"^( *)```(\w*)(?: title=\"([^\"\n]+)\")?\n(.*?)^ *```", re.DOTALL | re.MULTILINE
 )
-_INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+# Inline code may go on in the next line, not in the next paragraph.
+_INLINE = re.compile(r"(?<!`)`([^`\n]+(?:\n[^`\n]+)*)`(?!`)")
 
 
 @dataclass(frozen=True)
@@ -52,15 +53,13 @@ def blocks(language: str | None = None) -> list[Block]:
 
 
 def inline_code() -> Iterator[tuple[str, int, str]]:
-    """Yield page, number of the line, and text of all inline code."""
+    """Yield page, number of the line in which it begins, and text of all inline code."""
     for page in pages():
-        is_in_block = False
-        for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
-            if line.strip().startswith("```"):
-                is_in_block = not is_in_block
-            elif not is_in_block:
-                for text in _INLINE.findall(line):
-                    yield str(page.relative_to(ROOT)), number, text
+        whole = page.read_text(encoding="utf-8")
+        between = _BLOCK.sub(lambda block: "\n" * block[0].count("\n"), whole)
+        for match in _INLINE.finditer(between):
+            number = between.count("\n", 0, match.start()) + 1
+            yield str(page.relative_to(ROOT)), number, " ".join(match[1].split())
 
 
 def command_lines(program: str) -> dict[str, list[str]]:

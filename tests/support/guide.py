@@ -79,8 +79,13 @@ def shell_lines(page: str) -> list[str]:
 
 
 def numbered_shell_lines() -> Iterator[tuple[str, int, str]]:
-    """Yield page, number and text of each line in the shell blocks of all pages."""
-    for block in blocks("sh"):
+    """Yield page, number and text of each line in the shell blocks of all pages.
+
+    Scripts that are saved as a file are no lines to type.
+    """
+    for block in blocks():
+        if block.language not in {"sh", "bash"} or block.title is not None:
+            continue
         for number, line in enumerate(block.text.splitlines(), start=block.line + 1):
             yield block.page, number, line.partition("  #")[0].strip()
 
