@@ -13,6 +13,7 @@ import torch
 from evil import Evil
 from random_tensors import mean
 from torch import nn
+from torch.utils.serialization import config
 
 from tracksided.checkpoints import averaging, shares
 from tracksided.checkpoints.job import AverageRequest, TooFewCheckpoints, plan_average, run_average
@@ -73,6 +74,24 @@ def test_a_wrapper_keeps_its_settings_and_loses_the_optimizer(tmp_path: Path) ->
     assert averaged["model"]._metadata == nn.Linear(4, 3).state_dict()._metadata
     assert (tmp_path / "averaged_model.pt").stat().st_size < big
     nn.Linear(4, 3).load_state_dict(averaged["model"])
+
+
+def test_a_loader_that_computes_places_instead_of_reading_them_gets_the_average(
+    tmp_path: Path,
+) -> None:
+    for step in (1, 2):
+        content = {
+            "optimizer": {"state": {0: torch.zeros(5)}, "param_groups": []},
+            "model": {"a": torch.full((5,), 1.0 * step), "b": torch.full((300,), 10.0 * step)},
+        }
+        torch.save(content, tmp_path / f"step_{step}.pt")
+
+    run_average(AverageRequest(directory=tmp_path))
+
+    with config.patch({"load.calculate_storage_offsets": True}):
+        averaged = load(tmp_path, mmap=True)
+    assert torch.equal(averaged["model"]["a"], torch.full((5,), 1.5))
+    assert torch.equal(averaged["model"]["b"], torch.full((300,), 15.0))
 
 
 def test_the_optimizer_is_not_even_read(tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ ROOT_PICKLE = "data.pkl"
 # Says that an archive is an average, under any name; loaders skip records they do not know.
 MARK = ".trackside_average"
 
+# They say that the places of storages can be computed: true of what torch itself wrote.
+_LAYOUT_RECORDS = frozenset({".format_version", ".storage_alignment"})
 _MAX_SMALL_BYTES = 1 << 20  # of version, byteorder and their like together; each has a few
 
 FindModel: TypeAlias = Callable[[Node], ModelPart]
@@ -37,7 +39,8 @@ class Archive:
     """The archive's name with its slash, in front of every record."""
 
     small_records: tuple[tuple[str, bytes], ...]
-    """(name without prefix, bytes) of everything but the pickle and the storages."""
+    """(name without prefix, bytes) of everything but the pickle, the storages, and what says how
+    the file is laid out."""
 
     pickle: InertPickle
     pickle_bytes: int
@@ -187,7 +190,7 @@ def _small_records(
             left -= record.nbytes
     if dict(small).get("byteorder", b"little") != b"little":
         raise CheckpointRefused("it was written on a big-endian machine")
-    return tuple(small)
+    return tuple(entry for entry in small if entry[0] not in _LAYOUT_RECORDS)
 
 
 def _read_checked(source: SourceFile, record: ZipRecord, limit: int, *, has_crcs: bool) -> bytes:
