@@ -88,7 +88,7 @@ class DirectoryPublication(Unnamed):
         """Wait until everything written is on disk."""
         for target in self.targets:
             target.sync()
-        for descriptor in (*self._within.values(), self._directory):
+        for descriptor in self._directories:
             os.fsync(descriptor)
 
     def commit(self) -> None:
@@ -96,17 +96,29 @@ class DirectoryPublication(Unnamed):
         for target, like in zip(self.targets, self.likes, strict=True):
             take_owner_and_mode(target.descriptor, like)
         self.sync()
-        for descriptor in (*self._within.values(), self._directory):
-            take_owner_and_mode(descriptor, self._like)
+        for descriptor in self._directories:
+            take_owner_and_mode(descriptor, self._like, besides=stat.S_IRWXU)
         with locked(self.path.parent):
             aside = _take_name(self.temporary, self.path)
             self._is_committed = True
             old = None if aside is None else _open_if_directory(aside)
             own = frozenset[str]() if old is None else hand_over(old, self._directory)
+            self._close_for_changes()
         sync_directory(self.path.parent)
         if aside is not None and old is not None:
             discard(aside, old, own)
             os.close(old)
+
+    @property
+    def _directories(self) -> tuple[int, ...]:
+        """Descriptors of those in it, then its own."""
+        return (*self._within.values(), self._directory)
+
+    def _close_for_changes(self) -> None:
+        """Take the rights that its owner had while it was made, where the source gives none."""
+        extra = stat.S_IRWXU & ~self._like.st_mode
+        for descriptor in self._directories if extra else ():
+            os.fchmod(descriptor, stat.S_IMODE(os.fstat(descriptor).st_mode) & ~extra)
 
     def _open_within(self, name: str) -> int:
         if name not in self._within:
@@ -123,7 +135,7 @@ class DirectoryPublication(Unnamed):
 
     def _close(self) -> None:
         files = (target.descriptor for target in self.targets)
-        for descriptor in (*files, *self._within.values(), self._directory):
+        for descriptor in (*files, *self._directories):
             os.close(descriptor)
         self.targets = ()
         self._within.clear()

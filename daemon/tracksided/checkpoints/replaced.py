@@ -7,7 +7,7 @@ import filecmp
 import logging
 import os
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 
@@ -44,7 +44,9 @@ def hand_over(old: int, new: int) -> frozenset[str]:
     """
     left, taker = _path_of(old), _path_of(new)
     try:
-        own = _own_files(left, taker)
+        provenance = read_provenance(left)
+        _open_for_changes(old, written_files(provenance or {}) or ())
+        own = _own_files(provenance, left, taker)
         names = _names_in(left, own) - own
         # Those first that keep their names, so that no other takes one of them.
         for name in sorted(names, key=lambda name: (os.path.lexists(taker / name), name)):
@@ -105,7 +107,27 @@ def _held(directory: Path, name: str) -> Iterator[Path]:
         os.close(descriptor)
 
 
-def _own_files(old: Path, new: Path) -> frozenset[str]:
+def _open_for_changes(directory: int, written: Collection[str]) -> None:
+    """Let the owner of a directory, and of those in it, empty them: they may be read-only.
+
+    Raises:
+        OSError: they are somebody else's.
+    """
+    within = _directories_of(written) & set(os.listdir(directory))  # noqa: PTH208 - names only
+    for name in (".", *within):
+        with suppress(NotADirectoryError):  # somebody's file or link in its place
+            descriptor = open_directory(name, within=directory)
+            try:
+                mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+                if mode & stat.S_IRWXU != stat.S_IRWXU:
+                    os.fchmod(descriptor, mode | stat.S_IRWXU)
+            finally:
+                os.close(descriptor)
+
+
+def _own_files(
+    provenance: Mapping[str, object] | None, old: Path, new: Path
+) -> frozenset[str]:
     """Name the files that the old average wrote and nobody since.
 
     Weights are the average's in any case. Averages from before they listed their files are taken to
@@ -114,7 +136,6 @@ def _own_files(old: Path, new: Path) -> frozenset[str]:
     Raises:
         OSError: the directory cannot be read.
     """
-    provenance = read_provenance(old)
     if provenance is None:
         return frozenset()  # somebody's own directory, that came while the average was made
     listed = written_files(provenance)
@@ -181,7 +202,7 @@ def _prepare_around(old: Path, new: Path, name: str) -> None:
         (new / around).mkdir(0o700)
     descriptor = open_directory(new / around)
     try:
-        take_owner_and_mode(descriptor, (old / around).lstat())
+        take_owner_and_mode(descriptor, (old / around).lstat(), besides=stat.S_IRWXU)
     finally:
         os.close(descriptor)
 
