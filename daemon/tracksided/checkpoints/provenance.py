@@ -91,6 +91,9 @@ class Provenance:
     files: tuple[str, ...]
     """Names of its files, ``directory/name`` for some; others may lie beside them."""
 
+    carried: Mapping[str, str]
+    """Name to checksum of those that were taken over as they are, as `stated_crc32` writes it."""
+
     output_digest: str
     """Of its content: algorithm, colon, hexadecimal digits."""
 
@@ -166,6 +169,19 @@ def written_files(provenance: Mapping[str, object]) -> frozenset[str] | None:
     if not isinstance(listed, list):
         return None
     return frozenset(name for name in listed if isinstance(name, str) and _is_inside(name))
+
+
+def carried_checksums(provenance: Mapping[str, object]) -> Mapping[str, str]:
+    """Return what files held that went along with an average, by name; empty if it does not say."""
+    listed = provenance.get("carried")
+    if not isinstance(listed, dict):
+        return {}
+    return {name: stated for name, stated in listed.items() if isinstance(stated, str)}
+
+
+def stated_crc32(crc: int) -> str:
+    """Write a checksum as the description of an average states it."""
+    return f"crc32:{crc:08x}"
 
 
 def _is_inside(name: str) -> bool:

@@ -8,14 +8,21 @@ import logging
 import os
 import stat
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path, PurePath
 
 from tracksided.checkpoints.formats.catalog import directory_format_of
 from tracksided.checkpoints.naming import DIRECTORY_PROVENANCE
-from tracksided.checkpoints.provenance import read_provenance, written_files
+from tracksided.checkpoints.provenance import (
+    carried_checksums,
+    read_provenance,
+    stated_crc32,
+    written_files,
+)
 from tracksided.checkpoints.publish import take_owner_and_mode
+from tracksided.checkpoints.refusals import SourceRefused
 from tracksided.checkpoints.renaming import rename_to_free
+from tracksided.checkpoints.source import SourceFile
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +39,7 @@ def hand_over(old: int, new: int) -> frozenset[str]:
     """Move what no average wrote out of a replaced directory into that which has its place.
 
     What has the name of a file of the new average is called ``name.kept`` there. So is a small file
-    of the old average that was written to since, unless the new one holds the same.
+    of the old average that was edited since, unless the new one holds the same.
     What cannot be moved stays.
 
     Args:
@@ -113,7 +120,7 @@ def _open_for_changes(directory: int, written: Collection[str]) -> None:
     Raises:
         OSError: they are somebody else's.
     """
-    within = _directories_of(written) & set(os.listdir(directory))  # noqa: PTH208 - names only
+    within = _directories_of(written) & set(os.listdir(directory))
     for name in (".", *within):
         with suppress(NotADirectoryError):  # somebody's file or link in its place
             descriptor = open_directory(name, within=directory)
@@ -125,10 +132,8 @@ def _open_for_changes(directory: int, written: Collection[str]) -> None:
                 os.close(descriptor)
 
 
-def _own_files(
-    provenance: Mapping[str, object] | None, old: Path, new: Path
-) -> frozenset[str]:
-    """Name the files that the old average wrote and nobody since.
+def _own_files(provenance: Mapping[str, object] | None, old: Path, new: Path) -> frozenset[str]:
+    """Name the files of the old average that hold what it wrote, whatever their times are.
 
     Weights are the average's in any case. Averages from before they listed their files are taken to
     have written what the new one writes.
@@ -139,7 +144,7 @@ def _own_files(
     if provenance is None:
         return frozenset()  # somebody's own directory, that came while the average was made
     listed = written_files(provenance)
-    described = (old / DIRECTORY_PROVENANCE).stat()
+    carried = carried_checksums(provenance)
     own = {DIRECTORY_PROVENANCE}
     for name in _names_in(old, listed or ()):
         is_ours = (new / name).is_file() if listed is None else name in listed
@@ -149,7 +154,7 @@ def _own_files(
             and stat.S_ISREG(status.st_mode)
             and (
                 directory_format_of((PurePath(name).name,)) is not None
-                or _is_as_described(status, described)
+                or _holds(old / name, carried.get(name))
                 or _is_equal(old / name, new / name)
             )
         ):
@@ -207,14 +212,17 @@ def _prepare_around(old: Path, new: Path, name: str) -> None:
         os.close(descriptor)
 
 
-def _is_as_described(status: os.stat_result, described: os.stat_result) -> bool:
-    """Whether nobody wrote to a file since its description was written.
-
-    The time of change alone does not tell after a `chmod -R`, which raises that of the description,
-    too; the time of writing alone does not where somebody has put an older file in its place.
-    """
-    is_older = status.st_mtime_ns <= described.st_mtime_ns
-    return is_older and status.st_ctime_ns <= described.st_ctime_ns
+def _holds(path: Path, stated: str | None) -> bool:
+    """Whether a file is what its average took over."""
+    try:
+        source = SourceFile(path)
+    except SourceRefused:
+        return False
+    with closing(source):
+        try:
+            return stated_crc32(source.crc32(0, source.nbytes)) == stated
+        except SourceRefused:
+            return False
 
 
 def _is_equal(one: Path, other: Path) -> bool:

@@ -2,10 +2,12 @@
 
 import datetime as dt
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+
+from isal import isal_zlib
 
 from tracksided.checkpoints.averaging import Averaging, Progress
 from tracksided.checkpoints.content import content_digest
@@ -16,7 +18,7 @@ from tracksided.checkpoints.formats.base import (
 )
 from tracksided.checkpoints.formats.catalog import describe_as, format_named
 from tracksided.checkpoints.policy import BestBy
-from tracksided.checkpoints.provenance import Provenance, SourceRecord
+from tracksided.checkpoints.provenance import Provenance, SourceRecord, stated_crc32
 from tracksided.checkpoints.refusals import SourceRefused, refused_as
 from tracksided.checkpoints.selection import Selection
 from tracksided.checkpoints.shares import Averaged, conclude
@@ -48,6 +50,19 @@ class Task:
     """`time.perf_counter` when the work began."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What lies under the temporary name."""
+
+    layout: OutputLayout
+    averaged: Averaged
+    carried: Mapping[str, str]
+    """As in `Provenance`."""
+
+    digest: str
+    """Of the content."""
+
+
 def publish_average(task: Task, workers: Workers, progress: Progress | None) -> Provenance:
     """Average the selection into the output, whole or not at all.
 
@@ -70,7 +85,7 @@ def publish_average(task: Task, workers: Workers, progress: Progress | None) -> 
             # What cannot be read back is sent as it is written, from front to back.
             num_threads=task.num_threads if output.paths else 1,
         )
-        _write_around(layout, output.targets)
+        carried = _write_around(layout, output.targets)
         crcs = workers.write(work, progress)
         averaged = conclude(checkpoints, averaging.jobs, crcs)
         _seal(checkpoint_format, checkpoints[-1], averaged, output.targets)
@@ -78,7 +93,8 @@ def publish_average(task: Task, workers: Workers, progress: Progress | None) -> 
         workers.read_back(work, crcs)
         digest = _digest_of(output.whole, work, averaged)
         _require_copied_unchanged(layout)
-        provenance = _provenance(task, averaged, layout, digest, workers.count)
+        written = _Written(layout, averaged, carried, digest)
+        provenance = _provenance(task, written, workers.count)
         output.commit(provenance.to_json())
     return provenance
 
@@ -93,14 +109,20 @@ def _layout(checkpoint_format: CheckpointFormat, template: Checkpoint) -> Output
         return checkpoint_format.layout(template)
 
 
-def _write_around(layout: OutputLayout, targets: Sequence[Target]) -> None:
-    """Write what does not depend on the average."""
+def _write_around(layout: OutputLayout, targets: Sequence[Target]) -> dict[str, str]:
+    """Write what does not depend on the average; return the checksums of files taken over whole."""
+    carried: dict[str, str] = {}
     for target, file in zip(targets, layout.files, strict=True):
         for offset, literal in file.literals:
             target.write(literal, offset)
         for offset, source in file.copied:
+            crc = 0
             for position, block in source.blocks(0, source.nbytes):
                 target.write(block, offset + position)
+                crc = isal_zlib.crc32(block, crc)
+            if source.nbytes == file.nbytes:
+                carried[file.name] = stated_crc32(crc)
+    return carried
 
 
 def _seal(
@@ -150,10 +172,8 @@ def _digest_of(path: Path | None, work: Work, averaged: Averaged) -> str:
         source.close()
 
 
-def _provenance(
-    task: Task, averaged: Averaged, layout: OutputLayout, digest: str, num_ranks: int
-) -> Provenance:
-    chosen = task.selection.chosen
+def _provenance(task: Task, written: _Written, num_ranks: int) -> Provenance:
+    chosen, layout = task.selection.chosen, written.layout
     sources = tuple(
         SourceRecord(
             name=entry.checkpoint.name,
@@ -166,7 +186,7 @@ def _provenance(
             metric=entry.metric,
         )
         for entry, weight, digest_of_source in zip(
-            chosen, task.weights, averaged.sources, strict=True
+            chosen, task.weights, written.averaged.sources, strict=True
         )
     )
     now = dt.datetime.now(tz=dt.UTC)
@@ -175,7 +195,8 @@ def _provenance(
         sources_in=task.home.sources_in,
         output_bytes=layout.nbytes,
         files=tuple(file.name or task.output for file in layout.files),
-        output_digest=digest,
+        carried=written.carried,
+        output_digest=written.digest,
         format=chosen[-1].checkpoint.format,
         method=task.method,
         best=task.best,

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zlib
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,11 @@ def output(tmp_path: Path) -> Path:
 
 def put_nested(output: Path) -> None:
     """Let the average have written a directory, and somebody a file into it."""
-    put(output / "1_Pooling" / "config.json", "of the average")
+    text = "of the average"
+    put(output / "1_Pooling" / "config.json", text)
     described = json.loads((output / "averaging.json").read_text())
     described["files"].append("1_Pooling/config.json")
+    described["carried"]["1_Pooling/config.json"] = f"crc32:{zlib.crc32(text.encode()):08x}"
     put(output / "averaging.json", json.dumps(described))
     put(output / "1_Pooling" / "notes.txt", "mine")
 
