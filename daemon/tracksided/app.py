@@ -98,7 +98,7 @@ class Daemon:
                     signals.reload = False
                     self._reload(notifier)
                 self._turn(self._wait_s(notifier))
-                notifier.send("WATCHDOG=1")
+                notifier.feed_watchdog()
             notifier.send("STOPPING=1")
             self._drain()
         finally:
@@ -154,7 +154,7 @@ class Daemon:
             self._monitors.ask(together([own, *(run.watched() for run in runs)]), now)
         reading = self._monitors.latest(now)
         for run in runs:
-            run.note_machine(reading)
+            self._guard(run, run.note_machine, reading)
 
     def _serve(self, now: float) -> None:
         """Move every run and the checkpoints forward."""

@@ -107,14 +107,25 @@ class ServiceNotifier:
         self.watchdog_s = int(watchdog_us) / 1e6 if watchdog_us.isdigit() else None
 
     def send(self, *assignments: str) -> None:
-        """Send assignments such as ``READY=1``; a manager that is gone is no error."""
+        """Send assignments such as ``READY=1``, without waiting.
+
+        A manager that is gone, or does not take what it was sent before, is no error.
+        """
         if not self._address:
             return
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+        kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        with socket.socket(socket.AF_UNIX, kind) as sender:
             try:
                 sender.sendto("\n".join(assignments).encode(), self._address)
+            except BlockingIOError:
+                return
             except (ConnectionRefusedError, FileNotFoundError):
                 self._address = ""
+
+    def feed_watchdog(self) -> None:
+        """Say that all is well, where the manager wants to know."""
+        if self.watchdog_s is not None:
+            self.send("WATCHDOG=1")
 
 
 def raise_descriptor_limit() -> None:

@@ -17,24 +17,26 @@ from tracksided.runs import Run, State
 pytestmark = pytest.mark.integration
 
 
+@pytest.mark.parametrize("method", ["advance", "note_machine"])
 def test_a_run_that_breaks_leaves_the_others_alone(
     shm_dir: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
+    method: str,
 ) -> None:
     ranks = [FakeRank(shm_dir, make_hello(tmp_path / n, run=n), nonce=n) for n in ("bad", "good")]
     for rank in ranks:
         rank.publish(1)
         rank.close()
-    advance = Run.advance
+    sound = getattr(Run, method)
 
     def break_bad(self: Run, *arguments: object) -> None:
         if self.run_id == "bad" and self.state is State.RUNNING:
             raise ZeroDivisionError("unforeseen")
-        advance(self, *arguments)
+        sound(self, *arguments)
 
-    monkeypatch.setattr(Run, "advance", break_bad)
+    monkeypatch.setattr(Run, method, break_bad)
     daemon = Daemon(shm_dir, Settings)
 
     def serve() -> bool:
