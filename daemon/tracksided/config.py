@@ -119,17 +119,29 @@ class Settings:
         for name, value in positive.items():
             if value <= 0:
                 raise SettingsError(f"{name} is {value}, expected a number above 0")
-        url = next((name for name in self.checkpoints.directories if "://" in name), None)
-        if url is not None:
-            raise SettingsError(
-                f"checkpoints.directories holds {url!r}: the daemon watches directories only; run "
-                "`trackside average` with the URL from a timer instead"
-            )
+        for name in self.checkpoints.directories:
+            _require_directory(name)
         if self.checkpoints.min_checkpoints > self.checkpoints.last:
             raise SettingsError(
                 f"checkpoints.min_checkpoints is {self.checkpoints.min_checkpoints}, more than "
                 f"checkpoints.last ({self.checkpoints.last}): nothing would ever be averaged"
             )
+
+
+def _require_directory(name: str) -> None:
+    """Refuse what cannot be a directory of checkpoints on this machine."""
+    if "://" in name:
+        raise SettingsError(
+            f"checkpoints.directories holds {name!r}: the daemon watches directories only; run "
+            "`trackside average` with the URL from a timer instead"
+        )
+    try:
+        Path(name).expanduser()
+    except RuntimeError as error:
+        raise SettingsError(
+            f"checkpoints.directories holds {name!r}: nobody knows that home directory; write "
+            "the path out"
+        ) from error
 
 
 def public_settings(settings: Settings) -> dict[str, Any]:

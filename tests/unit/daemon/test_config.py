@@ -37,6 +37,10 @@ def test_later_document_wins_key_by_key() -> None:
             {"checkpoints": {"directories": ["s3://b/x"]}},
             "'s3://b/x': the daemon watches directories",
         ),
+        (
+            {"checkpoints": {"directories": ["~no-such-user/x"]}},
+            "'~no-such-user/x': nobody knows that home directory",
+        ),
         ({"checkpoints": {"last": 2}}, "nothing would ever be averaged"),
     ],
 )
