@@ -8,14 +8,9 @@ from typing import Any, Self
 from tracksided.checkpoints.formats.base import Place
 from tracksided.checkpoints.refusals import SourceRefused
 from tracksided.checkpoints.shares import Chunk, ChunkCrcs, Crcs
-from tracksided.errors import (
-    CheckpointError,
-    CheckpointRefused,
-    OutputError,
-    TracksidedError,
-)
+from tracksided.errors import CheckpointError, OutputError, TracksidedError
 
-_RAISED = (CheckpointRefused, CheckpointError, OutputError)
+_RAISED = (CheckpointError, OutputError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +97,7 @@ class Report:
 
     crcs: Crcs = field(default_factory=Crcs)
     kind: str | None = None
-    """Name of the error's class; None where there is none."""
+    """Name of the error's class, one of `_RAISED` where it is one; None where there is none."""
 
     message: str = ""
     refused: tuple[str, str] | None = None
@@ -116,7 +111,8 @@ class Report:
             return cls(kind=OutputError.__name__, message=message)
         if isinstance(error, SourceRefused):
             return cls(kind=SourceRefused.__name__, refused=(str(error.path), error.reason))
-        return cls(kind=type(error).__name__, message=str(error))
+        kind = next((kind for kind in _RAISED if isinstance(error, kind)), type(error))
+        return cls(kind=kind.__name__, message=str(error))
 
     @property
     def is_failed(self) -> bool:
@@ -131,8 +127,8 @@ class Report:
             owners: the sources' paths as this rank knows them, by those that were ordered.
 
         Raises:
-            CheckpointError: or one below it, as it was.
-            OutputError: as it was.
+            CheckpointError: a source cannot be used, or all of them.
+            OutputError: the output cannot be written.
         """
         if self.refused is not None:
             path, reason = self.refused

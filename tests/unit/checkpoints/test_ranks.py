@@ -20,7 +20,7 @@ from tracksided.checkpoints.orders import Report, WriteOrder
 from tracksided.checkpoints.provenance import Provenance
 from tracksided.checkpoints.ranks import Ranks, Stopped, follow
 from tracksided.checkpoints.writeback import FileTarget
-from tracksided.errors import CheckpointError, OutputError, TracksidedError
+from tracksided.errors import CheckpointError, CheckpointRefused, OutputError, TracksidedError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.distributed is disabled.*:UserWarning")
 
@@ -308,12 +308,21 @@ def test_a_rank_that_only_stopped_leaves_the_word_to_the_one_that_failed() -> No
     assert stopped.is_failed
 
 
-@pytest.mark.parametrize("error", [CheckpointError("no"), OutputError("no"), OSError(28, "full")])
-def test_a_reported_error_is_raised_as_what_it_was(error: TracksidedError | OSError) -> None:
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (CheckpointError("no"), CheckpointError),
+        (CheckpointRefused("a kind of it"), CheckpointError),
+        (OutputError("no"), OutputError),
+        (OSError(28, "full"), OutputError),
+    ],
+)
+def test_a_reported_error_is_raised_as_what_it_was(
+    error: TracksidedError | OSError, expected: type[TracksidedError]
+) -> None:
     sent = json.loads(json.dumps(Report.of(error, "averaged_model.pt").to_json()))
 
     with pytest.raises(TracksidedError, match="rank 2: ") as raised:
         Report.from_json(sent).raise_failure(2, {})
 
-    expected = OutputError if isinstance(error, OSError) else type(error)
     assert type(raised.value) is expected
