@@ -301,7 +301,7 @@ class CheckpointService:
                     event.step,
                     event.output,
                     event.seconds,
-                )  # fmt: skip - arguments on one line
+                )
                 return event
             case {"status": "unchanged", "made": dict(made)} if watched.last is None:
                 # The service before this one may have been killed before it told anyone.

@@ -86,9 +86,7 @@ class HistoryFile:
         self._file.close()
 
     def _note(self, document: Mapping[str, object]) -> None:
-        step, records, position = (
-            document[key] for key in ("step", "records", "tensorboard")
-        )  # fmt: skip - one line per part
+        step, records, position = (document[key] for key in ("step", "records", "tensorboard"))
         if not isinstance(step, int) or not isinstance(records, dict):
             raise TypeError("step or records have another type")
         self.last_step = step
