@@ -1,12 +1,12 @@
 """What a sampled step is read with: armed before it, read before the optimizer changes anything."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
 from trackside.capture.attention import AttentionTap
 from trackside.capture.clipping import ClipWatch
-from trackside.capture.gradients import GradientTap
+from trackside.capture.gradients import GradientTap, is_sharded
 from trackside.capture.local_norm import LocalNorm
 from trackside.capture.scalars import LossWatch, amp_scale, as_number, learning_rate
 from trackside.draft import StepDraft
@@ -47,6 +47,7 @@ class Collector:
         self._guard = guard
         self._can_copy = can_copy
         self._parameters: Callable[[], Sequence[torch.Tensor]] = tuple
+        self._had_gradients = False  # when the backward in progress began
 
     @property
     def needs_eager_code(self) -> bool:
@@ -57,12 +58,12 @@ class Collector:
         """Listen to the next forward and backward; ``parameters`` are those to be updated."""
         if self._tap is not None:
             self._tap.arm()
-        if self._gradients is not None:
-            self._parameters = parameters
-            backward_hook.remove_after(self._after_backward)
-            backward_hook.add_after(self._after_backward)
-            if self._local_norm is not None:
-                self._local_norm.arm(parameters())
+        self._parameters = parameters
+        self.disarm_backward()
+        backward_hook.add(self._before_backward)
+        backward_hook.add_after(self._after_backward)
+        if self._gradients is not None and self._local_norm is not None:
+            self._local_norm.arm(parameters())
 
     def disarm(self) -> None:
         """Listen no more, and forget what was not read."""
@@ -72,6 +73,7 @@ class Collector:
 
     def disarm_backward(self) -> None:
         """Listen to no backward; the tap keeps what it captured."""
+        backward_hook.remove(self._before_backward)
         backward_hook.remove_after(self._after_backward)
         if self._local_norm is not None:
             self._local_norm.disarm()
@@ -104,7 +106,26 @@ class Collector:
                 draft.local_norm = as_number(norm if scale is None else norm / scale)
         return notes
 
+    def _before_backward(self, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
+        del args, kwargs
+        self._guard.run("start of backward", self._look_for_gradients)
+
+    def _look_for_gradients(self) -> None:
+        self._had_gradients = _have_gradients(self._parameters())
+
     def _after_backward(self) -> None:
+        self._guard.run("end of backward", self._read_backward)
+
+    def _read_backward(self) -> None:
+        parameters = self._parameters()
+        begins = not self._had_gradients and _have_gradients(parameters)
+        # Shards get their gradients at the last micro-batch only, and all count.
+        if begins and not any(map(is_sharded, parameters)):
+            self._loss.begin_with_last_call()
         # torch's own clipping says what it does; of any other only the gradients tell.
         if self._gradients is not None and not self._clip.has_heard and self._can_copy():
-            self._guard.run("end of backward", self._gradients.after_backward, self._parameters())
+            self._gradients.after_backward(parameters)
+
+
+def _have_gradients(parameters: Sequence[torch.Tensor]) -> bool:
+    return any(parameter.grad is not None for parameter in parameters)

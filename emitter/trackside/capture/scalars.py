@@ -43,6 +43,7 @@ class LossWatch:
         self._last: torch.Tensor | None = None
         self._total: torch.Tensor | None = None  # of the losses that are kept
         self._num_losses = 0
+        self._is_of_last_call = False  # whether the last call of backward was on the last loss
 
     @property
     def has_many(self) -> bool:
@@ -65,6 +66,7 @@ class LossWatch:
 
     def on_backward(self, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
         """Take a call of ``torch.autograd.backward(tensors, grad_tensors, ...)``."""
+        self._is_of_last_call = False
         root = args[0] if args else kwargs.get("tensors")
         if not isinstance(root, torch.Tensor):
             if not isinstance(root, Sequence) or len(root) != 1:
@@ -76,8 +78,20 @@ class LossWatch:
             return  # not a loss: the gradient comes from outside
         self.micro_batches += 1
         self._last = root.detach().reshape(())
+        self._is_of_last_call = True
         if self.is_sampling:
             self._keep(self._last)
+
+    def begin_with_last_call(self) -> None:
+        """Forget the losses before the last call: no gradient of theirs is in the step.
+
+        They were another model's, or their gradients were thrown away: by a GradScaler, or
+        because they were not finite.
+        """
+        self._total, self._num_losses = None, 0
+        if self._last is not None and self._is_of_last_call:
+            self._keep(self._last)
+        self.micro_batches = self._num_losses
 
     def of_step(self, scale: Number | None) -> Number | None:
         """Return the loss of the micro-batches so far, divided by the loss scale.

@@ -1,0 +1,122 @@
+"""The loss of a step is that of the gradients in it, whoever else calls backward."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from regression import make_regression
+from torch import nn
+
+from trackside.session import Session
+
+Attach = Callable[..., Session]
+Receive = Callable[[], Any]
+
+
+def _loss(model: nn.Module) -> torch.Tensor:
+    return model(torch.randn(5, 4)).square().mean()
+
+
+def test_another_model_s_loss_is_not_taken_for_one_s_own(
+    quiet_attach: Attach, receive: Receive
+) -> None:
+    """As in a GAN: each model is the other's neighbour in the loop."""
+    model, optimizer = make_regression()
+    other, other_optimizer = make_regression()
+    quiet_attach(model, optimizer, every=1)
+    losses = []
+
+    for _ in range(2):
+        other_optimizer.zero_grad()
+        (100 * _loss(other)).backward()
+        other_optimizer.step()
+        optimizer.zero_grad()
+        for _ in range(2):  # accumulated
+            losses.append(_loss(model))
+            losses[-1].backward()
+        optimizer.step()
+        (100 * _loss(other)).backward()
+
+    first, second = receive().steps
+    assert first.loss == pytest.approx((losses[0].item() + losses[1].item()) / 2)
+    assert second.loss == pytest.approx((losses[2].item() + losses[3].item()) / 2)
+    assert (first.micro_batches, second.micro_batches) == (2, 2)
+
+
+def test_a_loss_whose_gradients_reach_the_model_and_are_dropped_is_not_taken(
+    quiet_attach: Attach, receive: Receive
+) -> None:
+    """As the generator's loss, which goes through the discriminator."""
+    model, optimizer = make_regression()
+    quiet_attach(model, optimizer, every=2)
+
+    for _ in range(2):
+        (100 * _loss(model)).backward()
+        optimizer.zero_grad()
+        loss = _loss(model)
+        loss.backward()
+        optimizer.step()
+
+    (step,) = receive().steps
+    assert step.loss == pytest.approx(loss.item())
+    assert step.micro_batches == 1
+
+
+def test_a_step_that_a_loss_scaler_skips_leaves_no_loss_behind(
+    quiet_attach: Attach, receive: Receive
+) -> None:
+    model, optimizer = make_regression()
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    quiet_attach(model, optimizer, every=1)
+
+    for is_skipped in (True, False):
+        optimizer.zero_grad()
+        loss = _loss(model)
+        scaler.scale(loss).backward()
+        if is_skipped:
+            next(model.parameters()).grad[0, 0] = torch.inf
+        scaler.step(optimizer)
+        scaler.update()
+
+    (step,) = receive().steps
+    assert step.amp_scale == 512.0
+    assert step.loss == pytest.approx(loss.item())
+    assert step.micro_batches == 1
+
+
+def test_a_backward_that_raises_leaves_no_loss_behind(
+    quiet_attach: Attach, receive: Receive
+) -> None:
+    """Out of memory, say: the loop drops the batch and goes on with the next."""
+    model, optimizer = make_regression()
+    quiet_attach(model, optimizer, every=1)
+    loss = _loss(model)
+    loss.register_hook(_raise)
+    with pytest.raises(MemoryError):
+        (100 * loss).backward()
+
+    optimizer.zero_grad()
+    loss = _loss(model)
+    loss.backward()
+    optimizer.step()
+
+    (step,) = receive().steps
+    assert step.loss == pytest.approx(loss.item())
+
+
+def test_several_losses_of_one_step_all_count(quiet_attach: Attach, receive: Receive) -> None:
+    model, optimizer = make_regression()
+    quiet_attach(model, optimizer, every=1)
+    first, second = _loss(model), _loss(model)
+
+    first.backward()
+    second.backward()
+    optimizer.step()
+
+    (step,) = receive().steps
+    assert step.loss == pytest.approx((first.item() + second.item()) / 2)
+
+
+def _raise(_: torch.Tensor) -> None:
+    raise MemoryError
