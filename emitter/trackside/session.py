@@ -103,7 +103,7 @@ def open_session(
         hint = f"; did you mean {near}?" if near else ""
         logger.warning("trackside: the environment variable %s is not known%s", name, hint)
     for session in tuple(_open_sessions):
-        if session.watches(model, optimizer):
+        if session.is_own and session.watches(model, optimizer):
             if session.config == config and type(session) is kind:
                 logger.warning("trackside: this model is attached already, the session goes on")
                 return session
@@ -344,6 +344,11 @@ class Session:
             parts.save_dir,
         )
 
+    @property
+    def is_own(self) -> bool:
+        """Whether this process attached it; one that came over a fork is silent."""
+        return self._parts is not None and self._parts.recorder.guard.is_owner
+
     def watches(self, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> bool:
         """Whether this session is that of a model, wrapped or not, and its optimizer.
 
@@ -355,6 +360,13 @@ class Session:
             return False
         own = self._parts.recorder.optimizer
         return optimizer is None or own is None or own is innermost(optimizer)
+
+    def __reduce__(self) -> "tuple[type[Self], tuple[None]]":
+        """Make a session that does nothing of a copy, or of what comes out of a file.
+
+        So a model, or what else holds a session, can be copied and saved.
+        """
+        return type(self), (None,)
 
     def _give_up(self) -> None:
         self.close("detached after errors")
