@@ -184,7 +184,7 @@ class Cuda:
 
     def allocate(self, num_bytes: int) -> torch.Tensor:
         """Return page-locked bytes: only these are copied to without waiting."""
-        return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True)
+        return torch.empty(num_bytes, dtype=torch.uint8, device="cpu", pin_memory=True)
 
     def copy(self, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Callable[[], bool]:
         """Copy behind everything that the current streams have been given so far."""

@@ -158,7 +158,7 @@ def _local(norm: object) -> torch.Tensor:
         return norm
     to_local = getattr(norm, "to_local", None)
     local = to_local() if to_local is not None else norm
-    return local if isinstance(local, torch.Tensor) else torch.tensor(float(local))  # type: ignore[arg-type]  # a plain number
+    return local if isinstance(local, torch.Tensor) else torch.tensor(float(local), device="cpu")  # type: ignore[arg-type]  # a plain number
 
 
 def _number(norm: torch.Tensor) -> Number:

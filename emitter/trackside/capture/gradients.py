@@ -129,7 +129,7 @@ class GradientTap:
                 "gradients/abs_max": largest,
                 "gradients/weight_norm": _norms(weights),
                 "gradients/sample": sample,  # [sampled elements]
-                "gradients/sample_count": torch.tensor(counts),
+                "gradients/sample_count": torch.tensor(counts, device="cpu"),
                 "gradients/weight_before": _sample(weights, most),
                 **unclipped,
             },
@@ -205,7 +205,7 @@ def trainable(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
 
 
 def total_norm(norms: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Return the L2 norm of parts whose norms are given, on the device of the first."""
+    """Return the L2 norm of parts whose norms are given, on an accelerator if one of them is."""
     norm: torch.Tensor = torch.linalg.vector_norm(_stack(norms))
     return norm
 
@@ -278,10 +278,18 @@ def _largest(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def _stack(scalars: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Return 0-d tensors as one, on the device of the first."""
-    device = scalars[0].device
+    """Return 0-d tensors as one, on `_common_device`."""
+    device = _common_device(scalars)
     dtype = functools.reduce(torch.promote_types, (scalar.dtype for scalar in scalars))
     return torch.stack([scalar.to(device, dtype, non_blocking=True) for scalar in scalars])
+
+
+def _common_device(tensors: Sequence[torch.Tensor]) -> torch.device:
+    """Return where numbers of several devices meet: the first that is not the CPU.
+
+    A copy to the CPU would have to be waited for before anything is computed from it.
+    """
+    return next((tensor.device for tensor in tensors if not tensor.is_cpu), tensors[0].device)
 
 
 def _num_sampled(num_elements: int, most: int) -> int:
@@ -294,7 +302,7 @@ def _stride(num_elements: int, most: int) -> int:
 
 def _sample(tensors: Sequence[torch.Tensor], most: int) -> torch.Tensor:
     """Return every stride-th element of each tensor in row-major order, [sampled elements]."""
-    device = tensors[0].device
+    device = _common_device(tensors)
     parts = [_every_stride(tensor, most) for tensor in tensors]
     if any(tensor.device != device for tensor in tensors):
         parts = [part.to(device, non_blocking=True) for part in parts]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from trackside.capture.gradients import MAX_SAMPLED, GradientTap, trainable
+from trackside.capture.gradients import MAX_SAMPLED, GradientTap, total_norm, trainable
 from trackside.capture.local_norm import LocalNorm
 from trackside.guard import Guard
 from trackside.session import Session
@@ -154,3 +154,10 @@ def test_many_parameters_share_the_budget_of_a_step() -> None:
     assert captured.tensors["gradients/sample_count"].tolist() == [100] * 10
     assert captured.tensors["gradients/sample"][:100].tolist() == [10.0 * i for i in range(100)]
     assert captured.shrunk == ("100 of 1024 elements are sampled of each parameter",)
+
+
+def test_norms_of_several_devices_meet_where_nothing_waits_for_them() -> None:
+    norms = [torch.tensor(3.0), torch.tensor(4.0, device="meta")]  # stands for an accelerator
+
+    assert total_norm(norms).device.type == "meta"
+    assert total_norm(norms[:1]).device.type == "cpu"
