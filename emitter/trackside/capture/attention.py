@@ -180,6 +180,8 @@ class AttentionTap:
         # Compiled code must not depend on the tap: a compiled model is run eagerly to be captured.
         if torch.compiler.is_compiling() or not (self._is_armed or self._depth):
             return
+        if torch._C._is_tracing():  # noqa: SLF001 - torch.jit.is_tracing is not typed
+            return  # what torch.jit.trace runs is no training, and its sizes are tensors
         if module is not self._root:  # a replica of nn.DataParallel, in a thread of its own
             return
         if self._depth and not self._is_in_block and num_calls(self._root) == 1:

@@ -81,7 +81,9 @@ def _may_be_attention(logits: torch.Tensor, module: nn.Module) -> bool:
     if logits.dim() == _DIMENSIONS:
         return True
     num_heads = _num_heads(module)
-    return logits.dim() == _DIMENSIONS - 1 and num_heads > 0 and logits.shape[0] % num_heads == 0
+    if logits.dim() != _DIMENSIONS - 1 or not num_heads:
+        return False
+    return logits.is_nested or logits.shape[0] % num_heads == 0  # some nested ones have no shape
 
 
 def _num_heads(module: nn.Module) -> int:

@@ -158,3 +158,16 @@ def test_a_batch_that_heads_do_not_divide_is_not_attention(make_tap: MakeTap):
     model(torch.randn(6, 4, 5))
 
     assert tap.take() == ()
+
+
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_nested_tensors_are_refused_by_name(make_tap: MakeTap, layout: torch.layout):
+    model = BatchedAttention(2)
+    tap = make_tap(model)
+
+    tap.arm()
+    model(torch.nested.nested_tensor([torch.randn(2, 5), torch.randn(3, 5)], layout=layout))
+
+    assert tap.take() == ()
+    (note,) = tap.notes
+    assert note.startswith("softmax was called on a ")

@@ -45,6 +45,22 @@ def test_a_tapped_model_inside_a_tapped_model_is_seen_by_both(
     assert paths == [["0", "1.blocks.0", "1.blocks.1"], ["blocks.0", "blocks.1"]]
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
+def test_a_trace_is_not_taken_for_a_training_forward(
+    make_tap: MakeTap, hidden: Hidden, model_class: type[nn.Module]
+):
+    model = model_class(1)
+    tap = make_tap(model)
+
+    tap.arm()
+    torch.jit.trace(model, hidden, check_trace=False)
+    assert tap.take() == ()
+    model(hidden)
+
+    (captured,) = tap.take()
+    assert type(captured.call.num_queries) is int
+
+
 def test_modes_of_the_user_stay_and_do_not_see_us(
     make_tap: MakeTap, hidden: Hidden, model_class: type[nn.Module]
 ):
