@@ -59,6 +59,7 @@ class Collector:
         if self._tap is not None:
             self._tap.arm()
         self._parameters = parameters
+        self._loss.num_left_out = 0
         self.disarm_backward()
         backward_hook.add(self._before_backward)
         backward_hook.add_after(self._after_backward)

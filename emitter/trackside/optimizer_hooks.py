@@ -1,5 +1,6 @@
 """Hooks around the step of one optimizer: the one given, or the first that updates the model."""
 
+import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,8 @@ class OptimizerHooks:
         self._begin = begin
         self._end = end
         self._handles: list[RemovableHandle] = []
-        self._strangers: set[int] = set()  # optimizers seen that do not update the model
+        # Optimizers seen that do not update the model; ids alone are used again.
+        self._strangers = weakref.WeakSet[torch.optim.Optimizer]()
 
     @property
     def optimizer(self) -> torch.optim.Optimizer | None:
@@ -86,11 +88,11 @@ class OptimizerHooks:
             self._end()
 
     def _adopt(self, optimizer: torch.optim.Optimizer) -> bool:
-        if self._optimizer is not None or id(optimizer) in self._strangers:
+        if self._optimizer is not None or optimizer in self._strangers:
             return False
         own = {id(parameter) for parameter in self._model.parameters()}
         if not any(id(parameter) in own for parameter in trainable(optimizer)):
-            self._strangers.add(id(optimizer))
+            self._strangers.add(optimizer)
             return False
         self._optimizer = optimizer
         return True

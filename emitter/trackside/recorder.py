@@ -278,7 +278,7 @@ class Recorder:
         if self._clip.norms:
             self._clip.discard()  # the step it belongs to was skipped, by a GradScaler for example
         self.guard.run("backward", self._loss.on_backward, args, kwargs)
-        if not self.steps_seen and self._loss.has_many:
+        if self._loss.has_many:
             self._note(NO_STEP)
 
     def _on_clip(self, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
@@ -315,7 +315,7 @@ class Recorder:
             step=self.step + 1,
             epoch=self._epoch,
             epoch_requested=self._epoch_requested,
-            micro_batches=self._loss.micro_batches or None,
+            micro_batches=(self._loss.micro_batches - self._loss.num_left_out) or None,
             is_local_norm_total=self._place.world_size == 1,
             tokens=self.logbook.take_tokens(),
         )

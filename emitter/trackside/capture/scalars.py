@@ -18,7 +18,8 @@ MANY_MICRO_BATCHES = 256  # in one step; more than anybody accumulates
 NO_STEP = (
     f"{MANY_MICRO_BATCHES} calls of backward and no step: steps are those of a torch optimizer "
     "that updates parameters of the model; one that was created with others (flattened, sharded) "
-    "has to be passed to attach(model, optimizer). A hand-written update is not seen"
+    "has to be passed to attach(model, optimizer), and one that takes the place of another once "
+    "more. A hand-written update is not seen"
 )
 MAX_FRAMES = 32  # from the optimizer's hook up to GradScaler.step, past the wrappers of frameworks
 
@@ -32,7 +33,10 @@ class LossWatch:
 
     def __init__(self) -> None:
         self.micro_batches = 0
-        """Calls of backward in the step in progress."""
+        """Calls of backward on a loss since the last step."""
+
+        self.num_left_out = 0
+        """Those of them that a sampled step has no gradients of."""
 
         self.is_sampling = False
         """Whether the losses of the step in progress are kept, or only the last."""
@@ -91,7 +95,7 @@ class LossWatch:
         self._total, self._num_losses = None, 0
         if self._last is not None and self._is_of_last_call:
             self._keep(self._last)
-        self.micro_batches = self._num_losses
+        self.num_left_out = self.micro_batches - self._num_losses
 
     def of_step(self, scale: Number | None) -> Number | None:
         """Return the loss of the micro-batches so far, divided by the loss scale.

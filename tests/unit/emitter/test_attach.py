@@ -271,3 +271,34 @@ def test_a_model_that_is_moved_after_attach_is_read_where_it_is(
     assert sample.step.loss == pytest.approx(loss.item(), rel=1e-7)
     assert sample.gradients.names == ("0.weight", "0.bias", "1.weight", "1.bias")
     assert sample.gradients.sample[3].tolist() == [2.0]  # of the last bias: once per input
+
+
+def test_a_default_device_of_the_user_s_does_not_reach_us(
+    quiet_attach: Attach, receive: Receive
+) -> None:
+    model, optimizer = make_regression()
+    quiet_attach(model, optimizer, every=1)
+    inputs = torch.ones(5, 4)
+
+    with torch.device("meta"):  # stands for an accelerator: what is made by default is not here
+        loss = model(inputs).square().mean()
+        loss.backward()
+        optimizer.step()
+
+    (sample,) = receive().samples
+    assert sample.step.loss == pytest.approx(loss.item())
+    assert sample.gradients.names == ("0.weight", "0.bias", "1.weight", "1.bias")
+
+
+def test_an_optimizer_is_found_however_many_others_came_and_went(
+    quiet_attach: Attach, receive: Receive
+) -> None:
+    model, _ = make_regression()
+    quiet_attach(model, every=1)
+
+    for _ in range(50):  # their addresses serve again
+        train_step(*make_regression())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    train_step(model, optimizer)
+
+    assert len(receive().steps) == 1

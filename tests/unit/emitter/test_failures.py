@@ -327,6 +327,23 @@ def test_a_training_without_an_optimizer_is_told_once(
     assert len([r for r in caplog.records if "no step" in r.message]) == 1
 
 
+def test_an_optimizer_that_is_replaced_is_told(
+    quiet_attach: Attach, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, optimizer = _build()
+    quiet_attach(model, optimizer, every=100, attention=False)
+    _train(model, optimizer, 1)
+    assert caplog.records == []
+
+    another = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(300):
+        model(torch.ones(1, 8)).sum().backward()
+        another.step()
+
+    (record,) = caplog.records
+    assert "takes the place of another" in record.message
+
+
 def test_an_orderly_end_is_told_by_a_full_ring(
     quiet_attach: Attach, receive: Receive, caplog: pytest.LogCaptureFixture
 ) -> None:
