@@ -36,10 +36,11 @@ def output_name(home: Home, wanted: str, format_name: str) -> str:
     own = next((entry for entry in FILE_FORMATS if entry.name == format_name), None)
     if own is None:
         name = home.prefix + _directory_output_name(wanted)
-        if name.startswith("checkpoint-"):
+        if name.startswith("checkpoint-" if home.prefix else "checkpoint"):
             raise SettingsError(
                 f"{name!r} as output: the Trainer's rotation deletes what is named "
-                "checkpoint-*; use another name"
+                "checkpoint-*, and scripts of Diffusers end at what begins like that and has no "
+                "number; use another name"
             )
         if _STEP_OF_TORCHTITAN.search(name):
             raise SettingsError(

@@ -14,6 +14,7 @@ from tracksided.checkpoints.formats.distributed_metadata import (
     METADATA,
     lacks_lightning_state,
 )
+from tracksided.checkpoints.formats.nested import ACCELERATE_STATE
 from tracksided.checkpoints.formats.trainer_state import TRAINER_STATE, lacks_state
 from tracksided.checkpoints.formats.unread import unread_kind
 from tracksided.checkpoints.formats.weight_names import is_name_of_shards
@@ -31,7 +32,7 @@ DIRECTORY_PATTERN = "*" + DIRECTORY_MARK
 # A cache of a data set may lie beside checkpoints; none of these has as many files.
 MAX_ENTRIES = 4096
 
-_STATES = frozenset({TRAINER_STATE, LIGHTNING_STATE})  # written after the weights
+_STATES = frozenset({ACCELERATE_STATE, TRAINER_STATE, LIGHTNING_STATE})  # written after the weights
 _OWN_STEM = stem_of(DEFAULT_OUTPUT)
 
 

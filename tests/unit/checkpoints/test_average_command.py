@@ -292,11 +292,14 @@ def test_a_dry_run_of_directories_names_the_directory(tmp_path: Path) -> None:
     assert [source["name"] for source in plan["sources"]] == ["checkpoint-90", "checkpoint-100"]
 
 
-def test_an_output_that_rotation_would_delete_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["checkpoint-best", "checkpoints_mean"])
+def test_an_output_that_rotation_would_delete_or_trip_over_is_refused(
+    tmp_path: Path, name: str
+) -> None:
     for step in (90, 100):
         save_directory(tmp_path, step)
 
-    result = run(tmp_path, "--output-name", "checkpoint-best")
+    result = run(tmp_path, "--output-name", name)
 
     assert result.exit_code == 1
     assert "rotation deletes" in result.stderr

@@ -152,13 +152,24 @@ def test_an_average_is_whole_where_every_listed_object_is_there(
     assert is_whole({"objects": listed}, entries) is expected
 
 
-def test_a_directory_of_shards_in_a_checkpoint_is_refused_by_name() -> None:
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("pytorch_model_fsdp_0", "pytorch_model_fsdp_0: a directory in a checkpoint"),
+        ("unet", "nor do directories in it, which are looked into in file systems only"),
+    ],
+)
+def test_weights_in_a_directory_in_a_checkpoint_are_refused(name: str, reason: str) -> None:
     files = MemoryFiles(b"")
-    path = "bucket/step_1/pytorch_model_fsdp_0"
-    entry = RemoteEntry(path, is_directory=True, nbytes=0, mtime_ns=0, etag="")
+    entries = [
+        RemoteEntry(f"bucket/step_1/{name}", is_directory=True, nbytes=0, mtime_ns=0, etag=""),
+        RemoteEntry(
+            "bucket/step_1/random_states_0.pkl", is_directory=False, nbytes=9, mtime_ns=0, etag="x"
+        ),
+    ]
     windows = Windows.for_small_reads(files)
     reading = Reading(files, windows, windows)
-    directory = RemoteDirectory(reading, Path("bucket/step_1"), [entry])
+    directory = RemoteDirectory(reading, Path("bucket/step_1"), entries)
 
-    with pytest.raises(SourceRefused, match="pytorch_model_fsdp_0: a directory in a checkpoint"):
+    with pytest.raises(SourceRefused, match=reason):
         describe(directory)

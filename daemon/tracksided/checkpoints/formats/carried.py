@@ -25,6 +25,7 @@ _NEVER_SUFFIXES = (
     ".bin",
     ".ckpt",
     ".distcp",
+    ".flashpack",
     ".gguf",
     ".h5",
     ".index.json",

@@ -11,6 +11,7 @@ from tracksided.checkpoints.formats.base import (
 )
 from tracksided.checkpoints.formats.distributed import DistributedCheckpoint
 from tracksided.checkpoints.formats.huggingface import HuggingFace
+from tracksided.checkpoints.formats.nested import ACCELERATE_STATE
 from tracksided.checkpoints.formats.safetensors import Safetensors
 from tracksided.checkpoints.formats.torch_zip import TorchZip
 from tracksided.checkpoints.formats.unread import unread_kind
@@ -47,10 +48,16 @@ def format_named(name: str) -> CheckpointFormat:
 
 
 def directory_format_of(names: Collection[str]) -> DirectoryFormat | None:
-    """Return the format of a directory with these entries, or None."""
-    return next(
+    """Return the format of a directory with these entries, or None.
+
+    Models in directories of their own are known by what Accelerate writes behind them.
+    """
+    found: DirectoryFormat | None = next(
         (entry for entry in DIRECTORY_FORMATS if any(entry.is_part(name) for name in names)), None
     )
+    if found is None and ACCELERATE_STATE in names and unread_kind(names) is None:
+        return HuggingFace()
+    return found
 
 
 def describe_as(name: str, source: SourceFile | SourceDirectory) -> Checkpoint:
@@ -77,7 +84,9 @@ def describe(source: SourceFile | SourceDirectory) -> Checkpoint:
             directory_format = directory_format_of(source.names)
             if directory_format is None:
                 raise CheckpointRefused(
-                    unread_kind(source.names) or "holds no weights that are read here"
+                    unread_kind(source.names)
+                    or "holds no weights that are read here, nor does it have "
+                    f"{ACCELERATE_STATE}, which Accelerate writes behind models in directories"
                 )
             return directory_format.describe(source)
         file_format = format_of(source.name)

@@ -22,7 +22,7 @@ from tracksided.checkpoints.formats.base import (
 )
 from tracksided.checkpoints.formats.carried import carried_files
 from tracksided.checkpoints.formats.distributed import DistributedCheckpoint
-from tracksided.checkpoints.formats.nested import Nested, nested_directories
+from tracksided.checkpoints.formats.nested import ACCELERATE_STATE, Nested, nested_directories
 from tracksided.checkpoints.formats.safetensors import Safetensors
 from tracksided.checkpoints.formats.torch_zip import TorchZip
 from tracksided.checkpoints.formats.trainer_logs import logged_metrics
@@ -98,8 +98,8 @@ class HuggingFace:
         return is_weight_name(name)
 
     def looks_finished(self, names: Collection[str]) -> bool:
-        """Whether there is a single file of weights, or an index, which follows its shards."""
-        return holds_first_model(names)
+        """Whether there is what follows shards or models in directories, or a single file."""
+        return holds_first_model(names) or ACCELERATE_STATE in names
 
     def describe(self, directory: SourceDirectory) -> Checkpoint:
         """Read all weights, check them against their index; see `DirectoryFormat.describe`."""
@@ -111,10 +111,15 @@ class HuggingFace:
         for group in weight_groups(directory.names):
             _read_group(directory, group, parts, indexes)
         parts += _shards(directory)
-        if not parts:
+        if not parts and any(is_weight_name(name) for name in directory.names):
             raise directory.refusal("its shards have no index: incomplete, or still being written")
-        nested = self._nested(directory)
+        nested = self._nested(directory, has_weights=bool(parts))
         parts += [_directory_part(self, inside) for inside in nested.weights]
+        if not parts:
+            raise directory.refusal(
+                "holds no weights that are read here, nor do directories in it, which are looked "
+                "into in file systems only"
+            )
         tensors, records = {}, {}
         for part in parts:
             for name, entry in part.content.tensors.items():
@@ -191,7 +196,7 @@ class HuggingFace:
         state = checkpoint.template_as(_Template).trainer_state
         return {} if state is None else logged_metrics(state, checkpoint.step)
 
-    def _nested(self, directory: SourceDirectory) -> Nested:
+    def _nested(self, directory: SourceDirectory, *, has_weights: bool) -> Nested:
         """Open the directories in a checkpoint, but not those in them."""
         if directory.owner != directory.path:
             return Nested((), (), ())
@@ -199,7 +204,7 @@ class HuggingFace:
         def holds_weights(names: Collection[str]) -> bool:
             return any(is_weight_name(name) and not is_name_of_shards(name) for name in names)
 
-        return nested_directories(directory, holds_weights)
+        return nested_directories(directory, holds_weights, has_weights=has_weights)
 
 
 def _record_key(part: _Part, key: str) -> str:

@@ -1,8 +1,9 @@
 """Names of weights in a checkpoint directory, as Hugging Face's libraries give them.
 
-Transformers, PEFT and Diffusers write one model under a fixed name, or its shards. Accelerate
-writes the second model of a training as `model_1.safetensors`, and models of FSDP, gathered from
-all ranks, as `pytorch_model_fsdp.bin`, or as shards in the directory `pytorch_model_fsdp_0`
+Transformers, PEFT and Diffusers write one model under a fixed name, or its shards; Diffusers writes
+adapters (LoRA) of all models of a pipeline into one file. Accelerate writes the second model of a
+training as `model_1.safetensors`, and models of FSDP, gathered from all ranks, as
+`pytorch_model_fsdp.bin`, or as shards in the directory `pytorch_model_fsdp_0`
 (`accelerate.checkpointing`, `accelerate.utils.fsdp_utils`).
 """
 
@@ -32,6 +33,7 @@ _OF_ONE_MODEL = (
     _MODEL,
     WeightGroup(("adapter_model.safetensors", "adapter_model.bin")),
     WeightGroup(("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")),
+    WeightGroup(("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin")),
 )
 _FSDP = WeightGroup(("pytorch_model_fsdp.bin",), is_apart=True)
 _SERIES = (_MODEL, _FSDP)  # those whose next models are numbered from 1
