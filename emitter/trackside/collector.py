@@ -102,9 +102,10 @@ class Collector:
             self._gradients.before_step(optimizer, getattr(optimizer, "grad_scale", None), scale)
             notes += self._gradients.notes
         if self._local_norm is not None:
-            norm = self._local_norm.take()
-            if norm is not None:
-                draft.local_norm = as_number(norm if scale is None else norm / scale)
+            own = self._local_norm.take()
+            if own is not None:
+                draft.local_norm = as_number(own.norm if scale is None else own.norm / scale)
+                draft.local_drift = None if own.drift is None else as_number(own.drift)
         return notes
 
     def _before_backward(self, args: Sequence[object], kwargs: Mapping[str, object]) -> None:

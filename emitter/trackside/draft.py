@@ -14,6 +14,7 @@ from trackside.staging import HostArray
 from trackside.wire.records import Step
 
 CLIP_EPSILON = 1e-6  # as in torch.nn.utils.clip_grad_norm_
+MAX_LOCAL_DRIFT = 1e-3  # far above the rounding of a norm, far below what averaging changes
 _NUMBER = "number/"
 _LOGGED = "logged/"
 
@@ -39,6 +40,9 @@ class StepDraft:
     """Steps since the last sample."""
 
     local_norm: Number | None = None
+    local_drift: Number | None = None
+    """How much of the gradient behind it is not the rank's own; see `OwnNorm.drift`."""
+
     is_local_norm_total: bool = False
     """Whether one rank is all there is, so that the norm before clipping is the local one."""
 
@@ -103,6 +107,8 @@ class StepDraft:
             arrays[f"{_LOGGED}{i}"].numbers()
             for i in range(sum(name.startswith(_LOGGED) for name in arrays))
         ]
+        is_own = (found["local_drift"] or 0.0) <= MAX_LOCAL_DRIFT
+        local_norm = found["local_norm"] if is_own else None
         step = Step(
             step=self.step,
             epoch=self.epoch,
@@ -116,7 +122,7 @@ class StepDraft:
             clipped=clipped,
             clip_rate=min(count / self.num_steps, 1.0) if has_rate and count is not None else None,
             norm_peak=found["norm_peak"],
-            local_gradient_norm=before if self.is_local_norm_total else found["local_norm"],
+            local_gradient_norm=before if self.is_local_norm_total else local_norm,
             step_seconds=self.step_seconds,
             local_seconds=self.local_seconds,
             amp_scale=found["amp_scale"],
@@ -152,6 +158,7 @@ class StepDraft:
             "clip_count": self.clipping.num_clipped,
             "norm_peak": self.clipping.norm_peak,
             "local_norm": self.local_norm,
+            "local_drift": self.local_drift,
             "amp_scale": self.amp_scale,
             "norm_after": None if self.gradients is None else self.gradients.total_norm,
         }

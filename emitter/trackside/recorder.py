@@ -147,11 +147,11 @@ class Recorder:
         if epoch is not None:
             self._set_epoch(int(epoch))
         loss = as_number(scalars.get("loss"))
-        if loss is not None:
-            self._log_loss(loss, scalars["loss"])
-            scalars = {name: value for name, value in scalars.items() if name != "loss"}
+        others = {name: value for name, value in scalars.items() if name != "loss" or loss is None}
         shown = self._log_step() if step is None else count
-        self._note(*self.logbook.add_values(shown, scalars))
+        self._note(*self.logbook.add_values(shown, others))
+        if loss is not None:  # at last: a step that waits for its loss takes the others along
+            self._log_loss(loss, scalars["loss"])
 
     def log_at(self, step: int, values: Mapping[str, object]) -> None:
         """Take in values of another count than the optimizer's; see `Session.log_at`."""

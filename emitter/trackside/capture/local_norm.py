@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,18 +15,31 @@ if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
 
+@dataclass(frozen=True, slots=True)
+class OwnNorm:
+    """What one rank's gradient was, and whether it was its own."""
+
+    norm: torch.Tensor
+    """0-d: L2 norm of the gradient before it was averaged for the last time."""
+
+    drift: torch.Tensor | None
+    """0-d: by how much of itself a parameter's norm changed between two micro-batches, at most.
+    0 where they are accumulated; more where ranks are averaged after each. None for a single one.
+    """
+
+
 class LocalNorm:
     """Hooks the leaves for one step; a leaf's hook runs before DDP's all-reduce.
 
     Under accumulation with ``no_sync`` the gradient so far is this rank's own and is added. A
-    rank that averages after every micro-batch has no such gradient: the last micro-batch then
-    counts too much.
+    rank that averages after every micro-batch has no such gradient: `OwnNorm.drift` tells.
     """
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
         self._handles: list[RemovableHandle] = []
         self._norms: dict[int, torch.Tensor] = {}
+        self._drifts: list[torch.Tensor] = []
 
     def arm(self, parameters: Iterable[torch.Tensor]) -> None:
         """Listen until `take`."""
@@ -37,13 +51,17 @@ class LocalNorm:
     def disarm(self) -> None:
         """Stop listening and forget."""
         unhook(self._handles)
-        self._norms = {}
+        self._norms, self._drifts = {}, []
 
-    def take(self) -> torch.Tensor | None:
-        """Stop listening; return the norm, 0-d, or None where no gradient came by."""
-        norms = list(self._norms.values())
+    def take(self) -> OwnNorm | None:
+        """Stop listening; return the norm, or None where no gradient came by."""
+        norms, drifts = list(self._norms.values()), self._drifts
         self.disarm()
-        return total_norm(norms) if norms else None
+        if not norms:
+            return None
+        # NaN: the gradient is, or nothing was there and nothing came.
+        drift = torch.stack(drifts).nan_to_num(0.0).amax() if drifts else None
+        return OwnNorm(total_norm(norms), drift)
 
     def _on_gradient(self, index: int, parameter: torch.Tensor, gradient: torch.Tensor) -> None:
         self._guard.run("local gradient norm", self._note, index, parameter, gradient)
@@ -52,9 +70,15 @@ class LocalNorm:
     def _note(self, index: int, parameter: torch.Tensor, gradient: torch.Tensor) -> None:
         if gradient.layout is not torch.strided or gradient.is_complex():
             return
-        so_far = parameter.grad
-        whole = gradient if so_far is None else gradient + so_far
-        self._norms[index] = torch.linalg.vector_norm(whole.detach(), dtype=_wide(whole.dtype))
+        so_far, before = parameter.grad, self._norms.get(index)
+        if so_far is not None and before is not None:
+            self._drifts.append(((_norm(so_far) - before).abs() / before).float())
+        self._norms[index] = _norm(gradient if so_far is None else gradient + so_far)
+
+
+def _norm(gradient: torch.Tensor) -> torch.Tensor:
+    norm: torch.Tensor = torch.linalg.vector_norm(gradient.detach(), dtype=_wide(gradient.dtype))
+    return norm
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

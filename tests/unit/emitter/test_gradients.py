@@ -89,9 +89,40 @@ def test_the_local_norm_is_that_of_the_sum_over_micro_batches() -> None:
 
     squares = sum(float(p.grad.double().square().sum()) for p in model.parameters())
     assert found is not None
-    assert float(found) == pytest.approx(math.sqrt(squares), rel=1e-6)
+    assert float(found.norm) == pytest.approx(math.sqrt(squares), rel=1e-6)
+    assert found.drift is not None
+    assert float(found.drift) == 0.0
     assert norm.take() is None
     assert not model.weight._backward_hooks
+
+
+@pytest.mark.parametrize("averages_each", [False, True])
+def test_the_local_norm_is_unknown_where_ranks_average_every_micro_batch(
+    quiet_attach: Attach,
+    receive: Receive,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    averages_each: bool,
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    model = nn.Linear(4, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    session = quiet_attach(model, optimizer, every=1, attention=False)
+
+    squares = 0.0
+    for is_last in (False, True):
+        model(torch.randn(5, 4)).square().mean().backward()
+        if is_last:
+            squares = sum(float(p.grad.double().square().sum()) for p in model.parameters())
+        if averages_each or is_last:
+            for parameter in model.parameters():  # as if the other rank had another gradient
+                parameter.grad.mul_(0.5).add_(0.1)
+    optimizer.step()
+    session.close()
+
+    (step,) = receive().steps
+    expected = None if averages_each else pytest.approx(math.sqrt(squares), rel=1e-6)
+    assert step.local_gradient_norm == expected
 
 
 def test_a_hook_of_a_leaf_that_fails_detaches(

@@ -39,6 +39,44 @@ def test_a_logged_loss_wins_before_and_after_the_step(
     assert received.close.loss == 60.0
 
 
+@pytest.mark.parametrize("is_logged", [True, False])
+def test_the_first_sampled_step_waits_for_a_loss_of_which_backward_saw_shares(
+    quiet_attach: Attach, receive: Receive, *, is_logged: bool
+) -> None:
+    model, optimizer = make_regression()
+    session = quiet_attach(model, optimizer, every=1)
+
+    losses = []
+    for _ in range(3):
+        optimizer.zero_grad()
+        total = 0.0
+        for _ in range(2):
+            loss = model(torch.randn(5, 4)).square().mean()
+            (loss / 2).backward()
+            total += loss.item() / 2
+        optimizer.step()
+        if is_logged:
+            session.log(loss=total)
+        losses.append(total if is_logged else total / 2)
+    session.close()
+
+    assert [step.loss for step in receive().steps] == pytest.approx(losses, rel=1e-6)
+
+
+def test_values_logged_with_the_loss_of_a_step_travel_with_it(
+    quiet_attach: Attach, receive: Receive
+) -> None:
+    model, optimizer = make_regression()
+    session = quiet_attach(model, optimizer, every=2)
+
+    for step in range(1, 5):
+        train_step(model, optimizer)
+        session.log(loss=1.0, accuracy=step)
+
+    logged = [[entry.value for entry in step.scalars] for step in receive().steps]
+    assert logged == [[1.0, 2.0], [3.0, 4.0]]
+
+
 def test_a_loss_logged_before_backward_is_that_of_its_step(
     quiet_attach: Attach, receive: Receive
 ) -> None:

@@ -169,7 +169,7 @@ def test_accumulation_averages_the_loss_and_counts_micro_batches(
     quiet_attach: Attach, receive: Receive
 ) -> None:
     model, optimizer = make_regression()
-    quiet_attach(model, optimizer, every=2)
+    session = quiet_attach(model, optimizer, every=2)
 
     losses = []
     for index in range(6):
@@ -179,6 +179,7 @@ def test_accumulation_averages_the_loss_and_counts_micro_batches(
         if index % 3 == 2:
             optimizer.step()
             optimizer.zero_grad()
+    session.close()
 
     (step,) = receive().steps
     assert step.micro_batches == 3

@@ -41,7 +41,7 @@ def _by_value(model: nn.Module) -> None:
 def _publish(attach: Attach, receive: Receive, clip: Clip | None) -> tuple[Any, float, float]:
     """Train two steps, the last of which is sampled; return its step and norms as they were."""
     model, optimizer = make_regression()
-    attach(model, optimizer, every=2)
+    session = attach(model, optimizer, every=2)
     before = after = math.nan
     for _ in range(2):
         optimizer.zero_grad()
@@ -52,6 +52,7 @@ def _publish(attach: Attach, receive: Receive, clip: Clip | None) -> tuple[Any, 
             clip(model)
         after = _norm(model)
         optimizer.step()
+    session.close()
     (sample,) = receive().samples
     joined = infer_clipping(StepSamples("run", sample.step.step, (sample,)))
     return joined.leader.step, before, after
