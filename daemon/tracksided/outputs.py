@@ -6,6 +6,7 @@ committed with that line, or with ``run.json`` where they belong to no step; ``a
 follows, and what a kill kept from it is added when the directory is opened again.
 """
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,13 +24,19 @@ from tracksided.sinks.folder import sweep
 from tracksided.sinks.history import HistoryFile
 from tracksided.sinks.json_file import Json, plain_object, read_json, write_json
 from tracksided.sinks.refusal import output_error
-from tracksided.sinks.tensorboard import Commit, TensorBoardSink, truncate_uncommitted
+from tracksided.sinks.tensorboard import (
+    Commit,
+    TensorBoardSink,
+    truncate_uncommitted,
+    written_so_far,
+)
 
 logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
 TOTALS_FILE = "training_statistics.json"
 TENSORBOARD_DIR = "tensorboard"
+EVENTS_KEY = "tensorboard"  # of run.json: how far events were written that belong to no step
 MAX_ALERTS = 20  # without a step, kept in run.json until they stand in their own file
 MAX_AVERAGES = 1000  # kept in run.json; the newest stay
 
@@ -54,17 +61,20 @@ class RunOutputs:
         except OSError as error:
             raise output_error(directory, error) from error
         sweep(directory)
-        self._history = HistoryFile(directory)
-        self._run: dict[str, Json] = read_json(directory / RUN_FILE) or {}
-        commit = self._last_commit()
-        truncate_uncommitted(directory / TENSORBOARD_DIR, commit)
-        self._tensorboard = TensorBoardSink(
-            directory / TENSORBOARD_DIR, wall_time=self._wall_clock()
-        )
+        events = directory / TENSORBOARD_DIR
+        self._tensorboard = TensorBoardSink(events, wall_time=self._wall_clock())
         self._written: tuple[int, Commit] | None = None
         self._shown: set[str] = set()  # alerts whose text is written, and which are not committed
-        self._alerts = AlertsFile(directory)
-        self._alerts.add(self._committed_alerts())
+        self._run: dict[str, Json] = read_json(directory / RUN_FILE) or {}
+        self._history = HistoryFile(directory)
+        with contextlib.ExitStack() as on_failure:
+            on_failure.callback(self._history.close)
+            if not (self._run or self._history.committed):
+                self._keep_what_was_brought()
+            truncate_uncommitted(events, self._committed())
+            self._alerts = AlertsFile(directory)
+            self._alerts.add(self._committed_alerts())
+            on_failure.pop_all()
 
     @property
     def alerts(self) -> tuple[Alert, ...]:
@@ -78,10 +88,10 @@ class RunOutputs:
     def begin(self, hello: Hello) -> None:
         """Note in ``run.json`` that a run has begun, or goes on."""
         if self._run.get("run") != hello.run:
-            position = self._run.get("tensorboard")
+            position = self._run.get(EVENTS_KEY)
             self._run = {"averages": []}
             if position is not None:  # the last events of the run before are in no line of history
-                self._run["tensorboard"] = position
+                self._run[EVENTS_KEY] = position
         self._write_run(
             {
                 "schema": SCHEMA,
@@ -221,19 +231,27 @@ class RunOutputs:
 
     def _write_events(self, scalars: Sequence[Scalar], texts: Sequence[Text]) -> None:
         if scalars or texts:
-            commit = self._tensorboard.write_events(scalars, texts, wall_time=self._wall_clock())
-            self._run["tensorboard"] = {"file": commit.file_name, "end": commit.end_offset}
+            wall_time = self._wall_clock()
+            self._note_events(self._tensorboard.write_events(scalars, texts, wall_time=wall_time))
+
+    def _note_events(self, commit: Commit) -> None:
+        self._run[EVENTS_KEY] = {"file": commit.file_name, "end": commit.end_offset}
 
     def _write_run(self, changes: Mapping[str, object]) -> None:
         document = {**self._run, **plain_object(changes), "updated_at": self._wall_clock()}
         write_json(self.directory / RUN_FILE, document)
         self._run = document
 
-    def _last_commit(self) -> Commit | None:
-        """Return the later one of the positions that history and ``run.json`` name."""
-        commits = [] if self._history.last_commit is None else [self._history.last_commit]
-        match self._run.get("tensorboard"):
+    def _keep_what_was_brought(self) -> None:
+        """Commit event files that lie where nothing was written yet: curves that shall go on."""
+        commit = written_so_far(self.directory / TENSORBOARD_DIR)
+        if commit is not None:
+            self._note_events(commit)
+
+    def _committed(self) -> dict[str, int]:
+        """Return how far each event file was written, by history and ``run.json``."""
+        committed = dict(self._history.committed)
+        match self._run.get(EVENTS_KEY):
             case {"file": str(name), "end": int(end)}:
-                commits.append(Commit(name, end))
-        # Event files are named by their time of birth: the later name is the later file.
-        return max(commits, key=lambda commit: (commit.file_name, commit.end_offset), default=None)
+                committed[name] = max(end, committed.get(name, 0))
+        return committed

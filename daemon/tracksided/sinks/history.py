@@ -33,7 +33,9 @@ class HistoryFile:
         self.last_step = 0
         """Of the newest line, 0 where there is none."""
 
-        self.last_commit: Commit | None = None
+        self.committed: dict[str, int] = {}
+        """Event file to how far it was written, as far as lines say."""
+
         self._progress: dict[str, SegmentProgress] = {}
         self._num_lines = 0
         self._file = LineFile(self.path)
@@ -98,4 +100,5 @@ class HistoryFile:
             progress.last_line = self._num_lines
             progress.num_steps += 1
         if isinstance(position, dict):
-            self.last_commit = Commit(str(position["file"]), int(position["end"]))
+            name, end = str(position["file"]), int(position["end"])
+            self.committed[name] = max(end, self.committed.get(name, 0))

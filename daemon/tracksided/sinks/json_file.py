@@ -1,9 +1,11 @@
 """JSON for others to read: strict, and whole or not there at all."""
 
 import contextlib
+import errno
 import json
 import math
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -15,6 +17,7 @@ from tracksided.sinks.refusal import output_error
 
 TEMPORARY_SUFFIX = ".trackside-tmp"
 AS_UMASK_SAYS = 0o666  # what `open` asks for
+_SAFE = os.O_CLOEXEC | os.O_NONBLOCK  # opening a pipe that lies there must not wait
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
@@ -70,8 +73,8 @@ def write_whole(path: Path, content: bytes, *, mode: int = AS_UMASK_SAYS) -> Non
     """
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
     try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        with os.fdopen(os.open(temporary, flags, mode), "wb") as file:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+        with os.fdopen(open_regular(temporary, flags, mode), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -86,10 +89,31 @@ def write_whole(path: Path, content: bytes, *, mode: int = AS_UMASK_SAYS) -> Non
 def read_json(path: Path) -> dict[str, Json] | None:
     """Read a JSON object; None where there is no file or it holds anything else."""
     try:
-        document = json.loads(path.read_bytes())
+        with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
+            document = json.loads(file.read())
     except (OSError, ValueError):
         return None
     return document if isinstance(document, dict) else None
+
+
+def open_regular(path: Path, flags: int, mode: int = AS_UMASK_SAYS) -> int:
+    """Open a file and return its descriptor; what else lies there is refused without waiting.
+
+    Args:
+        path: of the file.
+        flags: of `os.open`.
+        mode: permission bits of a file that is made.
+
+    Raises:
+        OSError: it cannot be opened; ENXIO where it is a pipe, a socket or a device.
+    """
+    descriptor = os.open(path, flags | _SAFE, mode)
+    kind = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(kind):
+        return descriptor
+    os.close(descriptor)
+    number = errno.EISDIR if stat.S_ISDIR(kind) else errno.ENXIO
+    raise OSError(number, os.strerror(number), str(path))
 
 
 def is_in_place(path: Path, descriptor: int) -> bool:

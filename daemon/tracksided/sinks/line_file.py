@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tracksided.durable import sync_directory
-from tracksided.sinks.json_file import is_in_place
+from tracksided.sinks.json_file import is_in_place, open_regular
 from tracksided.sinks.refusal import output_error
 
 logger = logging.getLogger(__name__)
@@ -90,7 +90,8 @@ class LineFile:
 
     def _open(self) -> io.FileIO:
         is_new = not self.path.exists()
-        file = self.path.open("ab", buffering=0)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+        file = io.FileIO(open_regular(self.path, flags), "ab")
         if is_new:
             sync_directory(self.path.parent)
         return file

@@ -16,6 +16,8 @@ _MENDS = {
     ),
     errno.ENOTDIR: "a file stands where a directory is needed: move it away",
     errno.EEXIST: "a file stands where a directory is needed: move it away",
+    errno.EISDIR: "a directory stands where a file is needed: move it away",
+    errno.ENXIO: "a pipe, a socket or a device stands where a file is needed: move it away",
     errno.ENAMETOOLONG: "set save_dir= to a shorter path",
     errno.EMFILE: "raise the limit of open files: ulimit -n",
 }

@@ -6,7 +6,7 @@ A file is never appended to by a later process: a torn tail would hide all that 
 import logging
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,28 +129,47 @@ class TensorBoardSink:
         return self._file, list(event_protos.header(self._wall_time, is_first=is_first))
 
 
-def truncate_uncommitted(directory: Path, commit: Commit | None) -> None:
+def written_so_far(directory: Path) -> Commit | None:
+    """Return the end of the newest event file that trackside wrote there; None without one.
+
+    Args:
+        directory: of the event files; it need not exist.
+
+    Raises:
+        OutputError: it cannot be read.
+    """
+    try:
+        files = own_files(directory)
+        return Commit(files[-1].name, files[-1].stat().st_size) if files else None
+    except OSError as error:
+        raise output_error(directory, error) from error
+
+
+def truncate_uncommitted(directory: Path, committed: Mapping[str, int]) -> None:
     """Cut what a killed daemon wrote and did not commit.
 
     Args:
         directory: of the event files; it need not exist.
-        commit: the last one; None if there was none, then nothing of ours stays.
+        committed: file to how far it was committed. Files are named by their time of birth: one
+            that is named later than all of these was never committed. With none, nothing stays.
 
     Raises:
         OutputError: a file cannot be cut or removed.
     """
     path = directory
+    newest = max(committed, default="")
     try:
         files = own_files(directory)
         for path in files:
-            if commit is None or path.name > commit.file_name:
+            end_offset = committed.get(path.name)
+            if end_offset is None and path.name > newest:
                 path.unlink()
                 logger.info("removed %s: nothing in it was committed", path)
-            elif path.name == commit.file_name and path.stat().st_size > commit.end_offset:
+            elif end_offset is not None and path.stat().st_size > end_offset:
                 with path.open("r+b") as file:
-                    file.truncate(commit.end_offset)
+                    file.truncate(end_offset)
                     os.fsync(file.fileno())
-                logger.info("cut %s to its %d committed bytes", path, commit.end_offset)
+                logger.info("cut %s to its %d committed bytes", path, end_offset)
         if files:
             sync_directory(directory)
     except OSError as error:

@@ -53,7 +53,7 @@ def logdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     commit = sink.write(report(200), wall_time=1e9 + 1)
     sink.write(report(300), wall_time=1e9 + 2)
     sink.close()
-    truncate_uncommitted(directory, commit)
+    truncate_uncommitted(directory, {commit.file_name: commit.end_offset})
     sink = TensorBoardSink(directory, wall_time=1e9)
     for step in range(300, 2000, 100):
         sink.write(report(step), wall_time=1e9 + step)

@@ -48,7 +48,7 @@ def test_file_opened_again_knows_what_is_done(tmp_path: Path) -> None:
     assert again.progress("other").last_step == 5
     assert again.progress("unknown").last_step == 0
     assert again.last_step == 5
-    assert again.last_commit == Commit("events", 500)
+    assert again.committed == {"events": 2000}
     again.close()
 
 

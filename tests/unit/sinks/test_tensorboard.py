@@ -123,7 +123,7 @@ def test_what_was_not_committed_is_cut_and_the_rest_reads_on(
     foreign = tmp_path / "events.out.tfevents.3000000000.host.1.0"
     foreign.touch()
 
-    truncate_uncommitted(tmp_path, committed)
+    truncate_uncommitted(tmp_path, {committed.file_name: committed.end_offset})
     write_steps(tmp_path, make_report, [3], 2e9)
 
     points = read_scalars(tmp_path)["Training/Loss"]
@@ -134,8 +134,8 @@ def test_what_was_not_committed_is_cut_and_the_rest_reads_on(
 def test_without_any_commit_nothing_of_ours_stays(tmp_path: Path, make_report: MakeReport) -> None:
     write_steps(tmp_path, make_report, [1], 1e9)
 
-    truncate_uncommitted(tmp_path, None)
-    truncate_uncommitted(tmp_path / "missing", None)
+    truncate_uncommitted(tmp_path, {})
+    truncate_uncommitted(tmp_path / "missing", {})
 
     assert own_files(tmp_path) == ()
 
@@ -143,7 +143,7 @@ def test_without_any_commit_nothing_of_ours_stays(tmp_path: Path, make_report: M
 def test_a_commit_beyond_the_file_changes_nothing(tmp_path: Path, make_report: MakeReport) -> None:
     committed = write_steps(tmp_path, make_report, [1], 1e9)
 
-    truncate_uncommitted(tmp_path, Commit(committed.file_name, committed.end_offset + 1000))
+    truncate_uncommitted(tmp_path, {committed.file_name: committed.end_offset + 1000})
 
     assert (tmp_path / committed.file_name).stat().st_size == committed.end_offset
 
