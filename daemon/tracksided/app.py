@@ -14,9 +14,10 @@ from tracksided.channels.service import AlertSender
 from tracksided.checkpoints.outcomes import AverageEvent
 from tracksided.checkpoints.service import CheckpointService
 from tracksided.config import Settings, public_settings
+from tracksided.descriptors import allow_many_files
 from tracksided.errors import OutputError, SettingsError
 from tracksided.intake import Intake
-from tracksided.lifecycle import DaemonLock, ServiceNotifier, Signals, raise_descriptor_limit
+from tracksided.lifecycle import DaemonLock, ServiceNotifier, Signals
 from tracksided.monitors.monitor import Watched, together
 from tracksided.monitors.service import MonitorService
 from tracksided.outputs import RunOutputs
@@ -89,7 +90,7 @@ class Daemon:
 
     def run(self, signals: Signals, notifier: ServiceNotifier) -> int:
         """Serve until a signal or idleness ends it; return the exit code."""
-        raise_descriptor_limit()
+        allow_many_files()
         logger.info("serving %s, pid %d", self._directory, os.getpid())
         notifier.send("READY=1", f"STATUS=serving {self._directory}")
         try:

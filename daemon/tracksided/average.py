@@ -5,10 +5,10 @@ import signal
 import sys
 from types import FrameType
 
-from tracksided.checkpoints.descriptors import allow_many_files
 from tracksided.checkpoints.gloo import GlooGroup
 from tracksided.checkpoints.ranks import EXIT_FAILED, Ranks, follow
 from tracksided.cli.average import command
+from tracksided.descriptors import allow_many_files
 from tracksided.errors import RankLost
 
 PROGRAM = "tracksided.average"

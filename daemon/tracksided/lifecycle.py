@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import resource
 import signal
 import socket
 from collections.abc import Mapping
@@ -11,8 +10,6 @@ from types import FrameType
 
 from trackside.wire.locks import DAEMON_LOCK_NAME, OWNER_ONLY, daemon_pid, name_holder
 from tracksided.errors import DaemonRunning
-
-ENOUGH_DESCRIPTORS = 1 << 16  # for some ten thousand segments
 
 
 class DaemonLock:
@@ -126,11 +123,3 @@ class ServiceNotifier:
         """Say that all is well, where the manager wants to know."""
         if self.watchdog_s is not None:
             self.send("WATCHDOG=1")
-
-
-def raise_descriptor_limit() -> None:
-    """Allow many open files, as far as the system does: segments and runs take some each."""
-    soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = ENOUGH_DESCRIPTORS if most == resource.RLIM_INFINITY else min(most, ENOUGH_DESCRIPTORS)
-    if soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))

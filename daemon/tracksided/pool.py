@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from tracksided.config import WorkerSettings
 from tracksided.jobs import AnyJob, JobFailed, Outcome
+from tracksided.priority import SINGLE_THREADED
 from tracksided.talking import TalkingChild
 
 logger = logging.getLogger(__name__)
@@ -21,8 +22,6 @@ MAX_DEATHS = 2  # of workers on one job, then it is given up
 FIRST_BACKOFF_S = 0.5
 MAX_BACKOFF_S = 30.0
 MAX_DOUBLINGS = 16  # far beyond the longest wait, and no float overflows
-# One thread per numeric library: the trainer needs the other cores.
-_SINGLE_THREADED = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 Ticket = int
 
@@ -169,7 +168,7 @@ class _WorkerProcess:
     """One worker and what it is at."""
 
     def __init__(self, command: Sequence[str], memory_bytes: int) -> None:
-        self._child = TalkingChild(command, str(memory_bytes), environ=_SINGLE_THREADED)
+        self._child = TalkingChild(command, str(memory_bytes), environ=SINGLE_THREADED)
         self.task: _Task | None = None
         self.deadline = 0.0
 

@@ -8,6 +8,8 @@ import signal
 from pathlib import Path
 
 NICEST = 19
+# Environment of a child that computes: one thread per numeric library, besides its own.
+SINGLE_THREADED = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 _PR_SET_PDEATHSIG = 1
 _IOPRIO_WHO_PROCESS = 1
 _IOPRIO_CLASS_IDLE = 3 << 13

@@ -16,7 +16,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from tracksided.checkpoints.descriptors import allow_many_files
 from tracksided.checkpoints.ending import signals_as_exits
 from tracksided.checkpoints.job import (
     AverageRequest,
@@ -28,6 +27,7 @@ from tracksided.checkpoints.job import (
 from tracksided.checkpoints.placement import HERE
 from tracksided.checkpoints.provenance import SOURCES_IN, Skipped
 from tracksided.checkpoints.shown import printable
+from tracksided.descriptors import allow_many_files
 from tracksided.errors import OutputError, TracksidedError
 from tracksided.priority import become_idle, die_with
 

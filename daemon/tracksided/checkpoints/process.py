@@ -9,13 +9,13 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tracksided.priority import SINGLE_THREADED
+
 COMMAND = (sys.executable, "-P", "-m", "tracksided.checkpoints.child")
 
 _END_GRACE_S = 5.0  # for removing the temporary file
 _KILL_GRACE_S = 1.0  # a process that waits for a file server cannot be killed before that answers
 _ERROR_TAIL_BYTES = 2000
-# One thread per numeric library: the kernel brings its own two.
-_SINGLE_THREADED = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 class ChildProcess:
@@ -49,7 +49,7 @@ class ChildProcess:
                 stdin=stdin,
                 stdout=self._output,
                 stderr=self._errors,
-                env=os.environ | _SINGLE_THREADED,
+                env=os.environ | SINGLE_THREADED,
                 cwd=Path("/"),
                 close_fds=True,
             )

@@ -23,7 +23,6 @@ from rich.progress import (
 )
 
 from tracksided.checkpoints.averaging import Progress as Report
-from tracksided.checkpoints.descriptors import allow_many_files
 from tracksided.checkpoints.ending import signals_as_exits
 from tracksided.checkpoints.formats.catalog import suffix_of
 from tracksided.checkpoints.job import (
@@ -44,6 +43,7 @@ from tracksided.checkpoints.remote.address import RemoteAddress
 from tracksided.checkpoints.shown import printable
 from tracksided.checkpoints.weights import DEFAULT_DECAY, METHODS
 from tracksided.checkpoints.workers import Workers
+from tracksided.descriptors import allow_many_files
 from tracksided.errors import RankLost, SettingsError, TracksidedError
 
 DEFAULT_PATTERN = "*.pt"

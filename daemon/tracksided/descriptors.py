@@ -1,8 +1,8 @@
-"""Room for many open files: every shard of every checkpoint is held open at once."""
+"""Room for many open files: segments and runs, and every shard of every checkpoint at once."""
 
 import resource
 
-ENOUGH = 65_536  # 100 checkpoints of 600 shards
+ENOUGH = 1 << 16  # 100 checkpoints of 600 shards, or some ten thousand segments
 
 
 def allow_many_files() -> None:
