@@ -349,4 +349,5 @@ class Daemon:
                     "http": self._web.status(),
                 },
                 now,
+                time.time(),
             )

@@ -4,7 +4,6 @@ A file and not a question over a socket: whoever looks never makes the daemon do
 """
 
 import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -32,8 +31,14 @@ class StatusFile:
         """Whether it is worth while to gather what `write` takes."""
         return now - self._written_at >= SOON_S
 
-    def write(self, content: Mapping[str, object], now: float) -> None:
-        """Replace the file if the content is new or the last sign of life is old."""
+    def write(self, content: Mapping[str, object], now: float, wall_time: float) -> None:
+        """Replace the file if the content is new or the last sign of life is old.
+
+        Args:
+            content: what the daemon says of itself.
+            now: monotonic seconds.
+            wall_time: Unix seconds.
+        """
         if content == self._last and now - self._written_at < LATE_S:
             return
         self._written_at = now
@@ -43,8 +48,8 @@ class StatusFile:
                 {
                     "schema": SCHEMA,
                     "pid": os.getpid(),
-                    "updated_at": time.time(),
-                    "updated_monotonic": time.monotonic(),
+                    "updated_at": wall_time,
+                    "updated_monotonic": now,
                     **content,
                 },
                 mode=OWNER_ONLY,

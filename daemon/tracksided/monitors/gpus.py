@@ -6,7 +6,6 @@ virtual GPUs, missing rights): what cannot be read is None.
 Source: NVML API reference, https://docs.nvidia.com/deploy/nvml-api/.
 """
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -78,7 +77,7 @@ class Gpus:
         """Add the GPUs, and their share to the processes that were found before."""
         if not self._open():
             return reading
-        self._take_events()
+        self._take_events(reading.timestamp)
         held: dict[int, dict[int, int]] = {}  # pid of a rank -> GPU -> bytes
         for gpu in self._gpus:
             for pid, num_bytes in _processes(gpu.handle):
@@ -116,7 +115,7 @@ class Gpus:
         _known(pynvml.nvmlShutdown)
         self._gpus, self._events, self._count = [], None, None
 
-    def _take_events(self) -> None:
+    def _take_events(self, timestamp: float) -> None:
         """Note the errors that the driver has raised since the reading before."""
         if self._events is None:
             return
@@ -127,7 +126,7 @@ class Gpus:
             index = _known(pynvml.nvmlDeviceGetIndex, event.device)
             for gpu in self._gpus:
                 if gpu.index == index:
-                    gpu.xids.append(XidError(timestamp=time.time(), code=int(event.eventData)))
+                    gpu.xids.append(XidError(timestamp=timestamp, code=int(event.eventData)))
 
 
 def _find(count: int) -> Iterator[_Gpu]:

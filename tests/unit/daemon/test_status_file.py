@@ -28,8 +28,10 @@ def test_a_file_that_does_not_say_tells_nothing() -> None:
 
 def test_only_the_owner_may_read_it(tmp_path: Path) -> None:
     umask = os.umask(0)
-    StatusFile(tmp_path).write({"version": "1"}, now=0.0)
+    StatusFile(tmp_path).write({"version": "1"}, now=7.0, wall_time=1e9)
     os.umask(umask)
 
     assert (tmp_path / "status.json").stat().st_mode & 0o777 == 0o600
-    assert (read_status(tmp_path) or {})["version"] == "1"
+    written = read_status(tmp_path) or {}
+    assert written["version"] == "1"
+    assert (written["updated_at"], written["updated_monotonic"]) == (1e9, 7.0)
