@@ -175,6 +175,25 @@ def test_record_as_large_as_the_ring_gets_in_wherever_the_cursor_stands(
     assert (record.step, record.sequence) == (3, 2)
 
 
+def test_no_pad_is_put_over_what_is_not_read_yet(make_writer: MakeWriter) -> None:
+    """From the middle of the ring a large record fits only behind a pad to its end."""
+    writer = make_writer(4096)
+    reader = RingReader.open(writer.path)
+    quarter = bytes(4096 // 4 - 128)  # behind a header, and metadata of 64 bytes
+    for step in range(1, 5):
+        publish(writer, step, quarter)
+    for _ in range(2):
+        record = reader.poll()
+        assert record is not None
+        reader.commit(record.end)
+    publish(writer, 5, quarter)
+
+    result = publish(writer, 6, bytes(3456))
+
+    assert result is PublishResult.RING_FULL
+    assert [record.step for record in iter(reader.poll, None)] == [3, 4, 5]
+
+
 def test_failed_copy_leaves_no_trace_but_a_count(make_writer: MakeWriter) -> None:
     writer = make_writer()
     with pytest.raises(ValueError, match="does not fit"):
