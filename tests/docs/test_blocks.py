@@ -68,6 +68,10 @@ def _for_stages() -> dict[str, Any]:
     return {"dataset": {"ids": [[1, 2], [3]], "text": ["attention is", "all you need"]}}
 
 
+def _for_a_resumed_training() -> dict[str, Any]:
+    return {"state": {"step": 100, "epoch": 2}}
+
+
 def _for_averaging() -> dict[str, Any]:
     Path("checkpoints").mkdir()
     for step in (100, 200, 300, 400):
@@ -81,6 +85,7 @@ _WRITTEN = {block.place for block in blocks("json") if block.page == "docs/refer
 # What a page takes for granted besides.
 _PREPARED = {
     "docs/classic.md": _for_classic,
+    "docs/how-to/pytorch.md": _for_a_resumed_training,
     "docs/reference/averaging.md": _for_averaging,
     "docs/stages.md": _for_stages,
 }

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from daemon_process import wait_until
+from documents import blocks
 from guide import Guide, listings, shell_lines, the_run
 from quoted import mistakes
 from safetensors.torch import load_file
@@ -19,6 +20,17 @@ pytestmark = pytest.mark.integration
 
 TRACKSIDE_RUN = "trackside run -- python train.py"
 Follow = Callable[..., Guide]
+RESUMED = """
+import torch
+import trackside
+model = torch.nn.Linear(4, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+state = {state}
+{block}
+for _ in range(30):
+    model(torch.ones(2, 4)).mean().backward()
+    optimizer.step()
+"""
 
 
 @pytest.fixture
@@ -91,6 +103,27 @@ def test_the_loop_by_hand(follow: Follow, tmp_path: Path) -> None:
     assert report.returncode == 0, report.stderr
     assert re.search(r"^  step +120 of ", report.stdout, re.MULTILINE)
     assert accuracy[-1][0] == 120
+
+
+def test_a_loop_by_hand_that_is_resumed(tmp_path: Path, shm_dir: Path) -> None:
+    (block,) = (
+        block.text
+        for block in blocks("python")
+        if block.page == "docs/how-to/pytorch.md" and block.title is None
+    )
+    page = Guide("docs/how-to/pytorch.md", tmp_path)
+    # The second try goes on from a checkpoint at 20 of the 30 steps of the first.
+    for done in (0, 20):
+        script = RESUMED.format(state={"step": done, "epoch": 1}, block=block)
+        (tmp_path / "train.py").write_text(script)
+        said = page.type(TRACKSIDE_RUN, {"TRACKSIDE_EVERY": "10"})
+        assert said.returncode == 0, said.stderr
+
+    run = the_run(tmp_path)
+    assert run.name == "reverser"
+    assert [line["step"] for line in history(run)] == [10, 20, 30, 30, 40, 50]
+    assert {line["epoch"] for line in history(run)} == {1}
+    assert segment.scan(shm_dir) == ()
 
 
 def test_hugging_face(follow: Follow, tmp_path: Path) -> None:
