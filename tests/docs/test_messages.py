@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 from documents import ROOT, pages
-from messages import is_said
+from messages import is_example, is_said
 
 from trackside.wire.layout import DropCause
 
@@ -48,6 +48,36 @@ def test_a_quoted_message_exists(place: str, message: str) -> None:
 )
 def test_a_message_that_nobody_says_is_noticed(message: str) -> None:
     assert not is_said(message)
+
+
+def _warnings() -> Iterator[str]:
+    """Yield what the page about capture quotes, with numbers and names in place."""
+    page = (ROOT / "docs" / "capture.md").read_text(encoding="utf-8")
+    _, table = page.split("| case | the warning |")
+    for row in table.split("\n\n", 1)[0].splitlines():
+        yield from (text for text in _QUOTED.findall(row.split(" | ")[-1]) if " " in text)
+
+
+WARNINGS = sorted(_warnings())
+
+
+def test_the_page_about_capture_quotes_warnings() -> None:
+    assert len(WARNINGS) > 10
+
+
+@pytest.mark.parametrize("warning", WARNINGS)
+def test_a_quoted_warning_is_one(warning: str) -> None:
+    without_numbers = re.sub(r"\b\d+\b", "...", warning)
+
+    assert is_said(warning) or is_said(without_numbers) or is_example(warning)
+
+
+@pytest.mark.parametrize(
+    "warning",
+    ["no layer 7 under 2 of decoder self_attention", "scaled_dot_product_attention on a DTensor"],
+)
+def test_a_warning_that_nobody_gives_is_noticed(warning: str) -> None:
+    assert not is_example(warning)
 
 
 def test_every_cause_of_a_drop_has_its_mend() -> None:

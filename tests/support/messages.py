@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from documents import ROOT
 
 GAP = "\0"
+MIN_WORDS = 2  # with fewer nearly everything is an example of a text
+_WORD = re.compile(r"[a-z]{2,}")
 _PERCENT = re.compile(r"%[-.\d]*[sdrgf]")
 
 
@@ -16,6 +18,18 @@ def is_said(message: str) -> bool:
     parts = [re.escape(part.strip()) for part in message.split("...") if part.strip()]
     wanted = re.compile(f"[^{GAP}]*{GAP}.*?".join(parts), re.DOTALL)
     return any(wanted.search(text) for text in _texts())
+
+
+def is_example(message: str) -> bool:
+    """Whether one text of the source reads like this with its placeholders filled in."""
+    return any(pattern.fullmatch(message) for pattern in _patterns())
+
+
+@functools.cache
+def _patterns() -> tuple[re.Pattern[str], ...]:
+    """Return an expression for each text that has words of its own."""
+    worded = [text for text in _texts() if len(_WORD.findall(text)) >= MIN_WORDS]
+    return tuple(re.compile(".+".join(map(re.escape, text.split(GAP)))) for text in worded)
 
 
 @functools.cache
