@@ -1,15 +1,20 @@
 """Real trainers: killed, exiting without close, importing the wire only, compiled."""
 
+import gc
 import os
 import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from regression import make_regression, train_step
+
+import trackside
 
 pytestmark = pytest.mark.integration
 
@@ -129,3 +134,19 @@ def test_a_daemon_is_started_detached_and_leaves_no_zombie(
     assert arguments == "['daemon', '--idle-exit', '300', '--low-priority']"
     assert (working_dir, rank) == ("/", "None")
     assert int(session) != os.getsid(0)
+
+
+def trained_like_in_a_cell(save_dir: Path) -> "weakref.ref[Any]":
+    model, optimizer = make_regression()
+    with trackside.attach(model, optimizer, every=1, autostart=False, save_dir=save_dir):
+        train_step(model, optimizer)
+    return weakref.ref(model)
+
+
+@pytest.mark.usefixtures("receive_all")
+def test_models_that_one_process_trains_after_another_do_not_pile_up(tmp_path: Path) -> None:
+    models = [trained_like_in_a_cell(tmp_path / name) for name in ("first", "second")]
+
+    gc.collect()
+
+    assert [model() for model in models] == [None, None]
