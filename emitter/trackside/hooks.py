@@ -31,19 +31,20 @@ class FunctionHook:
         """Name every module attribute that holds the function; the first is wrapped."""
         self._places = places
         self._observers: tuple[Observer, ...] = ()
+        self._tell: Observer = self._tell_all  # or the one there is: this runs in every step
         self._after: tuple[After, ...] = ()
         self._original: _Function | None = None
         self._wrapper: _Function | None = None
 
     def add(self, observer: Observer) -> None:
         """Tell ``observer`` from now on."""
-        self._observers += (observer,)
+        self._set_observers((*self._observers, observer))
         if len(self._observers) == 1:
             self._install()
 
     def remove(self, observer: Observer) -> None:
         """Tell ``observer`` no more; one that was never added is fine."""
-        self._observers = tuple(other for other in self._observers if other != observer)
+        self._set_observers(tuple(other for other in self._observers if other != observer))
         if not self._observers:
             self._restore()
 
@@ -54,6 +55,14 @@ class FunctionHook:
     def remove_after(self, observer: After) -> None:
         """Tell ``observer`` no more; one that was never added is fine."""
         self._after = tuple(other for other in self._after if other != observer)
+
+    def _set_observers(self, observers: tuple[Observer, ...]) -> None:
+        self._observers = observers
+        self._tell = observers[0] if len(observers) == 1 else self._tell_all
+
+    def _tell_all(self, args: Arguments, kwargs: Mapping[str, object]) -> None:
+        for observer in self._observers:
+            observer(args, kwargs)
 
     def _install(self) -> None:
         module, name = self._places[0]
@@ -72,13 +81,12 @@ class FunctionHook:
             nonlocal depth
             if is_dynamo_compiling() or depth:
                 return original(*args, **kwargs)
-            for observer in self._observers:
-                observer(args, kwargs)
-            depth += 1
+            self._tell(args, kwargs)
+            depth = 1
             try:
                 result = original(*args, **kwargs)
             finally:
-                depth -= 1
+                depth = 0
             for tell in self._after:
                 tell()
             return result

@@ -24,8 +24,9 @@ End = Callable[[], None]
 
 
 class OptimizerHooks:
-    """Calls ``begin`` before and ``end`` after each step.
+    """Calls ``end`` after each step, and ``begin`` before those that are armed.
 
+    As long as no optimizer is known, ``begin`` is called before every step.
     ``begin`` may return other arguments for the step. torch iterates over its hooks while they
     run, so `remove` must not be called from within them.
     """
@@ -38,6 +39,7 @@ class OptimizerHooks:
         self._begin = begin
         self._end = end
         self._handles: list[RemovableHandle] = []
+        self._armed: list[RemovableHandle] = []
         # Optimizers seen that do not update the model; ids alone are used again.
         self._strangers = weakref.WeakSet[torch.optim.Optimizer]()
 
@@ -55,19 +57,29 @@ class OptimizerHooks:
     def install(self) -> None:
         """Hook the optimizer, or all of them until one is found."""
         if self._optimizer is not None:
-            self._handles = [
-                self._optimizer.register_step_pre_hook(self._before),
-                self._optimizer.register_step_post_hook(self._after),
-            ]
+            self._handles = [self._optimizer.register_step_post_hook(self._after)]
         else:
             self._handles = [
                 register_optimizer_step_pre_hook(self._before),
                 register_optimizer_step_post_hook(self._after),
             ]
 
+    def arm(self) -> None:
+        """Call ``begin`` before the next steps; twice is fine. A step that is not armed pays less.
+
+        The hook is the optimizer's own only where that was given: all of them have it otherwise.
+        """
+        if len(self._handles) == 1 and not self._armed and self._optimizer is not None:
+            self._armed = [self._optimizer.register_step_pre_hook(self._before)]
+
+    def disarm(self) -> None:
+        """Call it no more; twice is fine."""
+        unhook(self._armed)
+
     def remove(self) -> None:
         """Unhook; twice is fine."""
         unhook(self._handles)
+        unhook(self._armed)
 
     def _before(
         self, optimizer: torch.optim.Optimizer, args: Args, kwargs: Kwargs

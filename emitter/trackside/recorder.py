@@ -113,8 +113,7 @@ class Recorder:
         self._epoch: int | None = None
         self._epoch_requested = False
         self._is_over = self._in_optimizer = False
-        self._is_sampling = self._is_arming_late = False
-        self._is_scaled = False
+        self._is_sampling = self._is_arming_late = self._is_scaled = False
         self._last_sampled = 0
         self._draft: StepDraft | None = None
         self._logged_loss = LateLoss()
@@ -128,6 +127,7 @@ class Recorder:
         if self._config.is_due(1):
             # Not armed here: a model that is compiled after attach would be traced armed.
             self._is_sampling = self._loss.is_sampling = self._is_arming_late = True
+            self._hooks.arm()
         if self._is_arming_late or self._follows_every_forward:
             self._hook_forward()
 
@@ -292,6 +292,7 @@ class Recorder:
         if self._collector.needs_eager_code:
             self._stance.force_eager()
         self._hook_forward()
+        self._hooks.arm()
         self._collector.arm(self._hooks.parameters)
 
     def _arm_late(self) -> None:
@@ -303,6 +304,7 @@ class Recorder:
         """Leave the step that begins now alone after all."""
         self._is_sampling = self._loss.is_sampling = self._is_arming_late = False
         self._stance.restore()
+        self._hooks.disarm()
         self._collector.disarm()
 
     def _begin(self, optimizer: torch.optim.Optimizer) -> None:
