@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from trackside.capture.gradients import is_partial, total_norm
+from trackside.capture.gradients import is_partial, local, total_norm
 
 MAX_UNREAD = 1024  # steps; each holds a block of 512 bytes on the device
 _NUMBERS = (float, int)
@@ -72,14 +73,16 @@ class ClipWatch:
 
     def on_clip(self, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
         """Take a call of ``clip_grads_with_norm_(parameters, max_norm, total_norm, ...)``."""
-        given = {**dict(zip(_NAMES, args, strict=False)), **kwargs}
+        given: dict[str, Any] = {**dict(zip(_NAMES, args, strict=False)), **kwargs}
         norm, limit = given["total_norm"], given["max_norm"]
         if is_partial(norm):
             self._is_in_parts = True
         else:
-            self.norms.append(_local(norm))
+            is_tensor = isinstance(norm, torch.Tensor)
+            known = local(norm) if is_tensor else torch.tensor(float(norm), device="cpu")
+            self.norms.append(known)
         is_known = not isinstance(limit, torch.Tensor) or limit.device.type == "cpu"
-        self._max_norm = float(limit) if is_known else None  # type: ignore[arg-type]  # torch does it too
+        self._max_norm = float(limit) if is_known else None
 
     def event(self) -> ClipEvent | None:
         """Return the clip event of the step in progress, None where nothing was clipped."""
@@ -150,15 +153,6 @@ def _merge(
         return more
     device = more.device if so_far.is_cpu else so_far.device
     return merge(so_far.to(device, non_blocking=True), more.to(device, non_blocking=True))
-
-
-def _local(norm: object) -> torch.Tensor:
-    """Return the norm as a tensor."""
-    if type(norm) is torch.Tensor:
-        return norm
-    to_local = getattr(norm, "to_local", None)
-    local = to_local() if to_local is not None else norm
-    return local if isinstance(local, torch.Tensor) else torch.tensor(float(local), device="cpu")  # type: ignore[arg-type]  # a plain number
 
 
 def _number(norm: torch.Tensor) -> Number:
