@@ -11,14 +11,13 @@ A JSON object states a metric as `{"val_loss": 0.25}` or `{"metrics": {"val_loss
 """
 
 import difflib
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import PurePath
 
 from tracksided.checkpoints.formats.base import Checkpoint
 from tracksided.checkpoints.formats.catalog import stated_metrics
+from tracksided.checkpoints.json_source import read_json
 from tracksided.checkpoints.naming import stem_of
 from tracksided.checkpoints.numbers import numbers_in
 from tracksided.checkpoints.policy import Candidate
@@ -87,15 +86,11 @@ def _read(store: Store, candidate: Candidate, beside: str) -> Mapping[str, objec
     try:
         source = store.open_file(beside)
         try:
-            if source.nbytes > _MAX_BYTES:
-                raise source.refusal(f"{source.nbytes} bytes, more than the {_MAX_BYTES} read")
-            parsed = json.loads(source.read(0, source.nbytes))
+            parsed = read_json(source, _MAX_BYTES)
         finally:
             source.close()
     except SourceRefused as error:
         raise SourceRefused(path, str(error)) from error
-    except (ValueError, RecursionError) as error:
-        raise SourceRefused(path, f"{PurePath(beside).name} is not sane JSON: {error}") from error
     return parsed if isinstance(parsed, dict) else {}
 
 

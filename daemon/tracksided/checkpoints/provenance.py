@@ -1,6 +1,5 @@
 """The JSON file beside or in an average: what it was made of."""
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -8,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
+from tracksided.checkpoints.json_source import read_json
 from tracksided.checkpoints.naming import DIRECTORY_PROVENANCE, provenance_name
 from tracksided.checkpoints.policy import BestBy
 from tracksided.checkpoints.refusals import SourceRefused
@@ -154,11 +154,9 @@ def read_provenance(output: Path) -> Mapping[str, object] | None:
 
 def provenance_in(source: SourceFile) -> Mapping[str, object] | None:
     """Return what a JSON file says; None where it cannot be read, or is no provenance."""
-    if source.nbytes > MAX_BYTES:
-        return None
     try:
-        parsed = json.loads(source.read(0, source.nbytes))
-    except (SourceRefused, ValueError, RecursionError):
+        parsed = read_json(source, MAX_BYTES)
+    except SourceRefused:
         return None
     return parsed if isinstance(parsed, dict) and parsed.get("kind") == KIND else None
 

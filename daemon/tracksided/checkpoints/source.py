@@ -86,6 +86,16 @@ class SourceFile:
         """Position of its first byte in the file at `path`."""
         return 0
 
+    def read_whole(self, max_bytes: int) -> bytes:
+        """Read a file that is small if it is what its name says.
+
+        Raises:
+            SourceRefused: it is longer, or as in `read_into`.
+        """
+        if self.nbytes > max_bytes:
+            raise self.refusal(f"{self.nbytes} bytes, more than the {max_bytes} read here")
+        return self.read(0, self.nbytes)
+
     def read(self, offset: int, nbytes: int) -> bytes:
         """Read exactly ``nbytes`` at ``offset``; for headers and directories.
 

@@ -43,10 +43,10 @@ def test_one_without_the_metric_is_skipped_with_the_reason(
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"{", "step_2.json is not sane JSON"),
-        (b"\xff\xfe\x00", "step_2.json is not sane JSON"),
-        (b"[" * 200_000, "step_2.json is not sane JSON"),
-        (b" " * (5 << 20), "step_2.json: 5242880 bytes, more than the 4194304 read"),
+        (b"{", "step_2.json: is no complete JSON"),
+        (b"\xff\xfe\x00", "step_2.json: is no complete JSON"),
+        (b"[" * 200_000, "step_2.json: is no complete JSON"),
+        (b" " * (5 << 20), "step_2.json: 5242880 bytes, more than the 4194304 read here"),
     ],
 )
 def test_a_damaged_file_of_metrics_costs_its_checkpoint_only(

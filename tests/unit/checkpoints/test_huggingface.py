@@ -134,7 +134,7 @@ def test_without_the_state_that_comes_last_a_directory_of_the_trainer_waits(
     reasons = skipped(tmp_path)
 
     assert "no trainer_state.json" in reasons["checkpoint-3"]
-    assert "trainer_state.json: is not complete" in reasons["checkpoint-4"]
+    assert "trainer_state.json: is no complete JSON" in reasons["checkpoint-4"]
 
 
 def test_directories_without_any_trainer_count_and_are_ordered_by_their_names(
@@ -194,7 +194,7 @@ def rewrite_index(directory: Path, change: Mapping[str, str]) -> None:
         (lambda d: (d / next(iter(SHARDS))).unlink(), "model-00001-of-00002.safetensors: cannot"),
         (lambda d: os.truncate(d / next(iter(SHARDS)), 100), "model-00001-of-00002.safetensors"),
         (lambda d: (d / "model.safetensors.index.json").unlink(), "its shards have no index"),
-        (lambda d: (d / "model.safetensors.index.json").write_text("{"), "is not sane JSON"),
+        (lambda d: (d / "model.safetensors.index.json").write_text("{"), "is no complete JSON"),
         (lambda d: (d / "model.safetensors.index.json").write_text("[]"), "has no weight_map"),
         (
             lambda d: (d / "model.safetensors.index.json").write_text("[" + "[]," * 10_000 + "[]]"),

@@ -166,10 +166,9 @@ def _read(directory: SourceDirectory) -> DistributedMetadata:
             f"no {METADATA}, which is written last: incomplete, or still written"
         )
     source = directory.open(METADATA)
-    if source.nbytes > MAX_PICKLE_BYTES:
-        raise source.refusal(f"{source.nbytes} bytes, more than the {MAX_PICKLE_BYTES} read here")
+    pickled = source.read_whole(MAX_PICKLE_BYTES)
     with refused_as(directory):
-        return read_metadata(source.read(0, source.nbytes))
+        return read_metadata(pickled)
 
 
 def _require_complete(directory: SourceDirectory, metadata: DistributedMetadata) -> None:

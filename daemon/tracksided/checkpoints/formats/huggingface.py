@@ -4,7 +4,6 @@ The weights are safetensors or torch zips, or lie in directories of their own; t
 which of them belong together.
 """
 
-import json
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -36,6 +35,7 @@ from tracksided.checkpoints.formats.weight_names import (
     missing_model,
     weight_groups,
 )
+from tracksided.checkpoints.json_source import parse_json
 from tracksided.checkpoints.refusals import refused_as
 from tracksided.checkpoints.shown import shown
 from tracksided.checkpoints.source import SourceDirectory, SourceFile
@@ -259,15 +259,10 @@ def _part(
 
 def _read_index(directory: SourceDirectory, name: str) -> _Index:
     source = directory.open(name)
-    if source.nbytes > MAX_INDEX_BYTES:
-        raise source.refusal(f"{source.nbytes} bytes, more than the {MAX_INDEX_BYTES} read here")
-    content = source.read(0, source.nbytes)
+    content = source.read_whole(MAX_INDEX_BYTES)
     if content.count(b"[") + content.count(b"{") > MAX_INDEX_CONTAINERS:
         raise source.refusal("nests lists or objects, where names stand in an index")
-    try:
-        parsed = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise source.refusal(f"is not sane JSON: {error}") from error
+    parsed = parse_json(source, content)
     weight_map = parsed.get("weight_map") if isinstance(parsed, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise source.refusal("has no weight_map")

@@ -1,9 +1,9 @@
 """The Trainer's `trainer_state.json`: the last file it writes, and the step it states."""
 
-import json
 import re
 from collections.abc import Collection
 
+from tracksided.checkpoints.json_source import read_json
 from tracksided.checkpoints.naming import is_checkpoint_directory
 from tracksided.checkpoints.source import SourceFile
 
@@ -41,9 +41,6 @@ def trainer_step(source: SourceFile) -> int | None:
             raise source.refusal("is not complete")
         found = _STEP.search(source.read(0, _HEAD_BYTES))
         return int(found.group(1)) if found else None
-    try:
-        parsed = json.loads(source.read(0, source.nbytes))
-    except (ValueError, RecursionError) as error:
-        raise source.refusal(f"is not complete: {error}") from error
+    parsed = read_json(source, _MAX_PARSED_BYTES)
     step = parsed.get("global_step") if isinstance(parsed, dict) else None
     return step if type(step) is int and step >= 0 else None
