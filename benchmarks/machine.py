@@ -12,6 +12,8 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 SHOWN_DIGITS = 12  # of a SHA-256
+RESULTS = "benchmarks/results.json", "docs/performance.md", "docs/scaling.md", "docs/images"
+_NOT_RESULTS = (".", *(f":(exclude){path}" for path in RESULTS))
 
 
 def machine() -> dict[str, Any]:
@@ -27,13 +29,22 @@ def machine() -> dict[str, Any]:
     }
 
 
-def commit() -> str | None:
-    """Return the commit that is measured, marked if files differ from it; None outside of git."""
-    asked = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
+def commit(root: Path = ROOT) -> str | None:
+    """Return the commit that is measured, marked if files differ from it; None outside of git.
+
+    What was measured before, and the pages of it, make no difference.
+    """
     try:
-        return subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()
+        head = _git(root, "rev-parse", "--short", "HEAD")
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", *_NOT_RESULTS)
     except (OSError, subprocess.CalledProcessError):
         return None
+    return f"{head}-dirty" if changed else head
+
+
+def _git(root: Path, *words: str) -> str:
+    asked = ["git", "-C", str(root), *words]
+    return subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def load_average() -> list[float]:

@@ -6,6 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
+import machine
 import numpy as np
 import pytest
 from figures import Spread
@@ -69,6 +70,31 @@ def test_the_json_says_what_was_found_where_and_with_what(
     assert found["limits"][0]["kept"] is True
     assert found["is_quick"] is False
     assert str(tmp_path) not in json.dumps(found)
+
+
+def test_only_a_change_of_what_is_measured_marks_the_commit(tmp_path: Path) -> None:
+    def git(*words: str) -> str:
+        named = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+        asked = ["git", *named, *words]
+        return subprocess.run(
+            asked, cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    results, code = tmp_path / "benchmarks" / "results.json", tmp_path / "code.py"
+    results.parent.mkdir()
+    for file in (results, code):
+        file.write_text("1")
+    assert machine.commit(tmp_path) is None
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "-m", "first")
+    head = git("rev-parse", "--short", "HEAD")
+
+    results.write_text("2")
+    assert machine.commit(tmp_path) == head
+
+    code.write_text("2")
+    assert machine.commit(tmp_path) == f"{head}-dirty"
 
 
 def test_the_short_form_changes_defaults_and_no_choice(
