@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from trackside.wire.records import Stack, Step
+from trackside.wire.records import Step
 from tracksided.assemble import gradients_object
 from tracksided.attention import LazyMaps, map_name
 from tracksided.catalog import ATTENTION_STATISTICS, PARAMETER_STATISTICS, RENDERERS
@@ -57,17 +57,7 @@ def analyse(
 
     parameters = leader.gradients if with_statistics else None
     gradients = _gradient_statistics(leader.step, parameters, guard)
-    entries: dict[str, list[dict[str, Any]]] = {"encoder": [], "decoder": []}
-    scalars: list[Scalar] = []
-    raw: list[RawMap] = []
-    for attention in maps:
-        if with_statistics:
-            entry = _attention_statistics(attention, guard)
-            entries[attention.stack].append(entry)
-            scalars += attention_scalars(samples.step, attention.stack, entry)
-        if leader.hello.save_raw:
-            raw.append(_raw(attention))
-
+    entries = _attention_entries(maps if with_statistics else (), guard)
     data = StepData(
         run=samples.run,
         step=samples.step,
@@ -86,15 +76,20 @@ def analyse(
         guard.collect("histograms", _histograms(parameters, samples.step), histograms)
     return StepAnalysis(
         statistics={**entries, "gradients": gradients, "gradient_noise_scale": noise_scale},
-        scalars=tuple(scalars),
+        scalars=tuple(
+            scalar
+            for stack, of_stack in entries.items()
+            for entry in of_stack
+            for scalar in attention_scalars(samples.step, stack, entry)
+        ),
         histograms=tuple(histograms),
         pictures=tuple(pictures),
-        raw=tuple(raw),
+        raw=tuple(map(_raw, maps)) if leader.hello.save_raw else (),
         failures=guard.failures,
     )
 
 
-def attention_scalars(step: int, stack: Stack, entry: Mapping[str, Any]) -> Iterable[Scalar]:
+def attention_scalars(step: int, stack: str, entry: Mapping[str, Any]) -> Iterable[Scalar]:
     """Yield the curves of one entry of ``statistics.json``; what is unknown yields nothing."""
     prefix = f"attention/{stack}_layer{entry['layer']}"
     if stack == "decoder":  # an encoder has one kind of attention only
@@ -127,6 +122,15 @@ class _Guard:
     def _note(self, stage: str, error: Exception) -> None:
         logger.debug("%s failed", stage, exc_info=error)
         self.failures[stage] = repr(error)
+
+
+def _attention_entries(
+    maps: Iterable[AttentionMap], guard: _Guard
+) -> dict[str, list[dict[str, Any]]]:
+    entries: dict[str, list[dict[str, Any]]] = {"encoder": [], "decoder": []}
+    for attention in maps:
+        entries[attention.stack].append(_attention_statistics(attention, guard))
+    return entries
 
 
 def _attention_statistics(attention: AttentionMap, guard: _Guard) -> dict[str, Any]:
