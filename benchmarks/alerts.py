@@ -35,7 +35,7 @@ from tables import Column, Table
 
 from tracksided.alerts.catalog import AlertSettings
 from tracksided.observations import Observation
-from tracksided.watch import RunWatch
+from tracksided.rule_evaluator import RuleEvaluator
 
 HERE = Path(__file__).parent
 HEALTHY_STEPS = 1000
@@ -261,8 +261,8 @@ def replay(spread: float, phi: float) -> dict[str, Figure]:
         Observation(step=i + 1, timestamp=float(i), loss=loss, norm_before_clip=float(norm))
         for i, (loss, norm) in enumerate(zip(losses, np.exp(logs), strict=True))
     ]
-    watch = RunWatch("replay", AlertSettings())
-    rules = Counter(alert.rule for step in steps for alert in watch.look(step))
+    evaluator = RuleEvaluator("replay", AlertSettings())
+    rules = Counter(alert.rule for step in steps for alert in evaluator.look(step))
     return false_alarms(f"replayed: s = {spread}, phi = {phi}", REPLAY_STEPS, rules)
 
 

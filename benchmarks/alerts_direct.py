@@ -25,9 +25,9 @@ from tracksided.alerts.document import alert_document
 from tracksided.analysis import analyse
 from tracksided.assemble import RankStep, assemble
 from tracksided.reports import Alert
+from tracksided.rule_evaluator import RuleEvaluator
 from tracksided.samples import StepSamples, build_sample
 from tracksided.sinks.json_file import encode
-from tracksided.watch import RunWatch
 
 RUN = "benchmark"
 
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
 
 
 def judge(case: str, seed: int, steps: int, since: int) -> tuple[list[Alert], int]:
-    watch = RunWatch(RUN, AlertSettings())
+    evaluator = RuleEvaluator(RUN, AlertSettings())
     alerts: list[Alert] = []
     reader: RingReader | None = None
     num_steps = 0
@@ -64,7 +64,7 @@ def judge(case: str, seed: int, steps: int, since: int) -> tuple[list[Alert], in
                 )
                 report = assemble([RankStep(hello, step)], analysis)
                 written = json.loads(encode(report.history))
-                alerts += watch.complete(replace(report, history=written), None).alerts
+                alerts += evaluator.complete(replace(report, history=written), None).alerts
                 num_steps += 1
             reader.commit(record.end)
     if reader is not None:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from trackside.wire.segment import writer_pid
-from tracksided.alarms import RunAlarms
+from tracksided.alerting import RunAlerting
 from tracksided.config import Settings
-from tracksided.configuration import add_configuration
 from tracksided.errors import OutputError
 from tracksided.ingest.generation import Generation, output_directory
 from tracksided.monitors.monitor import Watched
@@ -21,9 +20,10 @@ from tracksided.pipeline import Pipeline, Retry
 from tracksided.pool import WorkerPool
 from tracksided.reporting import FinalReport
 from tracksided.reports import Alert, SegmentProgress, StepReport
+from tracksided.rule_evaluator import RuleEvaluator
 from tracksided.summaries import Finale, final_scalars, final_texts
 from tracksided.totals import leader_close, run_totals
-from tracksided.watch import RunWatch
+from tracksided.training_settings import add_training_settings
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class Run:
         self._pipeline: Pipeline | None = None
         words = [word for word in generation.hello.visualize if word in OVERVIEW_WORDS]
         self._overviews = Overviews(self.directory, tuple(words))
-        self._alarms: RunAlarms | None = None
+        self._alerting: RunAlerting | None = None
         self._report = FinalReport(self.directory)
         self._end_deadline = 0.0
         self._defect: str | None = None
@@ -206,19 +206,19 @@ class Run:
     def note_machine(self, reading: HostReading | None) -> None:
         """Take the newest reading of the machine, for the steps that are committed from now on."""
         self._reading = reading
-        if reading is not None and self._alarms is not None and self.state is State.RUNNING:
-            self._alarms.look_at_machine(of_ranks(reading, self._pids))
+        if reading is not None and self._alerting is not None and self.state is State.RUNNING:
+            self._alerting.look_at_machine(of_ranks(reading, self._pids))
 
     def configure(self, settings: Settings) -> None:
         """Take other settings of the alerts; the others hold from the start of a run on."""
         self._settings = replace(self._settings, alerts=settings.alerts)
-        if self._alarms is not None:
-            self._alarms.watch.configure(settings.alerts)
+        if self._alerting is not None:
+            self._alerting.evaluator.configure(settings.alerts)
 
     def note_average(self, error: str | None) -> None:
         """Take the outcome of an averaging of this run's checkpoints: why it failed, or None."""
-        if self._alarms is not None:
-            self._alarms.note_average(error)
+        if self._alerting is not None:
+            self._alerting.note_average(error)
 
     def close(self, *, remove_segments: bool) -> None:
         """Let go of the segments."""
@@ -241,7 +241,7 @@ class Run:
             "shed": 0 if pipeline is None else pipeline.num_shed,
             "failed": 0 if pipeline is None else pipeline.num_failed,
             "problem": self.problem,
-            "alerts": [] if self._alarms is None else self._alarms.status(),
+            "alerts": [] if self._alerting is None else self._alerting.status(),
             "ranks": [
                 {
                     "rank": entry.rank,
@@ -265,7 +265,7 @@ class Run:
             outputs = self._open_outputs(self.directory)
             if not outputs.is_finished(self.generation.nonces):
                 outputs.begin(self.generation.hello)
-            watch = RunWatch(
+            evaluator = RuleEvaluator(
                 self.run_id,
                 self._settings.alerts,
                 lines=outputs.newest_lines(),
@@ -276,7 +276,7 @@ class Run:
             return
         self._retry.succeeded()
         self._outputs = outputs
-        self._alarms = RunAlarms(watch, outputs, self._tell)
+        self._alerting = RunAlerting(evaluator, outputs, self._tell)
         self._pipeline = Pipeline(
             outputs, self._settings.workers, self._hellos, complete=self._complete
         )
@@ -290,13 +290,13 @@ class Run:
 
     def _move(self, pool: WorkerPool, now: float) -> None:
         assert self._pipeline is not None  # noqa: S101 - made by _open
-        assert self._alarms is not None  # noqa: S101 - made by _open
+        assert self._alerting is not None  # noqa: S101 - made by _open
         self._pipeline.dispatch(pool, now)
         for step in self._pipeline.commit(now):
             self.generation.settle(step)
-            self._alarms.committed(step.step)
+            self._alerting.committed(step.step)
         newest = max(stream.last_step for stream in self.generation.streams)
-        self._alarms.look_at_trainer(newest, now, self._is_training)
+        self._alerting.look_at_trainer(newest, now, self._is_training)
         if self._pipeline.is_empty:
             self._overviews.keep_up(pool, now, self._num_committed())
         if self._pipeline.is_empty and self.generation.is_over(now):
@@ -304,11 +304,11 @@ class Run:
             self._end_deadline = now + FLUSH_LIMIT_S
 
     def _complete(self, report: StepReport) -> StepReport:
-        assert self._alarms is not None  # noqa: S101 - made by _open
+        assert self._alerting is not None  # noqa: S101 - made by _open
         narrowed = None if self._reading is None else of_ranks(self._reading, self._pids)
         if not self._num_committed():
-            report = add_configuration(report)
-        return self._alarms.complete(report, narrowed)
+            report = add_training_settings(report)
+        return self._alerting.complete(report, narrowed)
 
     def _is_training(self) -> bool:
         return self.is_alive and all(s.close_record is None for s in self.generation.streams)
@@ -332,8 +332,8 @@ class Run:
         return newest.last_step
 
     def _finale(self) -> Finale:
-        assert self._alarms is not None  # noqa: S101 - made by _open
-        watched = self._alarms.watch.monitoring
+        assert self._alerting is not None  # noqa: S101 - made by _open
+        watched = self._alerting.evaluator.monitoring
         return Finale(
             totals=run_totals(self.generation, self._progress, watched.course, watched.verdict),
             close=leader_close(self.generation),

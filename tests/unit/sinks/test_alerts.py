@@ -14,8 +14,8 @@ from tracksided.alerts.catalog import AlertSettings
 from tracksided.errors import OutputError
 from tracksided.outputs import RunOutputs
 from tracksided.reports import StepReport
+from tracksided.rule_evaluator import RuleEvaluator
 from tracksided.sinks.line_file import LineFile
-from tracksided.watch import RunWatch
 
 RECORDS = {0: ("n", 1)}
 
@@ -25,7 +25,7 @@ def alerts_in(directory: Path) -> list[Any]:
 
 
 def bad_step(step: int) -> StepReport:
-    return RunWatch(RUN, AlertSettings()).complete(make_report(step, loss=math.nan), None)
+    return RuleEvaluator(RUN, AlertSettings()).complete(make_report(step, loss=math.nan), None)
 
 
 def test_committed_step_leaves_its_alert(tmp_path: Path) -> None:

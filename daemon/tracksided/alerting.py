@@ -9,7 +9,7 @@ from tracksided.errors import OutputError
 from tracksided.monitors.reading import HostReading
 from tracksided.outputs import RunOutputs
 from tracksided.reports import Alert, StepReport
-from tracksided.watch import RunWatch, alert_text
+from tracksided.rule_evaluator import RuleEvaluator, alert_text
 
 logger = logging.getLogger(__name__)
 
@@ -17,7 +17,7 @@ LOOK_EVERY_S = 1.0  # at a trainer that is silent
 MAX_GAP_S = 30.0  # between two looks; after more the daemon was stopped, and knows nothing
 
 
-class RunAlarms:
+class RunAlerting:
     """Raises the alerts of one run. One thread.
 
     An alert is told to the channels once it is committed. A kill between the two costs the
@@ -26,7 +26,7 @@ class RunAlarms:
 
     def __init__(
         self,
-        watch: RunWatch,
+        evaluator: RuleEvaluator,
         outputs: RunOutputs,
         tell: Callable[[Alert], None],
         wall_clock: Callable[[], float] = time.time,
@@ -34,12 +34,12 @@ class RunAlarms:
         """Raise nothing yet.
 
         Args:
-            watch: what is remembered of the run, and its rules.
+            evaluator: what is remembered of the run, and its rules.
             outputs: where alerts are committed.
             tell: sends a committed alert to the channels; does not wait.
             wall_clock: Unix time in seconds.
         """
-        self.watch = watch
+        self.evaluator = evaluator
         self._outputs = outputs
         self._tell = tell
         self._wall_clock = wall_clock
@@ -52,7 +52,7 @@ class RunAlarms:
 
     def complete(self, report: StepReport, reading: HostReading | None) -> StepReport:
         """Return the report of a step with all that is to be written of it."""
-        report = self.watch.complete(report, reading)
+        report = self.evaluator.complete(report, reading)
         self._uncommitted += report.alerts
         return report
 
@@ -65,11 +65,11 @@ class RunAlarms:
 
     def look_at_machine(self, reading: HostReading) -> None:
         """Raise what a reading of the machine gives reason for."""
-        self._raise(self.watch.look_at_machine(reading))
+        self._raise(self.evaluator.look_at_machine(reading))
 
     def note_average(self, error: str | None) -> None:
         """Raise an alert if the run's checkpoints could not be averaged."""
-        alert = self.watch.note_average(error, self._wall_clock())
+        alert = self.evaluator.note_average(error, self._wall_clock())
         self._raise(() if alert is None else (alert,))
 
     def look_at_trainer(
@@ -89,12 +89,12 @@ class RunAlarms:
         if now - self._looked_at > MAX_GAP_S or not is_training():
             self._moved_at = now
         self._looked_at = now
-        alert = self.watch.look_at_trainer(now - self._moved_at, self._wall_clock())
+        alert = self.evaluator.look_at_trainer(now - self._moved_at, self._wall_clock())
         self._raise(() if alert is None else (alert,))
 
     def status(self) -> list[dict[str, Any]]:
         """Return what `trackside status` shows."""
-        return self.watch.status()
+        return self.evaluator.status()
 
     def _raise(self, alerts: Sequence[Alert]) -> None:
         """Write alerts that belong to no step, and those that could not be written before."""

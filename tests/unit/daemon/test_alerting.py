@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from written import load
 
 from tracksided import outputs
-from tracksided.alarms import RunAlarms
+from tracksided.alerting import RunAlerting
 from tracksided.alerts.catalog import AlertSettings
 from tracksided.alerts.memory_pressure import MemoryPressure
 from tracksided.alerts.nonfinite import Nonfinite
@@ -22,12 +22,12 @@ from tracksided.errors import OutputError
 from tracksided.monitors.reading import HostReading
 from tracksided.outputs import RunOutputs
 from tracksided.reports import Alert
-from tracksided.watch import RunWatch
+from tracksided.rule_evaluator import RuleEvaluator
 
 
 @dataclass
 class Site:
-    """A run's alarms over a real directory; time stands where the test puts it."""
+    """A run's alerting over a real directory; time stands where the test puts it."""
 
     directory: Path
     wall: float = 1e9
@@ -40,22 +40,22 @@ class Site:
     def start(self) -> None:
         """Begin as a daemon does that knows the files only."""
         self.outputs = RunOutputs(self.directory)
-        watch = RunWatch(
+        evaluator = RuleEvaluator(
             RUN,
             self.settings,
             lines=self.outputs.newest_lines(),
             alerts=self.outputs.alerts,
         )
-        self.alarms = RunAlarms(watch, self.outputs, self.told.append, lambda: self.wall)
+        self.alerting = RunAlerting(evaluator, self.outputs, self.told.append, lambda: self.wall)
 
     def restart(self) -> None:
         self.outputs.close()
         self.start()
 
     def step(self, step: int, **changes: Any) -> None:
-        report = self.alarms.complete(make_report(step, **changes), None)
+        report = self.alerting.complete(make_report(step, **changes), None)
         self.outputs.commit(report, {0: ("n", step)})
-        self.alarms.committed(step)
+        self.alerting.committed(step)
 
     def rules(self) -> list[str]:
         path = self.directory / "alerts.jsonl"
@@ -87,11 +87,11 @@ def pressed(now: float) -> HostReading:
 def test_alert_of_a_step_is_told_once_it_is_committed(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
-    report = site.alarms.complete(make_report(5, loss=math.nan), None)
+    report = site.alerting.complete(make_report(5, loss=math.nan), None)
     assert site.told == []
 
     site.outputs.commit(report, {0: ("n", 5)})
-    site.alarms.committed(5)
+    site.alerting.committed(5)
 
     assert [alert.rule for alert in site.told] == ["nonfinite"]
     assert caplog.text.count("nonfinite: the loss is NaN") == 1
@@ -100,26 +100,26 @@ def test_alert_of_a_step_is_told_once_it_is_committed(
 
 def test_alert_of_the_machine_goes_to_every_place(site: Site) -> None:
     site.step(5)
-    site.alarms.look_at_machine(pressed(100.0))
-    site.alarms.look_at_machine(pressed(100.0))
-    site.alarms.look_at_machine(pressed(110.0))
+    site.alerting.look_at_machine(pressed(100.0))
+    site.alerting.look_at_machine(pressed(100.0))
+    site.alerting.look_at_machine(pressed(110.0))
 
     assert [(alert.rule, alert.step) for alert in site.told] == [("memory_pressure", None)]
-    assert site.alarms.status()[0]["rule"] == "memory_pressure"
+    assert site.alerting.status()[0]["rule"] == "memory_pressure"
     assert site.rules() == site.texts() == ["memory_pressure"]
 
 
 def test_alert_of_the_machine_is_not_raised_again_after_a_restart(site: Site) -> None:
-    site.alarms.look_at_machine(pressed(100.0))
+    site.alerting.look_at_machine(pressed(100.0))
     site.restart()
 
-    site.alarms.look_at_machine(pressed(110.0))
+    site.alerting.look_at_machine(pressed(110.0))
 
     assert site.rules() == site.texts() == ["memory_pressure"]
 
 
 def test_alert_of_the_machine_that_a_kill_kept_from_its_file_is_added_once(site: Site) -> None:
-    site.alarms.look_at_machine(pressed(100.0))
+    site.alerting.look_at_machine(pressed(100.0))
     (site.directory / "alerts.jsonl").unlink()
 
     site.restart()
@@ -131,7 +131,7 @@ def test_alert_of_the_machine_that_a_kill_kept_from_its_file_is_added_once(site:
 
 def look(site: Site, step: int, now: float, *, is_training: bool = True) -> None:
     site.wall = 1e9 + now
-    site.alarms.look_at_trainer(step, now, lambda: is_training)
+    site.alerting.look_at_trainer(step, now, lambda: is_training)
 
 
 def test_silent_trainer_is_stalled_once_until_it_moves_again(site: Site) -> None:
@@ -149,7 +149,7 @@ def test_silent_trainer_is_stalled_once_until_it_moves_again(site: Site) -> None
 
     for now in range(100, 1000, 20):
         look(site, now, float(now))
-    assert site.alarms.status() == []
+    assert site.alerting.status() == []
 
 
 @pytest.mark.parametrize("why", ["ended", "daemon stopped"])
@@ -164,14 +164,14 @@ def test_silence_that_is_no_stall(site: Site, why: str) -> None:
 
 
 def test_failed_averaging_is_told_once_until_one_goes_well(site: Site) -> None:
-    site.alarms.note_average("a.pt is truncated")
+    site.alerting.note_average("a.pt is truncated")
     site.wall += 1
-    site.alarms.note_average("a.pt is truncated")
+    site.alerting.note_average("a.pt is truncated")
 
     assert [alert.rule for alert in site.told] == ["averaging_failed"]
     site.wall += 301
-    site.alarms.note_average(None)
-    assert site.alarms.status() == []
+    site.alerting.note_average(None)
+    assert site.alerting.status() == []
 
 
 def test_alert_that_cannot_be_written_is_written_later_and_once(
@@ -182,8 +182,8 @@ def test_alert_that_cannot_be_written_is_written_later_and_once(
 
     with monkeypatch.context() as patch:
         patch.setattr(outputs, "write_json", refuse)
-        site.alarms.look_at_machine(pressed(100.0))
-        site.alarms.look_at_machine(pressed(110.0))
+        site.alerting.look_at_machine(pressed(100.0))
+        site.alerting.look_at_machine(pressed(110.0))
     assert site.told == []
     assert caplog.text.count("no space for run.json") == 1
 
@@ -194,10 +194,10 @@ def test_alert_that_cannot_be_written_is_written_later_and_once(
 
 
 def test_other_settings_hold_from_the_next_look_on(site: Site) -> None:
-    site.alarms.watch.configure(AlertSettings(nonfinite=Nonfinite(enabled=False)))
+    site.alerting.evaluator.configure(AlertSettings(nonfinite=Nonfinite(enabled=False)))
     site.step(5, loss=math.nan)
     assert site.told == []
 
-    site.alarms.watch.configure(AlertSettings())
+    site.alerting.evaluator.configure(AlertSettings())
     site.step(6, loss=math.nan)
     assert [alert.step for alert in site.told] == [6]

@@ -42,16 +42,16 @@ MAX_ROWS = 200
 MAX_CELL_CHARS = 200
 
 
-def add_configuration(report: StepReport) -> StepReport:
+def add_training_settings(report: StepReport) -> StepReport:
     """Return the report of the first step of a run with the settings of the run."""
     return replace(
         report,
-        scalars=(*report.scalars, *configuration_scalars(report)),
-        texts=(*report.texts, configuration_text(report.hello, report.step)),
+        scalars=(*report.scalars, *training_settings_scalars(report)),
+        texts=(*report.texts, training_settings_text(report.hello, report.step)),
     )
 
 
-def configuration_scalars(report: StepReport) -> Iterator[Scalar]:
+def training_settings_scalars(report: StepReport) -> Iterator[Scalar]:
     """Yield the ``Config/*`` tags; what is neither set nor seen yields nothing.
 
     The user's settings win over what was seen: micro-batches of the step, and the keys of its
@@ -73,7 +73,7 @@ def configuration_scalars(report: StepReport) -> Iterator[Scalar]:
     return known_scalars(values, report.step)
 
 
-def configuration_text(hello: Hello, step: int) -> Text:
+def training_settings_text(hello: Hello, step: int) -> Text:
     """Return ``Config/Training_Settings``: a table of what is known of the run's settings."""
     known = {
         "run": hello.run,

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 from observed import make_report
 
-from tracksided.configuration import (
-    MAX_ROWS,
-    add_configuration,
-    configuration_text,
-    flatten,
-)
 from tracksided.reports import StepReport
+from tracksided.training_settings import (
+    MAX_ROWS,
+    add_training_settings,
+    flatten,
+    training_settings_text,
+)
 
 
 def report_of(config: dict[str, Any], micro_batches: int | None = None) -> StepReport:
@@ -21,7 +21,7 @@ def report_of(config: dict[str, Any], micro_batches: int | None = None) -> StepR
 
 
 def config_tags(report: StepReport) -> dict[str, float]:
-    found = add_configuration(report).scalars
+    found = add_training_settings(report).scalars
     return {scalar.tag: scalar.value for scalar in found if scalar.tag.startswith("Config/")}
 
 
@@ -75,7 +75,9 @@ def test_what_was_seen_stands_in_for_what_was_not_told() -> None:
 def test_settings_are_a_table() -> None:
     report = report_of({"lr": 0.1, "model": {"name": "a|b\nc"}, "betas": [0.9, 0.95]})
 
-    (text,) = [text for text in add_configuration(report).texts if text.tag.startswith("Config/")]
+    (text,) = [
+        text for text in add_training_settings(report).texts if text.tag.startswith("Config/")
+    ]
 
     assert (text.tag, text.step) == ("Config/Training_Settings", 100)
     assert "| lr | 0.1 |" in text.text
@@ -88,7 +90,7 @@ def test_settings_are_a_table() -> None:
 def test_endless_settings_are_cut_and_said_so() -> None:
     hello = report_of({f"k{i}": "x" * 1000 for i in range(MAX_ROWS + 5)}).hello
 
-    text = configuration_text(hello, 1).text
+    text = training_settings_text(hello, 1).text
 
     assert "| | and 5 more: see run.json |" in text
     assert max(map(len, text.splitlines())) < 300

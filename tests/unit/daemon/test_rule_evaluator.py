@@ -16,12 +16,12 @@ from tracksided.alerts.finding import Finding
 from tracksided.alerts.nonfinite import Nonfinite
 from tracksided.observations import Observation
 from tracksided.reports import Alert, StepReport
+from tracksided.rule_evaluator import RuleEvaluator
 from tracksided.sinks.json_file import encode
-from tracksided.watch import RunWatch
 
 
-def complete(watch: RunWatch, step: int, **changes: Any) -> StepReport:
-    return watch.complete(make_report(step, **changes), None)
+def complete(evaluator: RuleEvaluator, step: int, **changes: Any) -> StepReport:
+    return evaluator.complete(make_report(step, **changes), None)
 
 
 def line_of(report: StepReport) -> Any:
@@ -29,7 +29,7 @@ def line_of(report: StepReport) -> Any:
 
 
 def test_step_carries_its_alerts_in_line_and_text() -> None:
-    report = complete(RunWatch(RUN, AlertSettings()), 7, loss=math.nan)
+    report = complete(RuleEvaluator(RUN, AlertSettings()), 7, loss=math.nan)
 
     (alert,) = report.alerts
     assert (alert.rule, alert.step, alert.run) == ("nonfinite", 7, RUN)
@@ -45,7 +45,7 @@ def test_step_carries_its_alerts_in_line_and_text() -> None:
 
 
 def test_healthy_step_has_an_empty_list_of_alerts() -> None:
-    report = complete(RunWatch(RUN, AlertSettings()), 7)
+    report = complete(RuleEvaluator(RUN, AlertSettings()), 7)
 
     assert report.alerts == ()
     assert report.history["alerts"] == []
@@ -55,34 +55,34 @@ def test_healthy_step_has_an_empty_list_of_alerts() -> None:
     "settings", [AlertSettings(enabled=False), AlertSettings(nonfinite=Nonfinite(enabled=False))]
 )
 def test_rule_that_is_switched_off_says_nothing(settings: AlertSettings) -> None:
-    assert complete(RunWatch(RUN, settings), 7, loss=math.nan).alerts == ()
+    assert complete(RuleEvaluator(RUN, settings), 7, loss=math.nan).alerts == ()
 
 
 def test_status_shows_what_is_active() -> None:
-    watch = RunWatch(RUN, AlertSettings())
-    complete(watch, 7, loss=math.nan)
-    complete(watch, 8)
+    evaluator = RuleEvaluator(RUN, AlertSettings())
+    complete(evaluator, 7, loss=math.nan)
+    complete(evaluator, 8)
 
-    (entry,) = watch.status()
+    (entry,) = evaluator.status()
 
     assert (entry["rule"], entry["step"], entry["state"]) == ("nonfinite", 7, "cooling")
 
 
 def test_training_that_goes_back_and_fails_again_is_another_alert() -> None:
-    watch = RunWatch(RUN, AlertSettings())
-    complete(watch, 10)
-    assert complete(watch, 20, loss=math.nan).alerts
+    evaluator = RuleEvaluator(RUN, AlertSettings())
+    complete(evaluator, 10)
+    assert complete(evaluator, 20, loss=math.nan).alerts
 
-    assert complete(watch, 10).alerts == ()
-    assert complete(watch, 20, loss=math.nan).alerts
+    assert complete(evaluator, 10).alerts == ()
+    assert complete(evaluator, 20, loss=math.nan).alerts
 
 
 def test_alert_of_another_run_in_the_directory_does_not_silence_this_one() -> None:
-    first = complete(RunWatch("other", AlertSettings()), 7, loss=math.nan)
+    first = complete(RuleEvaluator("other", AlertSettings()), 7, loss=math.nan)
 
-    watch = RunWatch(RUN, AlertSettings(), lines=[line_of(first)], alerts=first.alerts)
+    evaluator = RuleEvaluator(RUN, AlertSettings(), lines=[line_of(first)], alerts=first.alerts)
 
-    assert complete(watch, 8, loss=math.nan).alerts
+    assert complete(evaluator, 8, loss=math.nan).alerts
 
 
 class Broken(Nonfinite):
@@ -91,9 +91,9 @@ class Broken(Nonfinite):
 
 
 def test_rule_that_fails_costs_itself_only(caplog: pytest.LogCaptureFixture) -> None:
-    watch = RunWatch(RUN, AlertSettings(nonfinite=Broken()))
+    evaluator = RuleEvaluator(RUN, AlertSettings(nonfinite=Broken()))
 
-    reports = [complete(watch, step) for step in (1, 2)]
+    reports = [complete(evaluator, step) for step in (1, 2)]
 
     assert [report.history["failures"] for report in reports] == [
         {"alerts.nonfinite": f"ZeroDivisionError: {step} / 0"} for step in (1, 2)
@@ -102,14 +102,14 @@ def test_rule_that_fails_costs_itself_only(caplog: pytest.LogCaptureFixture) -> 
 
 
 def test_step_that_says_no_time_costs_its_alerts_only() -> None:
-    watch = RunWatch(RUN, AlertSettings())
+    evaluator = RuleEvaluator(RUN, AlertSettings())
 
-    report = complete(watch, 7, timestamp=math.inf)
+    report = complete(evaluator, 7, timestamp=math.inf)
 
     assert report.alerts == ()
     assert report.history["loss"] == 10.0 / 7
     assert report.history["failures"] == {"watch": "timestamp is missing or not finite"}
-    assert complete(watch, 8, loss=math.nan).alerts
+    assert complete(evaluator, 8, loss=math.nan).alerts
 
 
 @settings(max_examples=40)
@@ -128,13 +128,13 @@ def test_restart_at_any_step_raises_the_same_alerts(
         return make_report(step, loss=loss, timestamp=1e9 + seconds * step)
 
     steps = range(1, len(bad) + 1)
-    straight = RunWatch(RUN, AlertSettings())
+    straight = RuleEvaluator(RUN, AlertSettings())
     expected = [straight.complete(report(step), None).alerts for step in steps]
 
-    first = RunWatch(RUN, AlertSettings())
+    first = RuleEvaluator(RUN, AlertSettings())
     before = [first.complete(report(step), None) for step in steps if step <= cut]
     known: list[Alert] = [alert for entry in before for alert in entry.alerts]
-    second = RunWatch(RUN, AlertSettings(), lines=map(line_of, before), alerts=known)
+    second = RuleEvaluator(RUN, AlertSettings(), lines=map(line_of, before), alerts=known)
     after = [second.complete(report(step), None) for step in steps if step > cut]
 
     ids = [[alert.id for alert in entry.alerts] for entry in (*before, *after)]

@@ -28,7 +28,7 @@ INTERVAL_STEPS = 32  # newest samples whose distance in time is taken as usual
 MIN_INTERVALS = 3
 
 
-class RunWatch:
+class RuleEvaluator:
     """Watches one run in the daemon's own process. One thread.
 
     It remembers the newest sampled steps. A daemon that starts anew rebuilds that from
