@@ -127,9 +127,8 @@ class Recorder:
         if self._config.is_due(1):
             # Not armed here: a model that is compiled after attach would be traced armed.
             self._is_sampling = self._loss.is_sampling = self._is_arming_late = True
-            self._hooks.arm()
         if self._is_arming_late or self._follows_every_forward:
-            self._hook_forward()
+            self._hook_step()
 
     @property
     def optimizer(self) -> torch.optim.Optimizer | None:
@@ -148,8 +147,7 @@ class Recorder:
             self._set_epoch(int(epoch))
         loss = as_number(scalars.get("loss"))
         others = {name: value for name, value in scalars.items() if name != "loss" or loss is None}
-        shown = self._log_step() if step is None else count
-        self._note(*self.logbook.add_values(shown, others))
+        self._note(*self.logbook.add_values(self._log_step() if step is None else count, others))
         if loss is not None:  # at last: a step that waits for its loss takes the others along
             self._log_loss(loss, scalars["loss"])
 
@@ -245,8 +243,9 @@ class Recorder:
         if self._is_arming_late:
             self.guard.run("start of the first forward", self._arm_late)
 
-    def _hook_forward(self) -> None:
-        """Hook the model: only around sampled steps, so that the others do not pay for it."""
+    def _hook_step(self) -> None:
+        """Hook model and optimizer: only around sampled steps, so that the others do not pay."""
+        self._hooks.arm()
         # First: it arms the tap in front of the first forward, whose hooks run in this order.
         self._root_hook.install()
         if self._tap is not None:
@@ -291,8 +290,7 @@ class Recorder:
         self._is_sampling = self._loss.is_sampling = True
         if self._collector.needs_eager_code:
             self._stance.force_eager()
-        self._hook_forward()
-        self._hooks.arm()
+        self._hook_step()
         self._collector.arm(self._hooks.parameters)
 
     def _arm_late(self) -> None:
