@@ -1,6 +1,7 @@
 """TOML to typed settings; unknown keys are errors that name the nearest known key."""
 
 import difflib
+import math
 import stat
 import tomllib
 import types
@@ -21,6 +22,8 @@ USER_CONFIG = Path(".config/trackside/daemon.toml")
 DEFAULT_LAST = 5
 DEFAULT_MINIMUM = 3
 DEFAULT_POLL_S = 5.0  # of checkpoint directories
+MAX_POLL_S = 3600.0  # a record whose doorbell was lost waits so long; poll(2) knows no infinity
+MAX_INTEGER = 2**63 - 1  # what the system's calls take
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +122,10 @@ class Settings:
         for name, value in positive.items():
             if value <= 0:
                 raise SettingsError(f"{name} is {value}, expected a number above 0")
+        if self.poll_seconds > MAX_POLL_S:
+            raise SettingsError(
+                f"poll_seconds is {self.poll_seconds:g}, expected at most {MAX_POLL_S:g}"
+            )
         for name in self.checkpoints.directories:
             _require_directory(name)
         if self.checkpoints.min_checkpoints > self.checkpoints.last:
@@ -238,8 +245,12 @@ def _convert(expected: Any, value: Any, where: str) -> Any:
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise SettingsError(f"{where} is {value!r}, expected a list of strings")
         return tuple(value)
+    if type(value) is int and abs(value) > MAX_INTEGER:
+        raise SettingsError(f"{where} is beyond {MAX_INTEGER}, expected a smaller number")
     if expected is float and type(value) is int:
         return float(value)
     if type(value) is not expected:
         raise SettingsError(f"{where} is {value!r}, expected {expected.__name__}")
+    if expected is float and math.isnan(value):
+        raise SettingsError(f"{where} is nan, expected a number")
     return value

@@ -1,5 +1,6 @@
 """Settings from TOML."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,11 @@ def test_later_document_wins_key_by_key() -> None:
         ({"workers": 3}, "workers is 3, expected a table"),
         ({"workers": {"count": True}}, "count is True, expected int"),
         ({"workers": {"count": 0}}, "workers.count is 0, expected a number above 0"),
+        ({"poll_seconds": math.nan}, "poll_seconds is nan, expected a number"),
+        ({"poll_seconds": math.inf}, "poll_seconds is inf, expected at most 3600"),
+        ({"poll_seconds": 10**400}, "poll_seconds is beyond 9223372036854775807"),
+        ({"workers": {"memory_bytes": 2**63}}, "memory_bytes is beyond 9223372036854775807"),
+        ({"alerts": {"cooldown_seconds": math.nan}}, "cooldown_seconds is nan, expected a number"),
         ({"checkpoints": {"directories": "a"}}, "expected a list of strings"),
         (
             {"checkpoints": {"directories": ["s3://b/x"]}},
