@@ -26,8 +26,8 @@ class Finale:
 
     @property
     def step(self) -> int:
-        """The last one."""
-        return int(self.totals["steps"] or self.totals["final"]["step"])
+        """The last one that is known: a run that was resumed has seen fewer than it counts."""
+        return max(int(self.totals["steps"] or 0), int(self.totals["final"]["step"]))
 
 
 def epoch_scalars(epoch: Epoch) -> tuple[Scalar, ...]:

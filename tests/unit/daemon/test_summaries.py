@@ -60,6 +60,19 @@ def test_an_epoch_is_told_with_the_change_since_the_one_before() -> None:
     assert "| Seconds | 12.5 |" in text.text
 
 
+@pytest.mark.parametrize(
+    ("seen", "written", "step"),
+    [(200, 190, 200), (200, 10_190, 10_190), (None, 190, 190)],
+    ids=["from the start", "resumed", "killed"],
+)
+def test_the_end_of_a_run_stands_at_its_last_step(
+    seen: int | None, written: int, step: int
+) -> None:
+    finale = replace(FINALE, totals={**TOTALS, "steps": seen, "final": {"step": written}})
+
+    assert finale.step == step
+
+
 def test_a_run_that_said_little_has_little_to_tell() -> None:
     assert {scalar.tag: scalar.value for scalar in final_scalars(FINALE)} == {
         "Final/Loss": 1.7,
