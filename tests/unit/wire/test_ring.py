@@ -209,6 +209,10 @@ def test_failed_copy_leaves_no_trace_but_a_count(make_writer: MakeWriter) -> Non
     assert (record.step, record.sequence) == (2, 1)
     assert reader.poll() is None
     assert reader.drops == {"error": 1}
+    with pytest.raises(struct.error):
+        writer.publish(STEP, -1, b"")
+    writer.close()
+    assert reader.torn_records == 0
 
 
 def test_drops_of_every_cause_reach_the_reader(make_writer: MakeWriter) -> None:

@@ -4,6 +4,7 @@ import errno
 import mmap
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from ring_records import publish
 
 from trackside.wire import segment
 from trackside.wire.ring import DropCause, PublishResult, RingReader, RingWriter
+from trackside.wire.segment import SegmentName
 
 MakeWriter = Callable[..., RingWriter]
 
@@ -148,3 +150,27 @@ def test_views_outlive_a_closed_reader(make_writer: MakeWriter) -> None:
     reader.close()
 
     assert record.payload == b"still here"
+
+
+def test_a_writer_that_dies_in_a_record_leaves_the_ones_before_and_one_torn(
+    shm_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = SegmentName("run", 0, os.getpid(), "torn")
+    child = os.fork()
+    if child == 0:
+        writer = RingWriter.create(shm_dir, name, ring_bytes=4096)
+        publish(writer, 1, b"whole")
+        monkeypatch.setattr(writer, "_write_record", lambda *_: os._exit(0))
+        publish(writer, 2, b"never there")
+        os._exit(1)
+    _, status = os.waitpid(child, 0)
+
+    reader = RingReader.open(shm_dir / name.file_name)
+    steps = [record.step for record in iter(reader.poll, None)]
+
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert steps == [1]
+    assert not reader.is_closed
+    assert (reader.torn_records, reader.corrupt_records) == (1, 0)
+    reader.close()
+    segment.remove(shm_dir / name.file_name)

@@ -288,3 +288,52 @@ def test_impossible_write_cursor_is_refused_while_reading(
         reader.poll()
     with pytest.raises(SegmentRefused, match=f"write cursor {cursor}"):
         RingReader.open(writer.path)
+
+
+def test_a_write_cursor_that_moved_back_is_refused(make_writer: MakeWriter) -> None:
+    writer = make_writer(4096)
+    reader = RingReader.open(writer.path)
+    publish(writer, 1)
+    publish(writer, 2)
+    first = reader.poll()
+    assert first is not None
+    with writer.path.open("r+b") as file:
+        file.seek(256)
+        file.write(struct.pack("<Q", first.end))
+
+    with pytest.raises(SegmentRefused, match=f"write cursor {first.end}"):
+        reader.poll()
+
+
+def test_a_commit_moves_over_all_that_was_skipped_behind_it(make_writer: MakeWriter) -> None:
+    writer = make_writer(4096)
+    reader = RingReader.open(writer.path)
+    publish(writer, 1)
+    for _ in range(3):
+        writer.publish(77, 2, b"m")  # type: ignore[arg-type]  # of a version to come
+
+    (record,) = iter(reader.poll, None)
+    reader.commit(record.end)
+
+    assert reader.lag_bytes == 0
+
+
+def test_damage_hides_no_more_records_than_fit_into_it(
+    filled: tuple[Path, bytes, Published],
+) -> None:
+    """A record behind it whose number says that more are lost is none."""
+    path, image, published = filled
+    starts = record_starts(image)
+    first, second, third, *_ = starts
+    num_lost = (starts[second] - starts[first]) // 64
+    header = bytearray(image[starts[second] : starts[second] + 60])
+    struct.pack_into("<Q", header, 8, first + num_lost + 1)
+    damaged = bytearray(image)
+    damaged[starts[first]] ^= 1
+    forged = bytes(header) + struct.pack("<I", binascii.crc32(header))
+    rewrite(path, bytes(damaged), starts[second], forged)
+
+    sequences, corrupt = drain(path, published)
+
+    assert sequences[0] == third
+    assert corrupt == 2
