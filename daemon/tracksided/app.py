@@ -85,7 +85,7 @@ class Daemon:
         self._started_at = time.time()
         self._next_look = 0.0
         self._last_activity = clock()
-        self._reload_due = False
+        self._is_averaging_outdated = False
         self._unwatch_after: dict[Path, float] = {}
 
     def run(self, signals: Signals, notifier: ServiceNotifier) -> int:
@@ -171,9 +171,11 @@ class Daemon:
         for event in self._checkpoints.poll(now):
             self._note_average(event)
         self._sender.poll(now)
-        if self._reload_due and self._pool.is_idle and not self._checkpoints.is_busy():
-            self._apply_reload()
         is_averaging = self._checkpoints.is_busy()
+        if self._is_averaging_outdated and not is_averaging:
+            self._checkpoints.close()
+            self._checkpoints = self._checkpoint_service()
+            self._is_averaging_outdated = False
         for run in current:
             if self._guard(run, run.end, self._pool, now, is_averaging=is_averaging):
                 self._intake.remove(run)
@@ -281,24 +283,22 @@ class Daemon:
         notifier.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             self._settings = self._load()
-            self._web.configure(self._settings.http)
-            self._reload_due = True
         except SettingsError as error:
             logger.error("settings are not reloaded, the old ones stay: %s", error)  # noqa: TRY400 - no traceback for the user
+        else:
+            self._apply_reload()
         notifier.send("READY=1")
 
     def _apply_reload(self) -> None:
-        """Exchange the parts that settings shape, at a moment when nothing is under way."""
-        self._pool.close()
-        self._checkpoints.close()
-        self._pool = WorkerPool(self._settings.workers)
-        self._checkpoints = self._checkpoint_service()
+        """Hand the settings on to the parts that they shape; what is under way is finished."""
+        self._web.configure(self._settings.http)
+        self._pool.configure(self._settings.workers)
+        self._sender.configure(self._settings.alerts)
         self._monitors.close()
         self._monitors = MonitorService(self._settings.monitors)
-        self._sender.configure(self._settings.alerts)
         for run in self._intake.runs:
             run.configure(self._settings)
-        self._reload_due = False
+        self._is_averaging_outdated = True
         logger.info("settings reloaded")
 
     def _note_average(self, event: AverageEvent) -> None:

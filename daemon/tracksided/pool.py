@@ -40,6 +40,12 @@ class WorkerPool:
         self.deaths = 0
         """Workers that ended unasked since the start."""
 
+    def configure(self, settings: WorkerSettings) -> None:
+        """Take other settings from the next job on; workers finish what they are at, and end."""
+        self._settings = settings
+        for worker in self._workers:
+            worker.is_outdated = True
+
     @property
     def has_room(self) -> bool:
         """Whether another job would start soon: at most one waits for each worker."""
@@ -125,6 +131,9 @@ class WorkerPool:
         return worker.end()
 
     def _start_waiting(self, now: float) -> None:
+        for outdated in [entry for entry in self._workers if entry.is_outdated]:
+            if outdated.task is None:
+                self._remove(outdated)
         while self._waiting:
             worker = next((entry for entry in self._workers if entry.task is None), None)
             if worker is None:
@@ -171,6 +180,8 @@ class _WorkerProcess:
         self._child = TalkingChild(command, str(memory_bytes), environ=SINGLE_THREADED)
         self.task: _Task | None = None
         self.deadline = 0.0
+        self.is_outdated = False
+        """Whether it was started by other settings than those that hold now."""
 
     @property
     def pid(self) -> int:

@@ -153,3 +153,23 @@ def test_worker_that_cannot_be_started_is_tried_again_for_weeks(tmp_path: Path) 
     assert outcomes == []
     assert not pool.is_idle
     pool.close()
+
+
+def test_other_settings_hold_from_the_next_job_on(make_pool: MakePool, tmp_path: Path) -> None:
+    """Under load there is no moment at which no job waits or runs."""
+    pool = make_pool()
+    pool.submit(make_job(tmp_path))
+    before = {reason(outcome) for outcome in wait_for(pool).values()}
+    under_way = pool.submit(make_job(tmp_path))
+    pool.poll(time.monotonic())
+
+    pool.configure(WorkerSettings(count=2))
+    tickets = [pool.submit(make_job(tmp_path)) for _ in range(2)]
+    assert pool.has_room
+
+    outcomes: dict[int, Outcome] = {}
+    while len(outcomes) < 3:
+        outcomes |= wait_for(pool)
+    assert {reason(outcomes[under_way])} == before
+    assert not before & {reason(outcomes[ticket]) for ticket in tickets}
+    assert pool.deaths == 0
