@@ -133,6 +133,55 @@ def test_it_is_over_only_when_all_ranks_left_and_nothing_waits() -> None:
     assert aligner.is_over(1.0)
 
 
+def test_it_is_not_over_before_a_rank_that_is_still_to_come() -> None:
+    aligner = make_aligner()
+    aligner.leave(0)
+
+    assert not aligner.is_over(19.9)
+    assert aligner.is_over(20.0)
+
+
+def test_ranks_come_in_order_whoever_delivers_first() -> None:
+    aligner = make_aligner()
+    aligner.deliver(1, 10, "b", 1.0)
+    aligner.deliver(0, 10, "a", 1.0)
+
+    (released,) = aligner.release(1.0)
+
+    assert list(released.by_rank.items()) == [(0, "a"), (1, "b")]
+
+
+def test_the_same_step_again_is_one_of_another_lap() -> None:
+    aligner = make_aligner(num_ranks=1)
+    released = []
+    for item in ("first", "again"):
+        assert aligner.deliver(0, 10, item, 1.0)
+        released += aligner.release(1.0)
+
+    assert [(entry.step, entry.by_rank[0]) for entry in released] == [(10, "first"), (10, "again")]
+
+
+def test_a_rank_that_joins_late_brings_no_step_back() -> None:
+    aligner = make_aligner()
+    aligner.deliver(0, 20, "a", 1.0)
+    assert [entry.step for entry in aligner.release(61.0)] == [20]
+
+    aligner.resume(1, step=0, released=10)
+
+    assert not aligner.deliver(1, 15, "late", 62.0)
+    assert aligner.deliver(1, 30, "b", 62.0)
+
+
+def test_the_limit_counts_from_the_first_rank_that_delivered() -> None:
+    aligner = make_aligner(num_ranks=3)
+    aligner.join(2)
+    aligner.deliver(0, 10, "a", 30.0)
+    aligner.deliver(1, 10, "b", 80.0)
+
+    assert aligner.release(89.9) == []
+    assert [entry.step for entry in aligner.release(90.0)] == [10]
+
+
 @given(
     st.lists(
         st.lists(st.integers(1, 30), unique=True, max_size=10).map(sorted), min_size=1, max_size=4

@@ -197,5 +197,29 @@ def test_commit_that_fails_is_tried_again_with_growing_patience(
     assert [entry.step for entry in pipeline.commit(3.0)] == [1]
 
 
+def test_what_only_this_process_knows_is_added_once(
+    pipeline: Pipeline, outputs: FakeOutputs
+) -> None:
+    """The rules must not see a step again because a disk was full."""
+    seen: list[int] = []
+
+    def complete(report: StepReport) -> StepReport:
+        seen.append(report.step)
+        return report
+
+    pipeline.complete = complete
+    pipeline.add(aligned(10))
+    pipeline.dispatch(FakePool(), 0.0)
+    pipeline.receive(1, done(10), 0.0)
+    outputs.error = OutputError("full")
+    pipeline.commit(0.0)
+    outputs.error = None
+
+    pipeline.commit(100.0)
+
+    assert seen == [10]
+    assert [step for step, _ in outputs.committed] == [10]
+
+
 def test_answer_for_another_run_is_not_taken(pipeline: Pipeline) -> None:
     assert not pipeline.receive(1, done(1), 0.0)

@@ -70,5 +70,20 @@ def test_events_of_a_step_that_was_not_committed_go(
     assert FINAL in tags(finished)
 
 
+def test_a_step_that_comes_again_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
+    outputs = RunOutputs(tmp_path)
+    for sequence, loss in enumerate((2.0, 1.0), start=1):
+        outputs.commit(make_report(10, loss=loss), {0: ("n", sequence)})
+    outputs.close()
+
+    events = [
+        event
+        for path in own_files(tmp_path / "tensorboard")
+        for event in read_scalars(path)
+        if event.is_restart or ("Training/Loss", 2.0) in event.values
+    ]
+    assert [(event.step, event.is_restart) for event in events] == [(10, False), (10, True)]
+
+
 def _killed(*_: object) -> None:
     raise KeyboardInterrupt
