@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 from fake_trainer import make_hello
 from observed import make_report
+from written import history
 
+from tracksided.errors import OutputError
 from tracksided.outputs import RunOutputs
 from tracksided.reports import Scalar
 from tracksided.sinks.event_file import own_files
@@ -70,6 +72,50 @@ def test_events_of_a_step_that_was_not_committed_go(
     assert FINAL in tags(finished)
 
 
+def test_a_step_whose_commit_is_killed_leaves_the_ones_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where run.json tells of no events, the lines of history do."""
+    outputs = RunOutputs(tmp_path)
+    outputs.commit(make_report(10), {0: ("n", 1)})
+    monkeypatch.setattr(outputs._history, "append", _killed)
+    with pytest.raises(KeyboardInterrupt):
+        outputs.commit(make_report(11), {0: ("n", 2)})
+    outputs.close()
+
+    RunOutputs(tmp_path).close()
+
+    assert losses(tmp_path) == [(10, 1.0)]
+
+
+def test_a_step_whose_line_cannot_be_written_is_in_the_curves_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs = RunOutputs(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(outputs._history, "append", _full)
+        for _ in range(2):
+            with pytest.raises(OutputError):
+                outputs.commit(make_report(10), {0: ("n", 1)})
+
+    outputs.commit(make_report(10), {0: ("n", 1)})
+    outputs.close()
+
+    assert losses(tmp_path) == [(10, 1.0)]
+    assert [line["step"] for line in history(tmp_path)] == [10]
+
+
+def losses(directory: Path) -> list[tuple[int, float]]:
+    """Return all that stands in the event files, of a step that comes twice both."""
+    return [
+        (event.step, value)
+        for path in own_files(directory / "tensorboard")
+        for event in read_scalars(path)
+        for tag, value in event.values
+        if tag == "Training/Loss"
+    ]
+
+
 def test_a_step_that_comes_again_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
     outputs = RunOutputs(tmp_path)
     for sequence, loss in enumerate((2.0, 1.0), start=1):
@@ -87,3 +133,7 @@ def test_a_step_that_comes_again_takes_the_place_of_the_one_before(tmp_path: Pat
 
 def _killed(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+def _full(*_: object) -> None:
+    raise OutputError("no space")

@@ -184,6 +184,41 @@ def test_after_a_full_disk_the_next_write_begins_a_sound_file(
 
 
 @pytest.mark.integration
+def test_behind_a_torn_tail_that_stays_nothing_is_written(
+    tmp_path: Path,
+    make_report: MakeReport,
+    read_scalars: ReadScalars,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No reader would find it; the next write begins another file."""
+    sink = TensorBoardSink(tmp_path, wall_time=1e9)
+    sink.write(make_report(1), wall_time=1e9)
+    broken = OSError(5, "Input/output error")
+    answers = iter([20, broken])
+
+    def write(descriptor: int, content: memoryview) -> int:
+        answer = next(answers)
+        if isinstance(answer, OSError):
+            raise answer
+        return real_write(descriptor, content[:answer])
+
+    def refuse(*_: int) -> None:
+        raise broken
+
+    real_write = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", write)
+        patch.setattr(os, "ftruncate", refuse)
+        with pytest.raises(OutputError, match="Input/output error"):
+            sink.write(make_report(2), wall_time=1e9)
+    sink.write(make_report(3), wall_time=1e9)
+    sink.close()
+
+    assert len(own_files(tmp_path)) == 2
+    steps = [step for step, _ in read_scalars(tmp_path)["Training/Loss"]]
+    assert steps == [1, 3]
+
+
 def test_the_sink_imports_nothing_heavy() -> None:
     code = (
         "import sys, tracksided.sinks.tensorboard;"
