@@ -35,7 +35,8 @@ def weights(
 
     Args:
         method: one of `METHODS`.
-        steps: of each checkpoint, oldest first; where one is None, all gaps count as equal.
+        steps: of each checkpoint, oldest first; where one is None, or they do not ascend, all gaps
+            count as equal.
         decay: of `ema`, per mean gap between checkpoints; between 0 and 1, both excluded.
 
     Raises:

@@ -93,6 +93,46 @@ def test_quiet_needs_both_clean_looks_and_time() -> None:
     assert take(long_time, 3001.0, "warning") is not None
 
 
+def test_finding_that_stays_is_one_alert_without_any_cool_down() -> None:
+    at = AlertDesk(cooldown_s=0.0, clear_after=1)
+
+    alerts = [take(at, float(now), "warning") for now in range(5)]
+
+    assert [alert is not None for alert in alerts] == [True, False, False, False, False]
+
+
+def test_clean_looks_count_from_the_last_finding_on() -> None:
+    at = AlertDesk(cooldown_s=0.0, clear_after=2)
+    looks: list[Severity | None] = ["warning", None, "warning", None, "warning", None, None]
+
+    alerts = [take(at, float(now), look) for now, look in enumerate(looks)]
+
+    assert [alert is not None for alert in alerts] == [True] + [False] * 6
+    assert phases(at) == []
+
+
+def test_time_counts_from_the_last_finding_on() -> None:
+    at = AlertDesk(cooldown_s=100.0, clear_after=1)
+    take(at, 0.0, "warning")
+    take(at, 90.0, "warning")
+
+    take(at, 189.0, None)
+    assert phases(at) == [Phase.COOLING]
+
+    take(at, 190.0, None)
+    assert phases(at) == []
+
+
+def test_what_got_worse_is_the_newest() -> None:
+    at = desk()
+    take(at, 1.0, "warning", rank=0)
+    take(at, 2.0, "warning", rank=1)
+
+    take(at, 3.0, "critical", rank=0)
+
+    assert [standing.alert.rank for standing in at.active] == [1, 0]
+
+
 def test_each_rank_is_a_cause_of_its_own() -> None:
     at = desk()
 

@@ -41,6 +41,11 @@ def test_ema_without_steps_takes_even_gaps() -> None:
     assert weights("ema", [None, None], decay=0.5) == weights("ema", [1, 2], decay=0.5)
 
 
+@pytest.mark.parametrize("steps", [[7, 7, 7], [3, 9, 6]])
+def test_ema_of_steps_that_do_not_ascend_takes_even_gaps(steps: list[int]) -> None:
+    assert weights("ema", steps, decay=0.5) == weights("ema", [1, 2, 3], decay=0.5)
+
+
 @pytest.mark.parametrize(
     ("method", "schedule"),
     [
