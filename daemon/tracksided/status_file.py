@@ -3,6 +3,7 @@
 A file and not a question over a socket: whoever looks never makes the daemon do anything.
 """
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 from trackside.wire.locks import OWNER_ONLY
 from tracksided.errors import OutputError
 from tracksided.sinks.json_file import Json, read_json, write_json
+
+logger = logging.getLogger(__name__)
 
 FILE_NAME = "status.json"
 SCHEMA = 1
@@ -25,7 +28,7 @@ class StatusFile:
         self._path = directory / FILE_NAME
         self._last: Mapping[str, object] | None = None
         self._written_at = float("-inf")
-        self.problem: str | None = None
+        self._problem: str | None = None
 
     def is_due(self, now: float) -> bool:
         """Whether it is worth while to gather what `write` takes."""
@@ -55,10 +58,11 @@ class StatusFile:
                 mode=OWNER_ONLY,
             )
         except OutputError as error:
-            # A full /dev/shm: the runs are served all the same, only nobody can look.
-            self.problem = str(error)
+            if str(error) != self._problem:
+                self._problem = str(error)
+                logger.warning("%s; runs are served all the same, but nobody can look", error)
             return
-        self._last, self.problem = content, None
+        self._last, self._problem = content, None
 
     def remove(self) -> None:
         """Remove the file at the end of the daemon."""

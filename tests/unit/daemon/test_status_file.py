@@ -35,3 +35,18 @@ def test_only_the_owner_may_read_it(tmp_path: Path) -> None:
     written = read_status(tmp_path) or {}
     assert written["version"] == "1"
     assert (written["updated_at"], written["updated_monotonic"]) == (1e9, 7.0)
+
+
+def test_a_file_that_cannot_be_written_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = tmp_path / "node"
+    status = StatusFile(directory)
+    for now in (1.0, 2.0):
+        status.write({"version": "1"}, now=now, wall_time=1e9)
+    directory.mkdir()
+    status.write({"version": "1"}, now=3.0, wall_time=1e9)
+
+    (said,) = caplog.records
+    assert "nobody can look" in said.getMessage()
+    assert (read_status(directory) or {})["updated_monotonic"] == 3.0
