@@ -20,8 +20,9 @@ from tracksided.doctor.finding import counted
 from tracksided.status_file import SILENT_S, read_status, seconds_silent
 
 EXIT_NO_DAEMON = 3  # as `systemctl status` has it
-EXIT_WARNING = 4  # alerts are active
+EXIT_WARNING = 4  # alerts are active, or something is not written or read
 EXIT_CRITICAL = 5
+SILENT = "silent"  # three signs of life were missed
 _OUTCOMES = {
     "unchanged": "the average there is of the newest",
     "waiting": "nothing averaged since the daemon's start",
@@ -33,7 +34,8 @@ _OUTCOMES = {
 def command(*, as_json: bool) -> None:
     """Show the daemon of this user on this node.
 
-    Exit code: 0 all is well, 3 no daemon runs, 4 warnings are active, 5 critical alerts are.
+    Exit code: 0 all is well, 3 no daemon runs, 4 warnings are active, the daemon is silent, or a
+    run cannot be written or followed, 5 critical alerts are active.
     """
     status = _gather(node_directory(os.environ))
     if as_json:
@@ -41,7 +43,19 @@ def command(*, as_json: bool) -> None:
     else:
         # A path that is broken across lines cannot be searched for or copied.
         _show(status, Console(soft_wrap=True))
-    sys.exit(_exit_code(status))
+    sys.exit(exit_code(status))
+
+
+def exit_code(status: dict[str, Any]) -> int:
+    """Judge what `status --json` prints."""
+    daemon, runs = status["daemon"], status["runs"]
+    if daemon is None:
+        return EXIT_NO_DAEMON
+    severities = {alert["severity"] for run in runs for alert in run.get("alerts", ())}
+    if "critical" in severities:
+        return EXIT_CRITICAL
+    has_problem = any(entry["problem"] for run in runs for entry in (run, *run["ranks"]))
+    return EXIT_WARNING if severities or has_problem or daemon["state"] == SILENT else 0
 
 
 def show_checkpoints(directories: list[dict[str, Any]], console: Console) -> None:
@@ -72,15 +86,6 @@ def show_checkpoints(directories: list[dict[str, Any]], console: Console) -> Non
             console.print(f"  {waits_for(entry['missing'], entry.get('kept'))}", highlight=False)
 
 
-def _exit_code(status: dict[str, Any]) -> int:
-    if status["daemon"] is None:
-        return EXIT_NO_DAEMON
-    severities = {alert["severity"] for run in status["runs"] for alert in run.get("alerts", ())}
-    if "critical" in severities:
-        return EXIT_CRITICAL
-    return EXIT_WARNING if severities else 0
-
-
 def _gather(directory: Path) -> dict[str, Any]:
     pid = daemon_pid(directory) if directory.is_dir() else None
     segments = [path.name for path in segment.scan(directory)]
@@ -102,7 +107,7 @@ def _gather(directory: Path) -> dict[str, Any]:
             "pid": pid or content["pid"],  # 0: it runs in another PID namespace
             "version": content["version"],
             "started_at": content["started_at"],
-            "state": "serving" if age_s < SILENT_S else "silent",
+            "state": "serving" if age_s < SILENT_S else SILENT,
             "seconds_since_update": round(age_s, 1),
             "workers": content["workers"],
             "monitors": content.get("monitors"),
@@ -124,7 +129,7 @@ def _show(status: dict[str, Any], console: Console) -> None:
         console.print("start one with: trackside daemon")
         return
     console.print(f"daemon {daemon['pid']} {daemon['state']} {status['directory']}")
-    if daemon["state"] == "silent":
+    if daemon["state"] == SILENT:
         console.print(f"  last sign of life {daemon['seconds_since_update']:.0f} s ago")
     if daemon.get("http") is not None:
         _show_http(daemon["http"], console)
