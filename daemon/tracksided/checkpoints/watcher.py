@@ -3,7 +3,7 @@
 import itertools
 import os
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -14,10 +14,10 @@ from tracksided.checkpoints.formats.distributed_metadata import (
     METADATA,
     lacks_lightning_state,
 )
-from tracksided.checkpoints.formats.nested import ACCELERATE_STATE
+from tracksided.checkpoints.formats.nested import ACCELERATE_STATE, MAX_DIRECTORIES
 from tracksided.checkpoints.formats.trainer_state import TRAINER_STATE, lacks_state
 from tracksided.checkpoints.formats.unread import unread_kind
-from tracksided.checkpoints.formats.weight_names import is_name_of_shards
+from tracksided.checkpoints.formats.weight_names import is_name_of_shards, is_weight_name
 from tracksided.checkpoints.listing import DIRECTORY_MARK
 from tracksided.checkpoints.naming import DIRECTORY_PROVENANCE, is_checkpoint_directory, stem_of
 from tracksided.checkpoints.output_names import DEFAULT_DIRECTORY_OUTPUT, DEFAULT_OUTPUT
@@ -156,10 +156,24 @@ def _look_inside(
         for entry in inside:
             if entry.name in _STATES or directory_format.is_part(entry.name):
                 found |= _stat(entry, f"{name}/{entry.name}", refused)
-            if is_name_of_shards(entry.name):
-                for shard in _entries(entry.path, MAX_ENTRIES):
-                    found |= _stat(shard, f"{name}/{entry.name}/{shard.name}", refused)
+        for path, entry in _weights_deeper(inside):
+            found |= _stat(entry, f"{name}/{path}", refused)
     return found
+
+
+def _weights_deeper(inside: Sequence[os.DirEntry[str]]) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Yield files in directories in a checkpoint: shards of FSDP, models beside Accelerate's state.
+
+    Of more directories than are read in a checkpoint none is looked into for models.
+    """
+    has_models = any(entry.name == ACCELERATE_STATE for entry in inside)
+    directories = [entry for entry in inside if entry.is_dir(follow_symlinks=False)]
+    for entry in directories:
+        is_of_shards = is_name_of_shards(entry.name)
+        if is_of_shards or (has_models and len(directories) <= MAX_DIRECTORIES):
+            for file in _entries(entry.path, MAX_ENTRIES):
+                if is_of_shards or is_weight_name(file.name):
+                    yield f"{entry.name}/{file.name}", file
 
 
 def _entries(directory: str | Path, limit: int | None = None) -> list[os.DirEntry[str]]:

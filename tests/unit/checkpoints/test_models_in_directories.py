@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from tracksided.checkpoints.formats.nested import MAX_DIRECTORIES
 from tracksided.checkpoints.job import AverageRequest, run_average
 from tracksided.checkpoints.listing import list_candidates
 from tracksided.checkpoints.local_store import LocalStore
@@ -244,6 +245,25 @@ def test_the_watcher_sees_a_checkpoint_when_accelerate_has_written_its_state(
     (tmp_path / "later").rename(directory / STATE)
 
     assert before.names == frozenset()
+    assert look(tmp_path).names == {"checkpoint-1"}
+
+
+def test_the_watcher_sees_a_model_in_a_directory_change(tmp_path: Path) -> None:
+    directory = save_step(tmp_path, 1)
+    before = look(tmp_path)
+
+    save_file({"w": torch.ones(9)}, directory / "text_encoder" / "model.safetensors")
+
+    assert {name for name, _, _, _ in before.signature ^ look(tmp_path).signature} == {
+        "checkpoint-1/text_encoder/model.safetensors"
+    }
+
+
+def test_the_watcher_looks_into_no_more_directories_than_are_read(tmp_path: Path) -> None:
+    directory = save_step(tmp_path, 1)
+    for number in range(MAX_DIRECTORIES):
+        (directory / f"cache_{number}").mkdir()
+
     assert {name for name, _, _, _ in look(tmp_path).signature} == {f"checkpoint-1/{STATE}"}
 
 
