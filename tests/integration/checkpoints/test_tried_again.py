@@ -1,6 +1,7 @@
 """A failed averaging is tried again where that may help, and is told of once."""
 
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from averaging_service import Clock, averaged, save, settle
 
 from tracksided.checkpoints import service as service_module
 from tracksided.checkpoints.process import COMMAND, ChildProcess
-from tracksided.checkpoints.service import MAX_RETRY_S, RETRY_S, CheckpointService
+from tracksided.checkpoints.service import MAX_CRASHES, MAX_RETRY_S, RETRY_S, CheckpointService
 
 pytestmark = pytest.mark.integration
 
@@ -142,3 +143,26 @@ def test_sources_that_may_not_be_read_are_tried_again(
 
     assert made.sources == ("step_1.pt", "step_2.pt", "step_3.pt")
     assert not service.is_retrying(tmp_path)
+
+
+def test_checkpoints_that_end_every_process_are_left_alone_after_some(
+    tmp_path: Path,
+    clock: Clock,
+    make_service: Callable[..., CheckpointService],
+    attempts: list[float],
+) -> None:
+    """Memory may be free again the next time; a file that ends the process stays as it is."""
+    service = make_service(command=[sys.executable, "-c", "import os; os._exit(9)"])
+    service.watch(tmp_path, run=None)
+    save(tmp_path, 1, 2, 3)
+
+    failures = settle(service, clock)
+    for _ in range(2 * MAX_CRASHES):
+        clock.tick(RETRY_S)
+        failures += settle(service, clock)
+
+    assert len(attempts) == len(failures) == MAX_CRASHES
+    assert {failure.error for failure in failures} == {"the averaging process exited 9"}
+
+    save(tmp_path, 4)
+    assert len(settle(service, clock)) == 1
