@@ -27,6 +27,7 @@ class LineFile:
             OutputError: the file cannot be read or written.
         """
         self.path = path
+        self._is_torn = False  # after a failed write whose part of a line could not be cut
         try:
             self._file = self._open()
             self._size = self._whole_bytes()
@@ -121,17 +122,25 @@ class LineFile:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lost, self._file = self._file, self._open()
         lost.close()
-        self._size = self.path.stat().st_size
+        self._size, self._is_torn = self.path.stat().st_size, False
 
     def _write(self, encoded: bytes) -> None:
+        if self._is_torn:
+            self._cut()
         try:
             written = 0
             while written < len(encoded):
                 written += self._file.write(encoded[written:])
             os.fsync(self._file.fileno())
         except OSError:
-            self._file.truncate(self._size)
+            self._is_torn = True
+            self._cut()
             raise
+
+    def _cut(self) -> None:
+        """Take back a part of a line: what follows it would be part of it."""
+        self._file.truncate(self._size)
+        self._is_torn = False
 
     def _decode(self, line: bytes, where: str) -> Any:
         try:

@@ -1,10 +1,14 @@
 """Files of JSON lines."""
 
+import errno
+import io
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from tracksided.errors import OutputError
 from tracksided.sinks import line_file
 from tracksided.sinks.line_file import LineFile
 
@@ -39,3 +43,47 @@ def test_line_that_is_no_json_is_left_as_it_is(
     assert "line 2 is left as it is" in caplog.text
     assert path.read_bytes() == b"1\nnot json\n3\n4\n"
     file.close()
+
+
+@pytest.mark.parametrize("cut_fails", [False, True])
+def test_what_a_failed_write_left_is_no_part_of_the_next_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, cut_fails: bool
+) -> None:
+    """A disk that fails may refuse to cut, too; a line in the midst of another is lost."""
+    path = tmp_path / "lines.jsonl"
+    file = LineFile(path)
+    file.append(b'{"step": 1}\n')
+    failing = FailingFile(file._file, cut_fails=cut_fails)
+    with monkeypatch.context() as patch:
+        patch.setattr(file, "_file", failing)
+        for _ in range(2):
+            with pytest.raises(OutputError, match="Input/output error"):
+                file.append(b'{"step": 2}\n')
+    is_torn = path.read_bytes() != b'{"step": 1}\n'
+
+    file.append(b'{"step": 3}\n')
+    file.close()
+
+    assert is_torn is cut_fails
+    assert path.read_bytes() == b'{"step": 1}\n{"step": 3}\n'
+
+
+class FailingFile:
+    """Writes a part of what it is given, then fails."""
+
+    def __init__(self, file: io.FileIO, *, cut_fails: bool) -> None:
+        self._file = file
+        self._cut_fails = cut_fails
+
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+    def write(self, content: bytes) -> int:
+        if len(content) <= 5:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return self._file.write(content[: len(content) - 5])
+
+    def truncate(self, size: int) -> None:
+        if self._cut_fails:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        self._file.truncate(size)
