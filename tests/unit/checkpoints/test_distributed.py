@@ -224,6 +224,10 @@ def flip_weight(directory: Path) -> None:
     ("damage", "reason"),
     [
         (lambda d: (d / METADATA).unlink(), "no .metadata, which is written last"),
+        (
+            lambda d: (d / METADATA).rename(d / "__0.metadata"),
+            "each rank saved without the others (__0.metadata)",
+        ),
         (lambda d: (d / METADATA).write_bytes(b"\x80\x02}."), "holds a dict instead of torch"),
         (lambda d: cut(d / METADATA, 0.5), ".metadata: "),
         (lambda d: (d / FILE).unlink(), "__0_0.distcp: cannot be opened"),

@@ -132,6 +132,7 @@ def test_a_series_of_numbered_files_is_no_checkpoint_of_many_models(tmp_path: Pa
         ("mp_rank_00_model_states.pt", "is a checkpoint of DeepSpeed (mp_rank_00_model_states.pt)"),
         ("bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt", "with its zero_to_fp32.py"),
         ("pytorch_model", "is a checkpoint of DeepSpeed (pytorch_model), which is not read here"),
+        ("shard-00001-model-00001-of-00001.safetensors", "together with enable_consolidation"),
         ("zero_to_fp32.py", "is a checkpoint of DeepSpeed (zero_to_fp32.py), which is not read"),
     ],
 )

@@ -31,6 +31,7 @@ from tracksided.checkpoints.formats.torch_archive import read_object, require_so
 from tracksided.checkpoints.formats.torch_steps import STEP_KEYS
 from tracksided.checkpoints.formats.torch_zip import TorchZip
 from tracksided.checkpoints.formats.training_state import is_training_state
+from tracksided.checkpoints.formats.unread import unread_kind
 from tracksided.checkpoints.numbers import MAX_COUNT
 from tracksided.checkpoints.refusals import refused_as
 from tracksided.checkpoints.shown import shown
@@ -163,7 +164,8 @@ class DistributedCheckpoint:
 def _read(directory: SourceDirectory) -> DistributedMetadata:
     if METADATA not in directory.names:
         raise directory.refusal(
-            f"no {METADATA}, which is written last: incomplete, or still written"
+            unread_kind(directory.names)
+            or f"no {METADATA}, which is written last: incomplete, or still written"
         )
     source = directory.open(METADATA)
     pickled = source.read_whole(MAX_PICKLE_BYTES)

@@ -9,6 +9,9 @@ _DEEPSPEED = re.compile(
     r"zero_to_fp32\.py|pytorch_model(?:_\d+)?|mp_rank_\d+_model_states\.pt"
     r"|(?:bf16_|fp16_)?zero_pp_rank_\d+_mp_rank_\d+_(?:model|optim)_states\.pt"
 )
+# Of torch.distributed.checkpoint: for ranks that do not talk to each other, and for safetensors.
+_RANK_METADATA = re.compile(r"__\d+\.metadata")
+_PART_OF_SHARDS = re.compile(r"shard-\d+-model-\d+-of-\d+\.safetensors")
 
 
 def unread_kind(names: Collection[str]) -> str | None:
@@ -31,6 +34,18 @@ def unread_kind(names: Collection[str]) -> str | None:
         return (
             f"is a checkpoint of DeepSpeed ({found}), which is not read here; make weights of it "
             "with its zero_to_fp32.py, or set stage3_gather_16bit_weights_on_model_save"
+        )
+    found = _first(_RANK_METADATA, names)
+    if found is not None:
+        return (
+            f"holds what each rank saved without the others ({found}), which is not read here; "
+            "save with use_collectives=True"
+        )
+    found = _first(_PART_OF_SHARDS, names)
+    if found is not None:
+        return (
+            f"holds parts of tensors ({found}), which are not read here; have "
+            "HuggingFaceStorageWriter put them together with enable_consolidation=True"
         )
     return None
 
