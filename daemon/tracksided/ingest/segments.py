@@ -85,7 +85,8 @@ class SegmentScanner:
 
     def _refuse(self, path: Path, identity: Identity, reason: str) -> None:
         self._refused[path] = (identity, reason)
-        logger.warning("%s; it is left where it is: %s", reason, path)
+        # The reason quotes the name, which may hold a line's end or a terminal's commands.
+        logger.warning("%s; it is left in %s", reason, path.parent)
 
 
 def _identity(path: Path) -> Identity | None:

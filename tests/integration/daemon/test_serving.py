@@ -233,6 +233,8 @@ def test_foreign_segments_are_refused_once_and_left_alone(
     foreign.chmod(0o600)
     link = shm_dir / "link.r0.1.x.ring"
     link.symlink_to("/etc/passwd")
+    lines = shm_dir / "two\nlines.ring"
+    lines.touch()
     cut = FakeRank(shm_dir, make_hello(tmp_path / "cut", run="cut"), nonce="cut")
     os.truncate(cut.writer.path, 4096)
     versioned = FakeRank(shm_dir, make_hello(tmp_path / "v", run="newer"), nonce="v")
@@ -247,14 +249,15 @@ def test_foreign_segments_are_refused_once_and_left_alone(
     wait_until(lambda: not good.writer.path.exists())
 
     output = daemon.output
-    for word in ("evil.r0", "link.r0", "cut.r0", "newer.r0"):
+    for word in ("evil.r0", "link.r0", "cut.r0", "newer.r0", "two\\nlines.ring' refused"):
         assert len([line for line in output.splitlines() if word in line]) == 1, output
     assert "wire version 99" in output
+    assert "\nlines.ring" not in output
     assert foreign.exists()
     assert link.is_symlink()
     for rank in (cut, versioned):
         rank.abandon()
-    for path in (foreign, link, cut.writer.path, versioned.writer.path):
+    for path in (foreign, link, lines, cut.writer.path, versioned.writer.path):
         path.unlink(missing_ok=True)
         path.with_suffix(".alive").unlink(missing_ok=True)
 
