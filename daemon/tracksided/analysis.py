@@ -90,7 +90,13 @@ def analyse(
 
 
 def attention_scalars(step: int, stack: str, entry: Mapping[str, Any]) -> Iterable[Scalar]:
-    """Yield the curves of one entry of ``statistics.json``; what is unknown yields nothing."""
+    """Yield the curves of one entry of ``statistics.json``; what is unknown yields nothing.
+
+    Args:
+        step: under which they stand.
+        stack: ``encoder`` or ``decoder``.
+        entry: of one attention map.
+    """
     prefix = f"attention/{stack}_layer{entry['layer']}"
     if stack == "decoder":  # an encoder has one kind of attention only
         prefix += "_self" if entry["type"] == "self_attention" else "_cross"

@@ -89,6 +89,9 @@ class SourceFile:
     def read_whole(self, max_bytes: int) -> bytes:
         """Read a file that is small if it is what its name says.
 
+        Args:
+            max_bytes: that it may have.
+
         Raises:
             SourceRefused: it is longer, or as in `read_into`.
         """
