@@ -31,8 +31,10 @@ class _Arguments(Protocol):
     """What is read of `transformers.TrainingArguments`."""
 
     output_dir: str
+    train_batch_size: int
+    eval_batch_size: int
 
-    def to_sanitized_dict(self) -> dict[str, object]: ...
+    def to_dict(self) -> dict[str, object]: ...
 
 
 class _State(Protocol):
@@ -79,7 +81,7 @@ class TracksideCallback(TrainerCallback):  # type: ignore[misc]  # transformers 
         """Attach; a resumed training goes on with its own step count."""
         del control
         session = self._attachment.open(
-            model, optimizer, checkpoints=args.output_dir, config=args.to_sanitized_dict()
+            model, optimizer, checkpoints=args.output_dir, config=_settings(args)
         )
         session.sum_micro_batches()
         session.follow(state.global_step)
@@ -137,6 +139,15 @@ def curve_name(name: str) -> str:
         if name.startswith(prefix):
             return group + name.removeprefix(prefix)
     return name if "/" in name else _OWN_GROUP + name
+
+
+def _settings(args: _Arguments) -> dict[str, object]:
+    """Return the arguments as they are: ``to_sanitized_dict`` makes texts of None and lists."""
+    return {
+        **args.to_dict(),
+        "train_batch_size": args.train_batch_size,
+        "eval_batch_size": args.eval_batch_size,
+    }
 
 
 def _watch_failures() -> None:

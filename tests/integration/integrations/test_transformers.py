@@ -82,7 +82,8 @@ def test_everything_the_trainer_logs_is_in_the_records(receive: Receive, tmp_pat
     received = receive()
     assert received.hello.run == "hf"
     assert received.hello.checkpoints == (str(tmp_path / "checkpoints"),)
-    assert received.hello.config["per_device_train_batch_size"] == 2
+    for name in ("train_batch_size", "max_grad_norm", "report_to", "lr_scheduler_kwargs"):
+        assert received.hello.config[name] == getattr(trainer.args, name)
     assert sorted(received.steps) == [2, 4, 6]
     losses, rates, norms = (rows(trainer, n) for n in ("loss", "learning_rate", "grad_norm"))
     for number, step in received.steps.items():
