@@ -24,7 +24,7 @@ from tracksided.reports import Alert, StepReport, Text
 logger = logging.getLogger(__name__)
 
 TEXT_GROUP = "Alerts"
-INTERVAL_STEPS = 32  # newest samples whose distance in time is taken as usual
+INTERVAL_STEPS = 32  # newest distances in time between samples: their median is usual
 MIN_INTERVALS = 3
 
 
@@ -42,6 +42,7 @@ class RuleEvaluator:
         *,
         lines: Iterable[Mapping[str, Any]] = (),
         alerts: Iterable[Alert] = (),
+        started_at: float = 0.0,
     ) -> None:
         """Take up what is known of the run.
 
@@ -50,18 +51,24 @@ class RuleEvaluator:
             settings: of the rules.
             lines: of ``history.jsonl``, the newest `MEMORY_STEPS`, oldest first.
             alerts: that were raised before, oldest first.
+            started_at: when its trainer attached, in Unix seconds; what came before says nothing
+                of its pace.
         """
         self._run = run
         self._desk = AlertDesk()
         self.configure(settings)
         self._memory: deque[Observation] = deque(maxlen=MEMORY_STEPS)
         self._readings: deque[HostReading] = deque(maxlen=MEMORY_STEPS)
+        self._moments: deque[float] = deque(maxlen=MEMORY_STEPS)
+        """When samples of this trainer were taken, in Unix seconds."""
+
         self._broken_rules: set[str] = set()
         lines = tuple(lines)
         self.monitoring = Monitoring(lines)
         """What the steps say together."""
 
         self._resume(tuple(alert for alert in alerts if alert.run == run), lines)
+        self._moments.extend(e.timestamp for e in self._memory if e.timestamp >= started_at)
 
     def configure(self, settings: AlertSettings) -> None:
         """Take other settings of the rules; what they remember stays."""
@@ -86,7 +93,9 @@ class RuleEvaluator:
         try:
             report = self.monitoring.add(report)
             if self._settings.enabled:
-                alerts = self.look(observe(report.history), failures)
+                now = observe(report.history)
+                self._moments.append(now.timestamp)
+                alerts = self.look(now, failures)
         except ObservationError as error:  # a record that says no time, for example
             logger.warning("step %d tells the rules nothing: %s", report.step, error)
             failures["watch"] = str(error)
@@ -125,10 +134,13 @@ class RuleEvaluator:
         rule = self._settings.stalled_trainer
         if not (self._settings.enabled and rule.enabled):
             return None
+        gaps = [b - a for a, b in itertools.pairwise(self._moments)]
+        is_known = len(gaps) >= MIN_INTERVALS
         liveness = Liveness(
             last_step=self._last_step(),
             silent_s=silent_s,
-            interval_s=self._interval_s(),
+            interval_s=median(gaps[-INTERVAL_STEPS:]) if is_known else None,
+            longest_s=max(gaps, default=0.0),
         )
         return self._judge(rule.name, self._moment(wall_time), partial(rule.check, liveness))
 
@@ -207,12 +219,6 @@ class RuleEvaluator:
 
     def _last_step(self) -> int:
         return self._memory[-1].step if self._memory else 0
-
-    def _interval_s(self) -> float | None:
-        """Return the median time between two sampled steps of late, None where it is not known."""
-        recent = list(self._memory)[-INTERVAL_STEPS:]
-        gaps = [b.timestamp - a.timestamp for a, b in itertools.pairwise(recent)]
-        return median(gaps) if len(gaps) >= MIN_INTERVALS else None
 
 
 def add_machine(report: StepReport, reading: HostReading | None) -> StepReport:

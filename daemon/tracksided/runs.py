@@ -270,6 +270,7 @@ class Run:
                 self._settings.alerts,
                 lines=outputs.newest_lines(),
                 alerts=outputs.alerts,
+                started_at=self.generation.hello.started_at,
             )
         except OutputError as error:
             self._retry.failed(str(error), now)

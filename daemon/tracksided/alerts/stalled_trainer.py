@@ -7,7 +7,9 @@ from tracksided.alerts.finding import Finding
 
 ADVICE = (
     "Look at what the processes wait for: `py-spy dump --pid PID` shows their stacks. Most often "
-    "it is a data loader, a collective that one rank never reached, or a file server."
+    "it is a data loader, a collective that one rank never reached, or a file server. If it "
+    "evaluates or saves, wait: a pause as long as one that is known is no stall, and "
+    "min_seconds of [alerts.stalled_trainer] can be raised."
 )
 
 
@@ -24,10 +26,16 @@ class Liveness:
     interval_s: float | None
     """Median time between two sampled steps; None where there are too few."""
 
+    longest_s: float = 0.0
+    """Longest time between two of those that are remembered; 0 where there is none."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StalledTrainer:
-    """A live trainer has sent no step for intervals medians of the time between two samples."""
+    """A live trainer has sent no step for intervals medians of the time between two samples.
+
+    Nor for pauses times the longest such time: an evaluation that took five minutes does so again.
+    """
 
     name: ClassVar[str] = "stalled_trainer"
 
@@ -36,11 +44,18 @@ class StalledTrainer:
     min_seconds: float = 60.0
     """Silence that is never a stall: evaluation, a checkpoint."""
 
+    pauses: float = 1.5
+    """Times the longest pause after which the training went on."""
+
     def check(self, liveness: Liveness) -> Finding | None:
         """Compare the silence with what is usual."""
         if liveness.interval_s is None:
             return None
-        limit = max(self.intervals * liveness.interval_s, self.min_seconds)
+        limit = max(
+            self.intervals * liveness.interval_s,
+            self.min_seconds,
+            self.pauses * liveness.longest_s,
+        )
         if liveness.silent_s <= limit:
             return None
         return Finding(

@@ -184,6 +184,17 @@ def test_silence_is_a_stall_after_ten_intervals_and_a_minute() -> None:
     assert check(1e6, None) is None
 
 
+def test_pause_after_which_training_went_on_is_no_stall_the_next_time() -> None:
+    def check(silent_s: float) -> Finding | None:
+        liveness = Liveness(last_step=9, silent_s=silent_s, interval_s=10.0, longest_s=300.0)
+        return StalledTrainer().check(liveness)
+
+    assert check(450.0) is None
+    finding = check(451.0)
+    assert finding is not None
+    assert finding.threshold == 450.0
+
+
 def test_averaging_that_fails_is_told_in_one_line() -> None:
     finding = AveragingFailed().check("a.pt is truncated\nhave another")
 

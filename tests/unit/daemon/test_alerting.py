@@ -37,7 +37,7 @@ class Site:
         self.settings = AlertSettings(memory_pressure=MemoryPressure(persist_readings=1))
         self.start()
 
-    def start(self) -> None:
+    def start(self, started_at: float = 0.0) -> None:
         """Begin as a daemon does that knows the files only."""
         self.outputs = RunOutputs(self.directory)
         evaluator = RuleEvaluator(
@@ -45,12 +45,13 @@ class Site:
             self.settings,
             lines=self.outputs.newest_lines(),
             alerts=self.outputs.alerts,
+            started_at=started_at,
         )
         self.alerting = RunAlerting(evaluator, self.outputs, self.told.append, lambda: self.wall)
 
-    def restart(self) -> None:
+    def restart(self, started_at: float = 0.0) -> None:
         self.outputs.close()
-        self.start()
+        self.start(started_at)
 
     def step(self, step: int, **changes: Any) -> None:
         report = self.alerting.complete(make_report(step, **changes), None)
@@ -161,6 +162,36 @@ def test_silence_that_is_no_stall(site: Site, why: str) -> None:
         look(site, 5, now, is_training=why != "ended")
 
     assert site.told == []
+
+
+def test_trainer_that_begins_anew_has_no_usual_pace_yet(site: Site) -> None:
+    """It loads a checkpoint, skips batches, compiles: as long as that takes."""
+    for step in range(1, 6):
+        site.step(step, timestamp=1e9 + step)
+    site.restart(started_at=1e9 + 6)
+
+    for now in range(200):
+        look(site, 0, float(now))
+    assert site.told == []
+    for step in range(6, 11):
+        site.step(step, timestamp=1e9 + 200 + step)
+    for now in range(200, 300):
+        look(site, 10, float(now))
+
+    assert [alert.rule for alert in site.told] == ["stalled_trainer"]
+
+
+def test_pauses_of_one_length_are_a_stall_once(site: Site) -> None:
+    """An evaluation of 300 s after every 5 samples, which are a second apart."""
+    moment = 0
+    for step in range(1, 31):
+        pause = 300 if step > 1 and step % 5 == 1 else 1
+        for now in range(moment, moment + pause):
+            look(site, step - 1, float(now))
+        moment += pause
+        site.step(step, timestamp=1e9 + moment)
+
+    assert [alert.rule for alert in site.told] == ["stalled_trainer"]
 
 
 def test_failed_averaging_is_told_once_until_one_goes_well(site: Site) -> None:
