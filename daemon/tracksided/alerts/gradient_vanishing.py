@@ -23,7 +23,7 @@ CONVERGED = 0.1  # of what the loss was: then a small gradient is what one wants
 class GradientVanishing:
     """The norm stays below max_norm while the loss stays up; or a layer's stays tiny.
 
-    The norm of a layer counts as tiny below layer_ratio times the median of all layers. In both
+    max_norm is times the loss where that is below 1. The norm of a layer counts as tiny below layer_ratio times the median of all layers. In both
     cases for window_steps samples in a row.
 
     Source: Pascanu et al. 2012, arXiv:1211.5063.
@@ -33,7 +33,7 @@ class GradientVanishing:
 
     enabled: bool = True
     max_norm: float = 0.01
-    """Absolute: set it to fit the scale of your loss."""
+    """For a loss of 1 or more; times the loss below it."""
 
     layer_ratio: float = 0.001
     window_steps: int = 20
@@ -49,18 +49,21 @@ class GradientVanishing:
         self, recent: Sequence[Observation], before: Sequence[Observation]
     ) -> Finding | None:
         norms = finite(entry.gradient_norm for entry in recent)
-        if len(norms) < self.window_steps or max(norms) >= self.max_norm:
-            return None
         losses = finite(entry.loss for entry in recent)
+        # A gradient is as large as its loss: a small one says nothing where that is small, too.
+        scale = min(1.0, median([abs(loss) for loss in losses])) if losses else 1.0
+        limit = self.max_norm * scale
+        if len(norms) < self.window_steps or max(norms) >= limit:
+            return None
         first = finite(entry.loss for entry in before[: self.window_steps])
         if losses and first and _is_learning(losses, median(first)):
             return None
         return Finding(
             severity="warning",
             value=median(norms),
-            threshold=self.max_norm,
+            threshold=limit,
             message=(
-                f"gradient norm has been below {self.max_norm:g} for {self.window_steps} samples "
+                f"gradient norm has been below {limit:.3g} for {self.window_steps} samples "
                 f"(median {median(norms):.3g}), and the loss does not fall"
             ),
             advice=ADVICE,

@@ -135,6 +135,15 @@ def test_small_gradient_without_progress_is_vanishing() -> None:
     assert look(GradientVanishing(), steps_of(NORM, [0.009] * 19 + [0.011])) is None
 
 
+@pytest.mark.parametrize(("norm", "is_found"), [(0.9e-6, True), (1.1e-6, False)])
+def test_small_loss_has_a_small_gradient(norm: float, *, is_found: bool) -> None:
+    finding = look(GradientVanishing(), steps_of("loss", [1e-4] * 20, norm_before_clip=norm))
+
+    assert (finding is not None) == is_found
+    if finding is not None:
+        assert finding.threshold == pytest.approx(1e-6)
+
+
 def test_layer_without_gradient_is_found_among_others() -> None:
     def steps(norm: float, count: int = 20) -> list[Observation]:
         norms = {"h.0": 1.0, "h.1": norm, "h.2": 2.0, "head": 1.0}
@@ -202,10 +211,36 @@ def test_loss_that_has_risen_and_stays_diverges() -> None:
 
     assert looks(LossDivergence(), steps_of("loss", falling)) == []
     assert looks(LossDivergence(), steps_of("loss", [*falling, 9.0, *falling[-16:]])) == []
-    finding = look(LossDivergence(), steps_of("loss", falling + [3.5] * 16))
-    assert finding is not None
-    assert finding.severity == "critical"
-    assert finding.value == pytest.approx(3.5)
+    up = falling + [3.5] * 64
+    first = looks(LossDivergence(), steps_of("loss", up))[0]
+    assert first.severity == "critical"
+    assert first.value == pytest.approx(3.5)
+    # The oldest of three blocks of 16 has 3.5 for its median once it has 9 of them.
+    assert looks(LossDivergence(), steps_of("loss", up[: 100 + 40])) == []
+    assert look(LossDivergence(), steps_of("loss", up[: 100 + 41])) is not None
+
+
+def test_loss_that_comes_back_does_not_diverge() -> None:
+    """As after a change of the data, in a curriculum."""
+    falling, back = np.linspace(4, 2, 100), 2 + 2 * np.exp(-np.arange(200) / 60)
+
+    assert looks(LossDivergence(), steps_of("loss", [*falling, *back])) == []
+    assert looks(LossDivergence(), steps_of("loss", [*falling, *back[::-1]])) != []
+
+
+@pytest.mark.parametrize("divides", [False, True])
+def test_loss_is_compared_with_what_it_was_at_such_a_learning_rate(*, divides: bool) -> None:
+    """Three cycles of 100 samples, the learning rate falls from 1 to 0, and so does the loss."""
+    rates = [*np.linspace(1, 0.001, 100)] * 3
+    losses = [0.5 + rate for rate in rates]
+    if divides:
+        losses[-95:] = [3.0] * 95
+    steps = [
+        Observation(step=n, timestamp=n, loss=loss, learning_rate=rate)
+        for n, (loss, rate) in enumerate(zip(losses, rates, strict=True), start=1)
+    ]
+
+    assert (looks(LossDivergence(), steps) != []) == divides
 
 
 def test_loss_that_stands_still_stagnates() -> None:
