@@ -114,7 +114,7 @@ def _draw_loss(axes: Axes, curves: Sequence[TrainingCurve]) -> None:
     columns = [s.finite.values for curve in curves for s in (curve.loss, curve.evaluation_loss)]
     values = np.concatenate(columns)
     if not len(values):
-        _say_empty(axes, "no loss was logged")
+        _say_empty(axes, "loss", [curve.loss for curve in curves])
         return
     is_single = len(curves) == 1
     for index, curve in enumerate(curves):
@@ -139,7 +139,7 @@ def _draw_loss(axes: Axes, curves: Sequence[TrainingCurve]) -> None:
 def _draw_rate(axes: Axes, curves: Sequence[TrainingCurve]) -> None:
     axes.set_title("Learning rate")
     if not any(len(curve.learning_rate.finite) for curve in curves):
-        _say_empty(axes, "no learning rate was logged")
+        _say_empty(axes, "learning rate", [curve.learning_rate for curve in curves])
         return
     for index, curve in enumerate(curves):
         pen = _Pen.of(index, curves)
@@ -152,7 +152,7 @@ def _draw_norm(axes: Axes, curves: Sequence[TrainingCurve]) -> None:
     axes.set_title("Gradient norm")
     positive = [_positive(curve.gradient_norm) for curve in curves]
     if not any(map(len, positive)):
-        _say_empty(axes, "no gradient norm was logged")
+        _say_empty(axes, "gradient norm", [curve.gradient_norm for curve in curves])
         return
     limits = [curve.max_gradient_norm for curve in curves]
     shown = {value for value in limits if value is not None}
@@ -179,7 +179,7 @@ def _draw_histogram(axes: Axes, curves: Sequence[TrainingCurve]) -> None:
     finite = [curve.loss.finite.values for curve in curves]
     values = np.concatenate(finite)
     if not len(values):
-        _say_empty(axes, "no loss was logged")
+        _say_empty(axes, "loss", [curve.loss for curve in curves])
         return
     is_single, is_log = len(curves) == 1, _is_wide(values)
     edges = np.exp(_edges(np.log(values))) if is_log else _edges(values)
@@ -341,7 +341,10 @@ def _legend(axes: Axes) -> None:
         axes.legend(fontsize=LEGEND_POINTS, framealpha=0.85, edgecolor="none", ncols=columns)
 
 
-def _say_empty(axes: Axes, text: str) -> None:
+def _say_empty(axes: Axes, what: str, columns: Sequence[Series]) -> None:
+    count = sum(map(len, columns))
+    # What was logged may be NaN; a logarithmic scale has no place for 0 either.
+    text = f"none of {count} values can be drawn" if count else f"no {what} was logged"
     axes.text(0.5, 0.5, text, ha="center", va="center", color="#666666", transform=axes.transAxes)
     axes.set_xlabel("")
     axes.set_xticks([])

@@ -119,6 +119,21 @@ def test_steps_with_nan_are_marked_and_counted(drawn: Drawn) -> None:
     assert not any("NaN" in text for text in legend(norm))
 
 
+def test_panel_without_a_curve_says_why(drawn: Drawn) -> None:
+    broken, zeros = Series.of([10, 20], [math.nan, math.inf]), Series.of([10], [0.0])
+    curve = make(loss=broken, learning_rate=Series.of([], []), gradient_norm=zeros)
+
+    panels = drawn(curve)
+
+    said = [[text.get_text() for text in axes.texts] for axes in panels]
+    assert said == [
+        ["none of 2 values can be drawn"],
+        ["no learning rate was logged"],
+        ["none of 1 values can be drawn"],
+        ["none of 2 values can be drawn"],
+    ]
+
+
 @pytest.mark.parametrize(
     "changes",
     [
