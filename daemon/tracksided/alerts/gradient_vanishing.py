@@ -23,8 +23,8 @@ CONVERGED = 0.1  # of what the loss was: then a small gradient is what one wants
 class GradientVanishing:
     """The norm stays below max_norm while the loss stays up; or a layer's stays tiny.
 
-    max_norm is times the loss where that is below 1. The norm of a layer counts as tiny below layer_ratio times the median of all layers. In both
-    cases for window_steps samples in a row.
+    max_norm is times the loss where that is below 1. The norm of a layer counts as tiny below
+    layer_ratio times the median of all layers. In both cases for window_steps samples in a row.
 
     Source: Pascanu et al. 2012, arXiv:1211.5063.
     """
