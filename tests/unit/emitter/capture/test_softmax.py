@@ -160,6 +160,7 @@ def test_a_batch_that_heads_do_not_divide_is_not_attention(make_tap: MakeTap):
     assert tap.take() == ()
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
 @pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
 def test_nested_tensors_are_refused_by_name(make_tap: MakeTap, layout: torch.layout):
     model = BatchedAttention(2)
