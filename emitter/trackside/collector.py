@@ -74,8 +74,7 @@ class Collector:
 
     def disarm_backward(self) -> None:
         """Listen to no backward; the tap keeps what it captured."""
-        backward_hook.remove(self._before_backward)
-        backward_hook.remove_after(self._after_backward)
+        self._end_backward()
         if self._local_norm is not None:
             self._local_norm.disarm()
 
@@ -85,6 +84,7 @@ class Collector:
         Returns:
             Why something was left out.
         """
+        self._end_backward()  # a closure may be called again
         notes: tuple[str, ...] = ()
         if self._tap is not None:
             draft.attention = self._tap.take()
@@ -107,6 +107,10 @@ class Collector:
                 draft.local_norm = as_number(own.norm if scale is None else own.norm / scale)
                 draft.local_drift = None if own.drift is None else as_number(own.drift)
         return notes
+
+    def _end_backward(self) -> None:
+        backward_hook.remove(self._before_backward)
+        backward_hook.remove_after(self._after_backward)
 
     def _before_backward(self, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
         del args, kwargs

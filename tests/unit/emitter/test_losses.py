@@ -119,5 +119,35 @@ def test_several_losses_of_one_step_all_count(quiet_attach: Attach, receive: Rec
     assert step.loss == pytest.approx((first.item() + second.item()) / 2)
 
 
+def test_a_closure_that_is_called_many_times_in_a_step_counts_once(
+    quiet_attach: Attach, receive: Receive
+) -> None:
+    """As by LBFGS: what a step is told by is what its first call found."""
+    model, _ = make_regression()
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=4)
+    quiet_attach(model, optimizer, every=1)
+    calls: list[tuple[float, float]] = []
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = model(torch.ones(5, 4)).square().mean()
+        loss.backward()
+        norms = torch.stack([parameter.grad.norm() for parameter in model.parameters()])
+        calls.append((loss.item(), norms.norm().item()))
+        return loss
+
+    firsts = []
+    for _ in range(2):
+        firsts.append(len(calls))
+        optimizer.step(closure)
+
+    assert firsts[1] > 2
+    received = receive()
+    assert received.drops == {}
+    for step, first in zip(received.steps, firsts, strict=True):
+        assert (step.loss, step.norm_after_clip) == pytest.approx(calls[first])
+        assert step.micro_batches == 1
+
+
 def _raise(_: torch.Tensor) -> None:
     raise MemoryError
