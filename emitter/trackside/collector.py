@@ -48,6 +48,7 @@ class Collector:
         self._can_copy = can_copy
         self._parameters: Callable[[], Sequence[torch.Tensor]] = tuple
         self._had_gradients = False  # when the backward in progress began
+        self._is_armed_in_time = False  # before the first backward of the step
 
     @property
     def needs_eager_code(self) -> bool:
@@ -59,6 +60,7 @@ class Collector:
         if self._tap is not None:
             self._tap.arm()
         self._parameters = parameters
+        self._is_armed_in_time = not self._loss.micro_batches
         self._loss.num_left_out = 0
         self.disarm_backward()
         backward_hook.add(self._before_backward)
@@ -87,6 +89,8 @@ class Collector:
         self._end_backward()  # a closure may be called again
         notes: tuple[str, ...] = ()
         if self._tap is not None:
+            if self._is_armed_in_time and not draft.epoch_requested:
+                self._tap.note_if_not_called()
             draft.attention = self._tap.take()
             notes += self._tap.notes
         scale = amp_scale(optimizer)

@@ -19,6 +19,11 @@ from trackside.capture.sources.catalog import source_of
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
+NOT_CALLED = (
+    "the model was not called with gradients in a sampled step, so no attention is captured: only "
+    "model(...) is watched, neither model.forward(...) nor calls of its parts. Around those, put "
+    "`with session.forward():`, where session is what attach() returned"
+)
 _FROZEN = (
     "is frozen and in eval mode, and capturing would switch off the fast path of "
     "torch.nn.MultiheadAttention there"
@@ -175,6 +180,11 @@ class AttentionTap:
         if is_interrupted and not self._is_observing:
             self._drop_interrupted()
         return captured
+
+    def note_if_not_called(self) -> None:
+        """Note it if the forward that `arm` waits for has not come."""
+        if self._is_armed:
+            self._note(NOT_CALLED)
 
     def _before_forward(self, module: nn.Module) -> None:
         # Compiled code must not depend on the tap: a compiled model is run eagerly to be captured.

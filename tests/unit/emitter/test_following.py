@@ -106,6 +106,39 @@ def test_a_block_is_taken_for_a_forward(
     assert [len(step.attention) for step in steps] == [1, 1]
 
 
+def test_a_model_that_is_trained_without_being_called_is_told_what_to_do(
+    quiet_attach: Attach,
+    model: Model,
+    optimizer: torch.optim.Optimizer,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    quiet_attach(model, optimizer, every=2)
+
+    for _ in range(6):
+        model.loss(_batch()).backward()
+        optimizer.step()
+
+    (record,) = caplog.records
+    assert "only model(...) is watched" in record.message
+    assert "with session.forward():" in record.message
+
+
+def test_an_epoch_that_is_told_after_the_forward_is_no_reason_to_complain(
+    quiet_attach: Attach,
+    model: Model,
+    optimizer: torch.optim.Optimizer,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    session = quiet_attach(model, optimizer, every=100, epochs=(1,))
+
+    loss = model.loss(_batch())
+    session.log(epoch=1)
+    loss.backward()
+    optimizer.step()
+
+    assert caplog.records == []
+
+
 def test_a_block_ends_with_the_first_backward_in_it(
     quiet_attach: Attach, receive: Receive, model: Model, optimizer: torch.optim.Optimizer
 ) -> None:
