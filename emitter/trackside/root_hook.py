@@ -22,8 +22,8 @@ class RootHook:
         self._handle: RemovableHandle | None = None
 
     def install(self) -> None:
-        """Hook the root; twice is fine."""
-        if self._handle is None:
+        """Hook the root; twice is fine. TorchScript takes no hooks, and is left alone."""
+        if self._handle is None and not isinstance(self._root, torch.jit.ScriptModule):
             self._handle = self._root.register_forward_pre_hook(ModuleHook(self._run))
 
     def remove(self) -> None:

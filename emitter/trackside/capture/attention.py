@@ -24,6 +24,7 @@ NOT_CALLED = (
     "model(...) is watched, neither model.forward(...) nor calls of its parts. Around those, put "
     "`with session.forward():`, where session is what attach() returned"
 )
+SCRIPTED = "the model is TorchScript, which takes no hooks: no attention is captured"
 _FROZEN = (
     "is frozen and in eval mode, and capturing would switch off the fast path of "
     "torch.nn.MultiheadAttention there"
@@ -101,8 +102,10 @@ class AttentionTap:
         return tuple(self._notes)
 
     def install(self) -> None:
-        """Hook the root module; twice is fine."""
-        if self._handles:
+        """Hook the root module; twice is fine. TorchScript takes no hooks: that is noted."""
+        if isinstance(self._root, torch.jit.ScriptModule):
+            self._note(SCRIPTED)
+        if self._handles or isinstance(self._root, torch.jit.ScriptModule):
             return
         self._is_removed_late = False
         self._handles = hook_forward(self._root, self._before_forward, self._after_forward)

@@ -327,6 +327,24 @@ def test_a_training_without_an_optimizer_is_told_once(
     assert len([r for r in caplog.records if "no step" in r.message]) == 1
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+def test_a_scripted_model_takes_no_hooks_and_the_rest_is_recorded(
+    quiet_attach: Attach, receive: Receive, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, _ = _build()
+    scripted = torch.jit.script(model)
+    optimizer = torch.optim.SGD(scripted.parameters(), lr=0.1)
+    quiet_attach(scripted, optimizer, every=1)
+
+    losses = _train(scripted, optimizer, 4)
+
+    received = receive()
+    assert [step.loss for step in received.steps] == losses
+    assert received.drops == {}
+    (record,) = caplog.records
+    assert "the model is TorchScript" in record.message
+
+
 def test_an_optimizer_that_is_replaced_is_told(
     quiet_attach: Attach, caplog: pytest.LogCaptureFixture
 ) -> None:
