@@ -12,6 +12,37 @@ _DEEPSPEED = re.compile(
 # Of torch.distributed.checkpoint: for ranks that do not talk to each other, and for safetensors.
 _RANK_METADATA = re.compile(r"__\d+\.metadata")
 _PART_OF_SHARDS = re.compile(r"shard-\d+-model-\d+-of-\d+\.safetensors")
+_UNREAD = (
+    (
+        _RANK_SHARD,
+        (
+            "holds what each rank of FSDP saved for itself ({}), which is not read here; "
+            "save with state_dict_type FULL_STATE_DICT, or SHARDED_STATE_DICT with use_dcp=True"
+        ),
+    ),
+    (
+        _DEEPSPEED,
+        (
+            "is a checkpoint of DeepSpeed ({}), which is not read here; make weights of it "
+            "with its zero_to_fp32.py, or set stage3_gather_16bit_weights_on_model_save"
+        ),
+    ),
+    (
+        _RANK_METADATA,
+        (
+            "holds what each rank saved without the others ({}), which is not read here; "
+            "save with use_collectives=True"
+        ),
+    ),
+    (
+        _PART_OF_SHARDS,
+        (
+            "holds parts of tensors ({}), which are not read here; have "
+            "HuggingFaceStorageWriter put them together with enable_consolidation=True"
+        ),
+    ),
+)
+"""(what a name is like, what is said of the first such name), in the order of looking."""
 
 
 def unread_kind(names: Collection[str]) -> str | None:
@@ -23,32 +54,8 @@ def unread_kind(names: Collection[str]) -> str | None:
     Returns:
         What it holds and what to do, for the user; None where nothing is known of it.
     """
-    shard = _first(_RANK_SHARD, names)
-    if shard is not None:
-        return (
-            f"holds what each rank of FSDP saved for itself ({shard}), which is not read here; "
-            "save with state_dict_type FULL_STATE_DICT, or SHARDED_STATE_DICT with use_dcp=True"
-        )
-    found = _first(_DEEPSPEED, names)
-    if found is not None:
-        return (
-            f"is a checkpoint of DeepSpeed ({found}), which is not read here; make weights of it "
-            "with its zero_to_fp32.py, or set stage3_gather_16bit_weights_on_model_save"
-        )
-    found = _first(_RANK_METADATA, names)
-    if found is not None:
-        return (
-            f"holds what each rank saved without the others ({found}), which is not read here; "
-            "save with use_collectives=True"
-        )
-    found = _first(_PART_OF_SHARDS, names)
-    if found is not None:
-        return (
-            f"holds parts of tensors ({found}), which are not read here; have "
-            "HuggingFaceStorageWriter put them together with enable_consolidation=True"
-        )
+    for pattern, message in _UNREAD:
+        found = min((name for name in names if pattern.fullmatch(name)), default=None)
+        if found is not None:
+            return message.format(found)
     return None
-
-
-def _first(pattern: re.Pattern[str], names: Collection[str]) -> str | None:
-    return min((name for name in names if pattern.fullmatch(name)), default=None)
