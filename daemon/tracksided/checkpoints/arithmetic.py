@@ -161,10 +161,10 @@ class BlockSum:
         np.bitwise_and(halves, _BFLOAT16_MAGNITUDE, out=distance)
         np.subtract(distance, _BFLOAT16_FIRST, out=distance)  # what lies before wraps around
         is_rare = np.greater(distance, _BFLOAT16_SPAN, out=self._finite[: total.size])
-        if is_rare.any():
-            num_zeros = total.size - np.count_nonzero(total.view(np.uint64))  # no negative ones
-            if np.count_nonzero(is_rare) > num_zeros:
-                self._round_pairs(total, pairs, has_rare=True)
+        num_rare = np.count_nonzero(is_rare)
+        # Zeros are rare, and rounded already, but for negative ones.
+        if num_rare and num_rare > total.size - np.count_nonzero(total.view(np.uint64)):
+            self._round_pairs(total, pairs, has_rare=True)
 
     def _round_pairs(
         self, total: NDArray[np.float64], pairs: NDArray[np.uint32], *, has_rare: bool = False

@@ -105,7 +105,8 @@ class AttentionTap:
         """Hook the root module; twice is fine. TorchScript takes no hooks: that is noted."""
         if isinstance(self._root, torch.jit.ScriptModule):
             self._note(SCRIPTED)
-        if self._handles or isinstance(self._root, torch.jit.ScriptModule):
+            return
+        if self._handles:
             return
         self._is_removed_late = False
         self._handles = hook_forward(self._root, self._before_forward, self._after_forward)

@@ -198,9 +198,8 @@ class RingWriter:
         if is_drained:
             segment.remove(self.path)
         else:
-            with contextlib.suppress(
-                OSError
-            ):  # not every file system can; then it waits for a daemon
+            # Not every file system can; then the memory waits for a daemon.
+            with contextlib.suppress(OSError):
                 self._give_back_free_memory()
         self._is_open = False
         self._words.release()
