@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 DIGEST_ROW_BYTES = 8192
 # Of a large array so much is added up, then copied, which finds it in the cache. Copies of this
@@ -91,29 +92,33 @@ class PayloadDigest:
         """Add up the rows that lie wholly in what will be written at ``offset``."""
         first = -(-offset // DIGEST_ROW_BYTES)
         last = (offset + len(part)) // DIGEST_ROW_BYTES
-        if last > first:
+        if last <= first:
+            return
+        if first > self._added:
             self._later.append((self._added, first))
-            self._add(part[first * DIGEST_ROW_BYTES - offset :], first, last)
-            self._added = last
+        _add_rows(part[first * DIGEST_ROW_BYTES - offset :], self._sums[first:last])
+        self._added = last
 
     def finish(self) -> int:
         """Add up the other rows from the payload, filled by now, and return the digest."""
         num_rows = len(self._sums)
-        for first, last in (*self._later, (self._added, num_rows)):
-            if last > first:
-                self._add(self._payload[first * DIGEST_ROW_BYTES :], first, last)
+        if self._added < num_rows:
+            self._later.append((self._added, num_rows))
+        for first, last in self._later:
+            _add_rows(self._payload[first * DIGEST_ROW_BYTES :], self._sums[first:last])
         crc = zlib.crc32(self._sums.data)
         return zlib.crc32(self._payload[num_rows * DIGEST_ROW_BYTES :], crc)
-
-    def _add(self, source: memoryview, first: int, last: int) -> None:
-        num_rows = last - first
-        words = np.frombuffer(source, _WORD, num_rows * _ROW_WORDS)
-        np.add.reduce(words.reshape(num_rows, _ROW_WORDS), axis=1, out=self._sums[first:last])
 
 
 def digest_of(payload: memoryview) -> int:
     """Return the digest of a complete payload."""
     return PayloadDigest(payload).finish()
+
+
+def _add_rows(source: memoryview, sums: NDArray[np.uint64]) -> None:
+    """Add up the words of the first rows of ``source``, as many as there are ``sums``."""
+    words = np.frombuffer(source, _WORD, len(sums) * _ROW_WORDS)
+    np.add.reduce(words.reshape(-1, _ROW_WORDS), axis=1, out=sums)
 
 
 def _fill_zeros(target: memoryview, start: int, end: int) -> None:
