@@ -115,6 +115,11 @@ class RunOutputs:
         """The newest step that is committed; 0 before the first one."""
         return self._history.last_step
 
+    @property
+    def rival(self) -> str | None:
+        """Who else writes to the directory, and what to do about it; None where nobody does."""
+        return self._history.rival
+
     def progress(self, nonce: str) -> SegmentProgress:
         """Return what is committed of a segment."""
         return self._history.progress(nonce)

@@ -130,11 +130,12 @@ class Run:
 
     @property
     def problem(self) -> str | None:
-        """Why outputs cannot be written now."""
+        """Why outputs cannot be written now, or who else writes them."""
         if self._defect is not None:
             return self._defect
         retries = [self._retry] if self._pipeline is None else [self._retry, self._pipeline.retry]
-        return next((entry.problem for entry in retries if entry.problem is not None), None)
+        rival = None if self._outputs is None else self._outputs.rival
+        return next((entry.problem for entry in retries if entry.problem is not None), rival)
 
     def advance(self, pool: WorkerPool, now: float) -> None:
         """Do all that can be done without waiting."""

@@ -26,7 +26,7 @@ from tracksided.sinks.json_file import is_in_place
 from tracksided.sinks.refusal import output_error
 
 # The ending tells our files from those of other writers, which are never touched.
-_NAME = re.compile(r"events\.out\.tfevents\.(\d{10,})\..+\.\d+\.\d+\.trackside")
+_NAME = re.compile(r"events\.out\.tfevents\.(\d{10,})\.(.+)\.(\d+)\.\d+\.trackside")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
 LENGTH = struct.Struct("<Q")
 _CRC = struct.Struct("<I")
@@ -61,6 +61,12 @@ def born_at(path: Path) -> int:
     """Return the Unix time in the name of one of `own_files`."""
     match = _NAME.fullmatch(path.name)
     return int(match[1]) if match else 0
+
+
+def writer_of(name: str) -> tuple[str, int] | None:
+    """Return host and pid in what `file_name` returned; None for any other name."""
+    match = _NAME.fullmatch(name)
+    return None if match is None else (match[2], int(match[3]))
 
 
 def frame(event: bytes) -> bytes:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tracksided.reports import SegmentProgress
+from tracksided.sinks.event_file import writer_of
 from tracksided.sinks.json_file import encode
 from tracksided.sinks.line_file import LineFile
 from tracksided.sinks.tensorboard import Commit
@@ -35,6 +36,9 @@ class HistoryFile:
 
         self.committed: dict[str, int] = {}
         """Event file to how far it was written, as far as lines say."""
+
+        self.rival: str | None = None
+        """Who else has added lines since the file was opened, and what to do about it."""
 
         self._progress: dict[str, SegmentProgress] = {}
         self._num_lines = 0
@@ -82,10 +86,29 @@ class HistoryFile:
         }
         self._file.append(encode(document))
         self._note(document)
+        foreign = self._file.take_foreign()
+        if foreign and self.rival is None:
+            self.rival = self._name_rival(foreign[-1])
+            logger.warning("%s", self.rival)
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    def _name_rival(self, line: object) -> str:
+        match line:
+            case {"tensorboard": {"file": str(name)}}:
+                writer = writer_of(name)
+            case _:
+                writer = None
+        who = (
+            "something else" if writer is None else f"another daemon (pid {writer[1]}, {writer[0]})"
+        )
+        return (
+            f"{who} writes to {self.path.parent} too: steps of both stand in its files, and curves "
+            "jump between them; give each job a run id or a save_dir of its own, and see that one "
+            "daemon alone serves a node"
+        )
 
     def _note(self, document: Mapping[str, object]) -> None:
         step, records, position = (document[key] for key in ("step", "records", "tensorboard"))

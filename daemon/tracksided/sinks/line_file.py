@@ -28,10 +28,12 @@ class LineFile:
         """
         self.path = path
         self._is_torn = False  # after a failed write whose part of a line could not be cut
+        self._foreign: list[Any] = []
         try:
             self._file = self._open()
-            self._size = self._whole_bytes()
-            self._file.truncate(self._size)
+            self._size, is_torn = self._whole_bytes()
+            if is_torn:  # else another writer's newest line could go with it
+                self._file.truncate(self._size)
         except OSError as error:
             raise output_error(self.path, error) from error
 
@@ -80,10 +82,22 @@ class LineFile:
         """
         try:
             self._follow()
+            if self._is_torn:
+                self._cut()
+            self._look_for_others()
             self._write(encoded)
         except OSError as error:
             raise output_error(self.path, error) from error
         self._size += len(encoded)
+
+    def take_foreign(self) -> list[Any]:
+        """Return the JSON values that somebody else added while we wrote, each once.
+
+        No lock tells it, which a network file system might keep for a dead process: only we are
+        to make the file longer, and its length is known.
+        """
+        foreign, self._foreign = self._foreign, []
+        return foreign
 
     def close(self) -> None:
         """Close the file."""
@@ -97,8 +111,8 @@ class LineFile:
             sync_directory(self.path.parent)
         return file
 
-    def _whole_bytes(self) -> int:
-        """Return how many bytes the whole lines have."""
+    def _whole_bytes(self) -> tuple[int, bool]:
+        """Return how many bytes the whole lines have, and whether more than that is there."""
         data_end = self.path.stat().st_size
         with self.path.open("rb") as file:
             end = data_end
@@ -112,7 +126,7 @@ class LineFile:
                 end = start
         if end != data_end:
             logger.warning("%s: a torn last line is removed", self.path)
-        return end
+        return end, end != data_end
 
     def _follow(self) -> None:
         """Begin anew where somebody moved or removed the file: what we append must be found."""
@@ -124,9 +138,18 @@ class LineFile:
         lost.close()
         self._size, self._is_torn = self.path.stat().st_size, False
 
+    def _look_for_others(self) -> None:
+        """Take note of what is there that we did not write; it stays also if our write fails."""
+        size = os.fstat(self._file.fileno()).st_size
+        if size > self._size:
+            with self.path.open("rb") as file:
+                file.seek(self._size)
+                added = file.read(min(size - self._size, BLOCK_BYTES)).splitlines()
+            lines = (self._decode(line, "a line that somebody else added") for line in added)
+            self._foreign += [value for value in lines if value is not None]
+        self._size = size
+
     def _write(self, encoded: bytes) -> None:
-        if self._is_torn:
-            self._cut()
         try:
             written = 0
             while written < len(encoded):

@@ -6,6 +6,7 @@ from pathlib import Path
 from tracksided.errors import OutputError
 
 _MENDS = {
+    errno.ENOENT: "was the directory moved or removed, or does another daemon write there, too?",
     errno.ENOSPC: "free some space on its file system",
     errno.EDQUOT: "your disk quota is used up: free some space",
     errno.EACCES: "let the daemon's user write there, or set save_dir= elsewhere",

@@ -160,7 +160,7 @@ def _run_metrics(runs: Iterable[ServedRun]) -> Iterator[Metric]:
         ("run_alive_ranks", "Ranks on this node whose trainer runs.", _num_alive),
         (
             "run_problem",
-            "1 if outputs of the run cannot be written.",
+            "1 if outputs of the run cannot be written, or another daemon writes them, too.",
             lambda run: run.problem is not None,
         ),
     )

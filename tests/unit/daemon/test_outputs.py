@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,40 @@ def test_event_files_of_which_older_lines_speak_stay(tmp_path: Path) -> None:
     RunOutputs(tmp_path).close()
 
     assert len(list((tmp_path / "tensorboard").iterdir())) == 2
+
+
+def test_two_writers_of_one_directory_name_each_other_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = open_and_begin(tmp_path, "job", 1e9)
+    commit(first, 1)
+    second = open_and_begin(tmp_path, "job", 2e9)
+    for step in (2, 3, 4):
+        assert second.rival is None or step > 2
+        for outputs in (second, first):
+            commit(outputs, step)
+
+    warnings = [entry.message for entry in caplog.records if entry.name.endswith("history")]
+
+    who = f"another daemon (pid {os.getpid()}, {socket.gethostname()}) writes to {tmp_path} too"
+    assert [message.startswith(who) for message in warnings] == [True, True]
+    assert sorted(warnings) == sorted(str(outputs.rival) for outputs in (first, second))
+    for outputs in (first, second):
+        outputs.close()
+
+
+def test_nobody_else_is_seen_after_a_kill(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for daemon in range(1, 4):  # each is gone before the next one starts, one in mid-line
+        outputs = open_and_begin(tmp_path, "job", daemon * 1e9)
+        commit(outputs, 2 * daemon)
+        commit(outputs, 2 * daemon + 1)
+        assert outputs.rival is None
+        outputs.close()
+        if daemon == 1:
+            with (tmp_path / "history.jsonl").open("ab") as history:
+                history.write(b'{"step": 9')
+
+    assert "writes to" not in caplog.text
 
 
 @pytest.mark.parametrize("has_reader", [False, True])

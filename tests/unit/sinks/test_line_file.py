@@ -68,6 +68,47 @@ def test_what_a_failed_write_left_is_no_part_of_the_next_line(
     assert path.read_bytes() == b'{"step": 1}\n{"step": 3}\n'
 
 
+def test_a_line_of_somebody_else_is_told_once_and_outlives_a_write_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "lines.jsonl"
+    ours, theirs = LineFile(path), LineFile(path)
+    ours.append(b"1\n")
+    theirs.append(b"2\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(ours, "_file", FailingFile(ours._file, cut_fails=False))
+        with pytest.raises(OutputError):
+            ours.append(b"345678\n")
+
+    ours.append(b"9\n")
+
+    assert path.read_bytes() == b"1\n2\n9\n"
+    assert (ours.take_foreign(), ours.take_foreign()) == ([2], [])
+    assert theirs.take_foreign() == [1]
+    for file in (ours, theirs):
+        file.close()
+
+
+def test_opening_a_file_takes_nothing_from_a_writer_that_adds_a_line_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_bytes(b"1\n")
+    measure = LineFile._whole_bytes
+
+    def measure_then_let_another_write(file: LineFile) -> tuple[int, bool]:
+        found = measure(file)
+        with path.open("ab") as other:
+            other.write(b"2\n")
+        return found
+
+    monkeypatch.setattr(LineFile, "_whole_bytes", measure_then_let_another_write)
+
+    LineFile(path).close()
+
+    assert path.read_bytes() == b"1\n2\n"
+
+
 class FailingFile:
     """Writes a part of what it is given, then fails."""
 
