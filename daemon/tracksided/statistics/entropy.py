@@ -62,7 +62,8 @@ class NormalizedEntropy:
         counts = visible_keys(attention)
         rows = live_rows(attention, mass) & (counts > 1)
         limits = np.log(np.maximum(counts, 2))
-        return mean_where(_row_entropy(attention, mass) / limits, rows)
+        shares = np.minimum(_row_entropy(attention, mass) / limits, 1.0)  # uniform ones are rounded
+        return mean_where(shares, rows)
 
 
 def _row_entropy(attention: AttentionMap, mass: DoubleArray) -> DoubleArray:
@@ -74,4 +75,5 @@ def _row_entropy(attention: AttentionMap, mass: DoubleArray) -> DoubleArray:
         products *= weights
         surprise[head] = -products.sum(axis=-1, dtype=np.float64)
     safe_mass = np.where(mass == 0, 1.0, mass)
-    return np.log(safe_mass) + surprise / safe_mass
+    entropy = np.log(safe_mass) + surprise / safe_mass
+    return np.maximum(entropy, 0.0)  # rounding leads a one-hot row a little below

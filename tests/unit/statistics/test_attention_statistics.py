@@ -260,6 +260,18 @@ def test_the_largest_logit_leaves_heads_out_that_see_nothing(make_map: Make) -> 
     assert compute("max_logit", attention) == 9.5
 
 
+@pytest.mark.parametrize("keys", range(2, 40))
+def test_rounded_weights_keep_entropies_in_their_range(make_map: Make, keys: int) -> None:
+    uniform = np.full((1, 1, keys), np.float32(1 / keys))
+    sunk = np.zeros((1, 1, keys))
+    sunk[0, 0, 1] = np.float32(1 / 3 / keys)  # all else went to a learned sink
+
+    assert compute("normalized_entropy", make_map(uniform)) <= 1
+    assert compute("entropy", make_map(sunk)) >= 0
+    assert min(compute("entropy_per_head", make_map(sunk))) >= 0
+    assert compute("normalized_entropy", make_map(sunk)) >= 0
+
+
 @pytest.mark.parametrize("name", BY_NAME)
 def test_one_weight_is_enough(make_map: Make, name: str) -> None:
     expected = {
