@@ -42,7 +42,8 @@ def gradient_health(norms: Sequence[float | None]) -> GradientHealth | None:
     =========== ===========================================================================
     verdict     where, with m the median of the newest 256 norms
     =========== ===========================================================================
-    exploding   the newest is not finite or above 10 m, or 3 of the newest 10 are above 5 m
+    exploding   the newest is not finite; or, with m above 0, it is above 10 m or 3 of the
+                newest 10 are above 5 m
     volatile    5 of the newest 20 changes from sample to sample are tenfold, up or down
     vanishing   the median of the newest 10 is below 0.01 m, or below 1e-7
     healthy     none of these
@@ -63,7 +64,8 @@ def gradient_health(norms: Sequence[float | None]) -> GradientHealth | None:
     usual = median(sound)
     recent = sound[-RECENT_POINTS:]
     num_raised = sum(norm > RAISED_RATIO * usual for norm in recent)
-    if known[-1] > EXPLODING_RATIO * usual or num_raised >= MIN_RAISED:
+    is_raised = known[-1] > EXPLODING_RATIO * usual or num_raised >= MIN_RAISED
+    if usual > 0 and is_raised:  # where a hinge loss is mostly 0, no norm is usual
         return "exploding"
     if num_swings(sound[-SWING_POINTS - 1 :]) >= MIN_SWINGS:
         return "volatile"

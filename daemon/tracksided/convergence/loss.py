@@ -130,8 +130,8 @@ def convergence_score(trend: LossTrend | None, reference: Reference | None) -> f
     fall = reference.loss - trend.level
     if fall <= CLEAR_FALL * trend.noise:
         return 0.0
-    per_step = fall / (trend.middle_step - reference.step)
-    return min(max(1.0 - abs(trend.slope) / per_step, 0.0), 1.0)
+    num_steps = trend.middle_step - reference.step
+    return min(max(1.0 - abs(trend.slope) * num_steps / fall, 0.0), 1.0)
 
 
 def is_stagnant(trend: LossTrend | None) -> bool | None:

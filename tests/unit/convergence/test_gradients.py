@@ -40,6 +40,8 @@ def lognormal(sigma: float, count: int = 10_000) -> list[float]:
         ([*([1.0] * 60), *([0.011] * 10)], "healthy"),
         ([1e-8] * 40, "vanishing"),
         ([0.0] * 40, "vanishing"),
+        ([*([0.0] * 40), 1e-3], "vanishing"),  # no norm is usual that others are above
+        ([0.0, 0.0, 0.0, 1e-2] * 10, "volatile"),
     ],
 )
 def test_verdicts_of_the_table(norms: list[float | None], expected: str | None) -> None:

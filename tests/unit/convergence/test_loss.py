@@ -104,6 +104,15 @@ def test_few_or_unknown_losses_are_not_judged() -> None:
     assert convergence_score(None, Reference(step=1.0, loss=2.0)) is None
 
 
+def test_the_smallest_of_falls_is_scored() -> None:
+    smallest = math.ulp(0.0)
+    reference = Reference(step=1.0, loss=smallest)
+
+    trend = trend_of([0.0] * MIN_POINTS)
+
+    assert convergence_score(trend, reference) == 1.0
+
+
 def test_unknown_losses_are_left_out() -> None:
     values: list[float | None] = [10.0 - i for i in range(40)]
     values[5], values[20] = None, math.nan
