@@ -154,7 +154,10 @@ def _draw_norm(axes: Axes, curves: Sequence[TrainingCurve]) -> None:
     if not any(map(len, positive)):
         _say_empty(axes, "gradient norm", [curve.gradient_norm for curve in curves])
         return
-    limits = [curve.max_gradient_norm for curve in curves]
+    # A limit of 0 has no place on a logarithmic scale.
+    limits = [
+        limit if (limit := curve.max_gradient_norm) and limit > 0 else None for curve in curves
+    ]
     shown = {value for value in limits if value is not None}
     _use_log_scale(axes, np.concatenate([*(s.values for s in positive), np.array(list(shown))]))
     for index, (series, limit) in enumerate(zip(positive, limits, strict=True)):

@@ -145,6 +145,7 @@ def test_panel_without_a_curve_says_why(drawn: Drawn) -> None:
         {"loss": Series.of([5, 6, 7], [1e-8, 1.0, 1e8])},
         {"gradient_norm": Series.of([5, 6], [0.0, math.inf])},
         {"gradient_norm": Series.of([5], [1e-30]), "max_gradient_norm": 1e30},
+        {"max_gradient_norm": 0.0},
         {"learning_rate": Series.of([5], [0.0])},
         {"name": "a $x^2$ [b] \u4e2d\udcff" * 9},
     ],
