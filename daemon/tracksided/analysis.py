@@ -188,7 +188,7 @@ def _noise_scale(samples: StepSamples) -> float | None:
         global_norm = leader.step.norm_after_clip  # nothing was clipped: they are the same
     if len(local_norms) < 2 or num_ranks < 2 or global_norm is None:  # noqa: PLR2004 - a pair
         return None
-    return gradient_noise_scale(local_norms, global_norm, local_batch=1, num_ranks=num_ranks)
+    return gradient_noise_scale(local_norms, global_norm, num_ranks=num_ranks)
 
 
 def _histograms(sample: GradientSample, step: int) -> Iterable[Histogram]:

@@ -60,7 +60,7 @@ def test_noise_scale_of_gradients() -> None:
 
     expected = compute("gradient_noise_scale", b=1, B=ranks, **squares)
 
-    found = gradient_noise_scale(local, total, local_batch=1, num_ranks=ranks)
+    found = gradient_noise_scale(local, total, num_ranks=ranks)
     assert found == pytest.approx(expected["gradient_noise_scale"])
 
 
