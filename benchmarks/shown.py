@@ -128,9 +128,7 @@ class Shown:
             for name, version in found["versions"].items():
                 of.setdefault(name, {})[version or "was not there"] = None
         rows = [{"name": name, "version": "; ".join(of[name])} for name in sorted(of)]
-        columns = [
-            {"key": key, "title": key, "digits": None, "unit": ""} for key in ("name", "version")
-        ]
+        columns = [{"key": key, "title": key, "digits": None} for key in ("name", "version")]
         return markdown({"columns": columns, "rows": rows})
 
     def _table(self, name: str, key: str) -> Mapping[str, Any]:

@@ -22,9 +22,9 @@ PEAK_LR = 3e-3
 WARMUP_STEPS = 30
 MAX_NORM = 1.0
 SAMPLED_STEPS = 10
+SAY_EVERY = 10  # steps
 # Closer together than that, and their average has less noise to remove; further apart, and the
 # oldest of the five that are averaged is far behind.
-SAY_EVERY = 10  # steps
 NUM_CHECKPOINTS = 25
 PICTURES = ("heatmap", "statistics", "multi_head", "layer_comparison", "gradient_flow")
 

@@ -21,8 +21,8 @@ def window_of(series: Series) -> int:
 def moving_average(series: Series, window: int) -> Series:
     """Average each finite value with its neighbours, ``window`` values in all.
 
-    As many before as behind it, so that the average does not lag; at both ends only those that
-    are there.
+    As many before as behind it, so that the average does not lag, and one more before it where
+    ``window`` is even; at both ends only those that are there.
     """
     finite = series.finite
     count = len(finite)

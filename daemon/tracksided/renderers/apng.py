@@ -14,13 +14,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from tracksided.renderers.palette import WHITE, palette_bytes
-from tracksided.renderers.png import BIT_DEPTH, PALETTE_COLOUR, SIGNATURE, chunk, compress, header
+from tracksided.renderers.png import (
+    BIT_DEPTH,
+    HEADER,
+    PALETTE_COLOUR,
+    SIGNATURE,
+    chunk,
+    compress,
+    header,
+)
 
 FRAME_DELAY_MS = 250
 LAST_DELAY_MS = 2000  # time to see where it ended
 _LENGTH = struct.Struct(">I")
 _CHUNK_EXTRA = 12  # length, name and CRC
-_HEADER = struct.Struct(">IIBBBBB")
 _MAX_SIDE_PX = 1 << 14  # bounds what a damaged header may make us allocate
 
 
@@ -44,9 +51,9 @@ def read_frame(png: bytes) -> Frame | None:
     for name, content in _chunks(png):
         chunks[name] = chunks.get(name, b"") + content
     head = chunks.get(b"IHDR", b"")
-    if len(head) != _HEADER.size or chunks.get(b"PLTE") != palette_bytes():
+    if len(head) != HEADER.size or chunks.get(b"PLTE") != palette_bytes():
         return None
-    width, height, *rest = _HEADER.unpack(head)
+    width, height, *rest = HEADER.unpack(head)
     is_sound = 0 < width <= _MAX_SIDE_PX and 0 < height <= _MAX_SIDE_PX
     if not is_sound or rest != [BIT_DEPTH, PALETTE_COLOUR, 0, 0, 0] or b"IDAT" not in chunks:
         return None

@@ -11,6 +11,7 @@ from tracksided.renderers.palette import Indices, palette_bytes
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 BIT_DEPTH = 8
 PALETTE_COLOUR = 3  # colour type of RFC 2083, section 4.1.1
+HEADER = struct.Struct(">IIBBBBB")  # IHDR: width, height, depth, colour, three methods
 LEVEL = 1  # flat areas shrink enough; the next level doubles the time
 
 
@@ -33,7 +34,7 @@ def encode(image: Indices, palette: bytes | None = None) -> bytes:
 
 def header(width_px: int, height_px: int) -> bytes:
     """Return the content of IHDR."""
-    return struct.pack(">IIBBBBB", width_px, height_px, BIT_DEPTH, PALETTE_COLOUR, 0, 0, 0)
+    return HEADER.pack(width_px, height_px, BIT_DEPTH, PALETTE_COLOUR, 0, 0, 0)
 
 
 def compress(image: Indices) -> bytes:

@@ -14,7 +14,7 @@ class GradientMean:
     name: str = field(default="mean", init=False)
 
     def compute(self, gradients: GradientSample) -> list[float | None]:
-        """Return means; None without samples, NaN where a sample is not finite."""
+        """Return means; None without samples, NaN or infinite where a sample is."""
         with np.errstate(invalid="ignore"):
             return [
                 float(sample.mean(dtype=np.float64)) if sample.size else None
