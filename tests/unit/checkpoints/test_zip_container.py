@@ -106,6 +106,19 @@ def test_records_that_share_bytes_are_refused(tmp_path: Path) -> None:
         read(path)
 
 
+@pytest.mark.parametrize("at", [20, 24, 42])  # sizes and place in an entry of the directory
+def test_a_missing_zip64_field_is_refused(tmp_path: Path, at: int) -> None:
+    path = tmp_path / "a.zip"
+    write(path, {"a/one": b"1" * 50})
+    content = bytearray(path.read_bytes())
+    entry = content.find(b"PK\x01\x02")
+    content[entry + at : entry + at + 4] = b"\xff" * 4
+    path.write_bytes(content)
+
+    with pytest.raises(CheckpointRefused, match="zip64 field that is not there"):
+        read(path)
+
+
 @given(at=st.integers(0, 10_000), value=st.integers(0, 255))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_damaged_directory_is_refused_or_stays_inside_the_file(

@@ -123,9 +123,7 @@ def _parse_directory(directory: bytes, count: int) -> list[_Entry]:
         name = directory[name_at:extra_at].decode("utf-8")
         is_stored = method == 0 and not flags & _ENCRYPTED_FLAG
         wide = _zip64_fields(directory[extra_at : extra_at + extra_bytes])
-        nbytes = wide.pop(0) if nbytes == _FULL_32 else nbytes
-        packed = wide.pop(0) if packed == _FULL_32 else packed
-        offset = wide.pop(0) if offset == _FULL_32 else offset
+        nbytes, packed, offset = (_widened(field, wide) for field in (nbytes, packed, offset))
         if is_stored and packed != nbytes:
             raise ValueError(f"record {shown(name)} has two sizes")
         entries.append(_Entry(name, offset, packed, crc, is_stored))
@@ -137,7 +135,7 @@ def _parse_directory(directory: bytes, count: int) -> list[_Entry]:
 
 
 def _zip64_fields(extra: bytes) -> list[int]:
-    """Return the 8-byte values of the zip64 extra field, padded so that `pop` shows a lack."""
+    """Return the 8-byte values of the zip64 extra field; none where there is no such field."""
     position = 0
     while position + _EXTRA.size <= len(extra):
         kind, nbytes = _EXTRA.unpack_from(extra, position)
@@ -147,6 +145,15 @@ def _zip64_fields(extra: bytes) -> list[int]:
             return [value for (value,) in struct.iter_unpack("<Q", body[: len(body) // 8 * 8])]
         position += nbytes
     return []
+
+
+def _widened(field: int, wide: list[int]) -> int:
+    """Return what a field of 32 bits stands for: a full one for the next value of ``wide``."""
+    if field != _FULL_32:
+        return field
+    if not wide:
+        raise ValueError("a size or place is in a zip64 field that is not there")
+    return wide.pop(0)
 
 
 def _locate(source: SourceFile, entry: _Entry) -> ZipRecord:
