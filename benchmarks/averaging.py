@@ -5,14 +5,16 @@
 
 SCRIPT is timm's avg_checkpoints.py and fairseq's scripts/average_checkpoints.py, unchanged; DIR is
 where they find what they import. Without, those that `make peers` fetched take part; `peers.py` has
-their repositories and commits. Contestants run interleaved, each in a process of its own, with
-the inputs in the page cache. The limit reads the bytes that an average needs and writes as many as
-it has, with fsync. The table shows medians; memory is peak resident memory, shared pages included.
+their repositories and commits. Contestants take turns, in a new random order each round, each in a
+process of its own, with the inputs in the page cache. The limit reads the bytes that an average
+needs and writes as many as it has, with fsync. The table shows medians; memory is peak resident
+memory, shared pages included.
 """
 
 import argparse
 import json
 import os
+import random
 import shutil
 import statistics
 import subprocess
@@ -247,7 +249,8 @@ def measure_kind(
     starts: dict[str, list[float]] = {name: [] for name in found}
     peak_mb: dict[str, float] = dict.fromkeys(found, 0.0)
     for _ in range(rounds):
-        for name, contestant in found.items():
+        for name in random.sample(list(found), len(found)):
+            contestant = found[name]
             for output in directory.glob(f"{Path(contestant.output).stem}*"):
                 output.unlink()
             starts[name].append(run(contestant.start, contestant.environment)[0])
