@@ -9,23 +9,21 @@ from typing import Any
 
 from tracksided.web.fields import count, number, objects, text
 
-SERIES = (
-    "step",
-    "timestamp",
-    "loss",
-    "lr",
-    "norm_before_clip",
-    "norm_after_clip",
-    "step_seconds",
-)
+MEASURES = ("loss", "lr", "norm_before_clip", "norm_after_clip", "step_seconds")
+SERIES = ("step", "timestamp", *MEASURES)
 MAX_POINTS = 2000  # more than a screen has columns; beyond it every other point goes
 MAX_LAYERS = 256  # rows of the entropy map
 KEPT_ROWS = 256  # what a browser may miss between two looks and still be sent piece by piece
 
-Row = dict[str, Any]
-"""One step: the names of `SERIES`, and ``entropy``: layer to nats. Unknown is None."""
+NOT_FINITE = "NaN"  # JSON has neither NaN nor infinity, and neither is unknown
 
-Column = list[float | None]
+Row = dict[str, Any]
+"""One step: the names of `SERIES`, and ``entropy``: layer to nats.
+
+Unknown is None; a value that was NaN or infinite is `NOT_FINITE`.
+"""
+
+Column = list[float | str | None]
 
 
 class Curves:
@@ -45,17 +43,16 @@ class Curves:
     def add(self, line: Mapping[str, Any]) -> None:
         """Take in one line of ``history.jsonl``; a line without a step says nothing."""
         row = _row(line)
-        if row["step"] is None:
+        if row["step"] is None or not math.isfinite(row["step"]):
             return
         self._drop_from(row["step"])
         for layer in row["entropy"]:
             if layer not in self._entropy and len(self._entropy) < MAX_LAYERS:
                 self._entropy[layer] = array("d", [math.nan]) * len(self)
         for name, column in self._series.items():
-            column.append(math.nan if row[name] is None else row[name])
+            column.append(_stored(row[name]))
         for layer, column in self._entropy.items():
-            value = row["entropy"].get(layer)
-            column.append(math.nan if value is None else value)
+            column.append(_stored(row["entropy"].get(layer)))
         self._recent.append(row)
         self.num_rows += 1
         if len(self) > 2 * MAX_POINTS:
@@ -97,6 +94,10 @@ class Curves:
 
 def _row(line: Mapping[str, Any]) -> Row:
     row: Row = {name: number(line, name) for name in SERIES}
+    broken = line.get("nonfinite")
+    for name in MEASURES:
+        if isinstance(broken, list) and name in broken:
+            row[name] = NOT_FINITE
     attention = line.get("attention")
     attention = attention if isinstance(attention, dict) else {}
     row["entropy"] = {
@@ -111,5 +112,19 @@ def _kind(entry: Mapping[str, Any]) -> str:
     return "cross" if text(entry, "type") == "cross_attention" else "self"
 
 
+def _stored(value: float | str | None) -> float:
+    """Return NaN for what is unknown, infinity for what was not finite."""
+    if isinstance(value, str):
+        return math.inf
+    # What JSON cannot hold was written by somebody else, and says nothing.
+    return math.nan if value is None or math.isinf(value) else value
+
+
 def _plain(column: "array[float]") -> Column:
-    return [value if math.isfinite(value) else None for value in column]
+    return [_sent(value) for value in column]
+
+
+def _sent(value: float) -> float | str | None:
+    if math.isfinite(value):
+        return value
+    return None if math.isnan(value) else NOT_FINITE

@@ -112,6 +112,9 @@ class RunView:
         if reading.history.is_new_file:
             self.curves = Curves()
             self.serial, self.newest = secrets.token_hex(4), {}
+            self.folder, self.pictures = None, ()
+        else:
+            self.folder, self.pictures = reading.folder, reading.pictures
         self._unseen.clear()
         for line in reading.history.objects:
             if line.get("run", self.run) == self.run:
@@ -121,7 +124,6 @@ class RunView:
         self.alerts.apply(reading.alerts)
         if reading.run_file is not None and reading.run_file.get("run") == self.run:
             self.record = reading.run_file
-        self.folder, self.pictures = reading.folder, reading.pictures
         self.overview = reading.overview
         return reading.history.has_more or reading.alerts.has_more or bool(self._unseen)
 

@@ -2,6 +2,7 @@ import math
 from itertools import pairwise
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,6 +26,29 @@ def test_unknown_and_infinite_values_are_none():
     assert [columns[name] for name in ("loss", "lr", "norm_before_clip", "step_seconds")] == [
         [None]
     ] * 4
+
+
+def test_a_value_that_was_not_finite_is_told_from_an_unknown_one():
+    curves = Curves()
+
+    curves.add(line(1, loss=None, norm_before_clip=None, nonfinite=["loss", "ranks.0.loss"]))
+
+    columns = curves.columns()
+    assert columns["loss"] == ["NaN"]
+    assert columns["norm_before_clip"] == [None]
+    rows = curves.rows_from(0)
+    assert rows is not None
+    assert (rows[0]["loss"], rows[0]["norm_before_clip"]) == ("NaN", None)
+
+
+@pytest.mark.parametrize("foreign", [["step", "timestamp"], "loss", {"loss": 1}, None, [["loss"]]])
+def test_a_list_of_foreign_make_breaks_no_step(foreign: object):
+    curves = Curves()
+
+    curves.add(line(1, nonfinite=foreign))
+
+    assert curves.columns()["step"] == [1.0]
+    assert curves.columns()["loss"] == [1.0]
 
 
 def test_a_line_without_a_step_says_nothing():

@@ -11,6 +11,7 @@ const QUANTITIES = [
 ];
 const TABLE_ROWS = 20;
 const HEIGHT_PX = 218;
+const isKnown = Number.isFinite;
 const SMOOTHING = 0.05; // of the points, for the moving average
 
 export class Charts {
@@ -35,6 +36,7 @@ class Chart {
     this.runs = [];
     this.plot = null;
     this.shape = "";
+    this.drawn = "";
     this.isLog = quantity.scale === "log";
     this.isSmooth = false;
     const id = `chart-${quantity.name}`;
@@ -69,11 +71,16 @@ class Chart {
   update(runs) {
     this.runs = runs.filter((run) => run.numbers?.length);
     const shape = JSON.stringify(this.runs.map((run) => [run.name, run.place]));
+    const drawn = JSON.stringify(this.runs.map((run) => run.numbers.version));
+    if (shape === this.shape && drawn === this.drawn) return;
+    this.drawn = drawn;
     if (shape !== this.shape || !this.plot) {
       this.shape = shape;
       this.rebuild();
     } else {
-      this.plot.setData(this.plotData());
+      const zoom = this.zoom();
+      this.plot.setData(this.plotData(), zoom === null);
+      if (zoom) this.plot.setScale("x", zoom);
     }
     this.describe();
     this.read(null);
@@ -102,14 +109,24 @@ class Chart {
   }
 
   plotData() {
+    const isDrawn = this.isLog ? (value) => value > 0 : isKnown;
     const columns = this.lines().map((line) => [
       line.run.numbers.step,
-      this.isLog ? line.column.map((value) => (value > 0 ? value : null)) : line.column,
+      line.column.map((value) => (isDrawn(value) ? value : null)),
     ]);
     return columns.length === 1 ? columns[0] : uPlot.join(columns);
   }
 
+  /** The steps that somebody zoomed in to, {min, max}; null where all are shown. */
+  zoom() {
+    if (!this.plot) return null;
+    const { min, max } = this.plot.scales.x;
+    const steps = this.plot.data[0];
+    return min > steps[0] || max < steps.at(-1) ? { min, max } : null;
+  }
+
   rebuild() {
+    const zoom = this.zoom();
     this.plot?.destroy();
     this.plot = null;
     this.box.replaceChildren();
@@ -131,11 +148,12 @@ class Chart {
         { ...axis, grid: { ...grid, filter: (_, marks) => (this.isLog ? decades(marks) : marks) }, ticks: { show: false }, size: 62, values: (_, marks) => axisTexts(marks, this.quantity.format) },
       ],
       series: [{}, ...this.lines().map((line) => ({
-        stroke: line.colour, width: line.width, dash: line.dash, spanGaps: this.runs.length > 1, points: { show: line.run.numbers.length < 25 ? undefined : false },
+        stroke: line.colour, width: line.width, dash: line.dash, points: { show: line.run.numbers.length < 25 ? undefined : false, filter: alone, size: 4 },
       }))],
       hooks: { setCursor: [(plot) => this.read(plot.cursor.idx ?? null)] },
     };
     this.plot = new uPlot(options, this.plotData(), this.box);
+    if (zoom) this.plot.setScale("x", zoom);
   }
 
   fit() {
@@ -160,11 +178,13 @@ class Chart {
   describe() {
     const { format, name, title } = this.quantity;
     const texts = this.runs.map((run) => {
-      const known = run.numbers[name].filter((value) => value !== null);
-      if (!known.length) return `${run.name}: unknown.`;
+      const known = run.numbers[name].filter(isKnown);
+      const broken = run.numbers[name].filter(Number.isNaN).length;
+      const more = broken ? `, NaN or infinite at ${broken}` : "";
+      if (!known.length) return `${run.name}: unknown${more}.`;
       const low = known.reduce((left, right) => Math.min(left, right));
       const high = known.reduce((left, right) => Math.max(left, right));
-      return `${run.name}: now ${format(known.at(-1))}, from ${format(low)} to ${format(high)} over ${known.length} steps.`;
+      return `${run.name}: now ${format(run.numbers[name].findLast((value) => value !== null))}, from ${format(low)} to ${format(high)} over ${known.length} steps${more}.`;
     });
     say(this.summary, `${title}. ${texts.join(" ") || "No sampled step yet."}`);
   }
@@ -182,6 +202,22 @@ class Chart {
     fillTable(this.table, `${this.quantity.title}, newest steps first`,
       ["Run", ["Step", "number"], [this.quantity.title, "number"]], rows);
   }
+}
+
+/** Points of a series that no line leads to: without a mark, nobody would see them. */
+function alone(plot, series, isMarked) {
+  if (isMarked) return null;
+  const column = plot.data[series];
+  const found = [];
+  column.forEach((value, index) => {
+    // Between steps of its own a run has no value where another run has one: undefined, no gap.
+    if (value === null || value === undefined) return;
+    let [before, after] = [index - 1, index + 1];
+    while (column[before] === undefined && before >= 0) before -= 1;
+    while (column[after] === undefined && after < column.length) after += 1;
+    if ((column[before] ?? null) === null && (column[after] ?? null) === null) found.push(index);
+  });
+  return found;
 }
 
 /** Lines at powers of ten only, where there are enough of them. */
@@ -205,7 +241,7 @@ function movingAverage(column) {
   const window = [];
   let sum = 0;
   return column.map((value) => {
-    if (value === null) return null;
+    if (!isKnown(value)) return null;
     window.push(value);
     sum += value;
     if (window.length > span) sum -= window.shift();

@@ -7,13 +7,20 @@ import { stateOf, stepOf } from "./runs.js";
 /** Show the open run. */
 export function showDetails(run, numbers, document_) {
   say(byId("detail-title"), run.run);
-  say(byId("detail-path"), `${stateOf(run)} \u00b7 ${run.directory}`);
-  const problem = run.problem ?? document_?.problem ?? "";
+  const cut = numbers?.isCut ? " \u00b7 the beginning of its long history.jsonl is left out" : "";
+  say(byId("detail-path"), `${stateOf(run)} \u00b7 ${run.directory}${cut}`);
+  const problem = run.problem ?? document_?.problem ?? goneOf(run, numbers);
   byId("detail-problem").hidden = !problem;
   say(byId("detail-problem"), problem);
   showTiles(run, numbers, document_);
   showRanks(run, document_?.host?.processes ?? []);
   showAverages(document_?.averages ?? [], run.checkpoints.flatMap(notesOf));
+}
+
+/** What is to be said of a run whose steps were on disk and are there no more; empty of others. */
+function goneOf(run, numbers) {
+  if (!numbers || numbers.length || !run.committed_step) return "";
+  return `Its history.jsonl is not in ${run.directory} any more: somebody moved or removed it. What comes next is written there anew.`;
 }
 
 const TILE_HELP = {

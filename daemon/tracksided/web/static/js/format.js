@@ -1,10 +1,12 @@
 // Numbers and times for people.
 
 export const UNKNOWN = "\u2013";
+const NOT_FINITE = "NaN/Inf"; // the history does not tell them apart
 
 /** Four significant digits; exponents only where zeros would hide the number. */
 export function number(value) {
   if (value === null || value === undefined) return UNKNOWN;
+  if (Number.isNaN(value)) return NOT_FINITE;
   const size = Math.abs(value);
   if (size !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(2);
   return String(Number(value.toPrecision(4)));
@@ -22,6 +24,7 @@ export function bytes(value) {
 
 export function seconds(value) {
   if (value === null || value === undefined) return UNKNOWN;
+  if (Number.isNaN(value)) return NOT_FINITE;
   if (value < 1) return `${Number((value * 1000).toPrecision(3))} ms`;
   return value < 120 ? `${number(value)} s` : `${number(value / 60)} min`;
 }

@@ -9,16 +9,23 @@ const CIVIDIS = [
   [0, 34, 78], [18, 53, 112], [59, 73, 108], [87, 93, 109], [112, 113, 115],
   [138, 134, 120], [165, 156, 116], [195, 179, 105], [254, 232, 56],
 ];
+const SHADES = Array.from({ length: 256 }, (_, index) => shade(index / 255));
 const LABELS_PX = 118;
 const MIN_ROW_PX = 7;
 const MAX_ROW_PX = 26;
+const MIN_PARTED_ROW_PX = 10; // higher rows have a line between them
 const MAX_HEIGHT_PX = 420;
 const AXIS_PX = 20;
+const HALF_LABEL_PX = 6; // a first label that is higher than its row is not cut
 
 export class EntropyMap {
   constructor() {
     this.canvas = byId("entropy-map");
+    this.cells = document.createElement("canvas"); // a pixel for each value, made once for many drawings
+    this.details = byId("entropy").querySelector("details");
+    this.details.addEventListener("toggle", () => this.fillTable());
     this.numbers = null;
+    this.version = null; // of the numbers that are drawn
     this.cursor = null; // [row, column], moved by pointer or arrow keys
     this.canvas.addEventListener("pointermove", (event) => this.point(event));
     this.canvas.addEventListener("pointerleave", () => this.move(null));
@@ -31,14 +38,35 @@ export class EntropyMap {
   update(numbers) {
     this.numbers = numbers?.entropy.size && numbers.length ? numbers : null;
     byId("entropy").hidden = !this.numbers;
+    const version = this.numbers?.version ?? null;
+    if (version === this.version) return;
+    this.version = version;
     if (!this.numbers) return;
     this.layers = [...this.numbers.entropy.keys()].sort(byStackAndLayer);
-    this.high = 0;
-    for (const column of this.numbers.entropy.values()) {
-      for (const value of column) if (value > this.high) this.high = value;
-    }
-    this.draw();
+    this.rows = this.layers.map((layer) => [layer, ...marksOf(this.numbers.entropy.get(layer))]);
+    this.high = this.rows.reduce((high, row) => Math.max(high, row[4] ?? 0), 0);
+    this.paint();
     this.describe();
+    this.fillTable();
+    this.move(this.cursor && [
+      Math.min(this.cursor[0], this.layers.length - 1), Math.min(this.cursor[1], this.numbers.length - 1)]);
+  }
+
+  /** Draw one pixel for each value; what is unknown stays transparent. */
+  paint() {
+    const { layers, numbers, cells } = this;
+    cells.width = numbers.length;
+    cells.height = layers.length;
+    const context = cells.getContext("2d");
+    const image = context.createImageData(cells.width, cells.height);
+    let place = 0;
+    for (const layer of layers) {
+      for (const value of numbers.entropy.get(layer)) {
+        if (value !== null) image.data.set(SHADES[this.high ? Math.round((255 * value) / this.high) : 0], place);
+        place += 4;
+      }
+    }
+    context.putImageData(image, 0, 0);
   }
 
   draw() {
@@ -61,22 +89,14 @@ export class EntropyMap {
   }
 
   drawCells(context, width, row) {
-    const count = this.numbers.length;
     const span = width - LABELS_PX;
-    const columns = Math.min(count, Math.ceil(span));
+    const height = row * this.layers.length;
     context.fillStyle = colour("--sunk");
-    context.fillRect(LABELS_PX, 0, span, row * this.layers.length);
-    this.layers.forEach((layer, index) => {
-      const values = this.numbers.entropy.get(layer);
-      for (let column = 0; column < columns; column += 1) {
-        const value = values[Math.floor(((column + 0.5) * count) / columns)];
-        if (value === null) continue;
-        context.fillStyle = shade(this.high ? value / this.high : 0);
-        const left = LABELS_PX + Math.floor((column * span) / columns);
-        const right = LABELS_PX + Math.floor(((column + 1) * span) / columns);
-        context.fillRect(left, index * row, right - left, row > 10 ? row - 1 : row);
-      }
-    });
+    context.fillRect(LABELS_PX, 0, span, height);
+    context.imageSmoothingEnabled = false;
+    context.drawImage(this.cells, LABELS_PX, 0, span, height);
+    if (row <= MIN_PARTED_ROW_PX) return;
+    for (let bottom = row; bottom <= height; bottom += row) context.fillRect(LABELS_PX, bottom - 1, span, 1);
   }
 
   drawLabels(context, width, row) {
@@ -85,7 +105,7 @@ export class EntropyMap {
     context.textBaseline = "middle";
     const every = Math.max(1, Math.ceil(14 / row));
     this.layers.forEach((layer, index) => {
-      if (index % every === 0) context.fillText(layer, 0, index * row + row / 2, LABELS_PX - 8);
+      if (index % every === 0) context.fillText(layer, 0, Math.max(index * row + row / 2, HALF_LABEL_PX), LABELS_PX - 8);
     });
     const bottom = this.layers.length * row + AXIS_PX / 2 + 2;
     context.fillText(`step ${whole(this.numbers.step[0])}`, LABELS_PX, bottom);
@@ -100,7 +120,7 @@ export class EntropyMap {
     canvas.height = 10;
     const context = canvas.getContext("2d");
     for (let x = 0; x < 160; x += 1) {
-      context.fillStyle = shade(x / 159);
+      context.fillStyle = `rgb(${SHADES[Math.round((255 * x) / 159)].slice(0, 3).join(" ")})`;
       context.fillRect(x, 0, 1, 10);
     }
     say(byId("entropy-low"), "0 (one token)");
@@ -136,13 +156,16 @@ export class EntropyMap {
     this.move(this.cursor
       ? [within(row + move[0], this.layers.length), within(column + move[1], this.numbers.length)]
       : [row, column]);
+    say(byId("news"), byId("entropy-readout").textContent); // a label that changes is not spoken
   }
 
   move(cursor) {
     this.cursor = cursor;
     this.draw();
-    if (!cursor || !this.numbers) {
+    if (!this.numbers) return;
+    if (!cursor) {
       say(byId("entropy-readout"), "");
+      this.canvas.setAttribute("aria-label", this.label);
       return;
     }
     const [row, column] = cursor;
@@ -154,19 +177,33 @@ export class EntropyMap {
   }
 
   describe() {
-    const rows = this.layers.map((layer) => {
-      const known = this.numbers.entropy.get(layer).filter((value) => value !== null);
-      const low = known.length ? known.reduce((left, right) => Math.min(left, right)) : null;
-      return [layer, ...[known[0] ?? null, known.at(-1) ?? null, low].map((value) => [number(value), "number"])];
-    });
-    this.canvas.setAttribute("aria-label", `Attention entropy of ${rows.length} layers over ${this.numbers.length} steps`);
-    const lowest = [...rows].filter((row) => row[2][0] !== UNKNOWN).sort((a, b) => Number(a[2][0]) - Number(b[2][0]))[0];
+    this.label = `Attention entropy of ${this.rows.length} layers over ${this.numbers.length} steps`;
+    const known = this.rows.filter((row) => row[2] !== null);
+    const lowest = known.length ? known.reduce((low, row) => (row[2] < low[2] ? row : low)) : null;
     say(byId("entropy-summary"), lowest
-      ? `Lowest now: ${lowest[0]} with ${lowest[2][0]} nats. A layer that falls to 0 looks at one token only.`
+      ? `Lowest now: ${lowest[0]} with ${number(lowest[2])} nats. A layer that falls to 0 looks at one token only.`
       : "No layer has an entropy yet.");
+  }
+
+  fillTable() {
+    if (!this.numbers || !this.details.open) return;
+    const rows = this.rows.map(([layer, first, now, low]) => [layer, ...[first, now, low].map((value) => [number(value), "number"])]);
     fillTable(byId("entropy-table"), "Attention entropy in nats by layer",
       ["Layer", ["First", "number"], ["Now", "number"], ["Lowest", "number"]], rows);
   }
+}
+
+/** First, newest, lowest and highest known value of a column; null where there is none. */
+function marksOf(column) {
+  let [first, now, low, high] = [null, null, null, null];
+  for (const value of column) {
+    if (value === null) continue;
+    first ??= value;
+    now = value;
+    if (low === null || value < low) low = value;
+    if (high === null || value > high) high = value;
+  }
+  return [first, now, low, high];
 }
 
 function byStackAndLayer(left, right) {
@@ -180,5 +217,5 @@ function shade(part) {
   const low = Math.floor(place);
   const high = Math.min(low + 1, CIVIDIS.length - 1);
   const mix = CIVIDIS[low].map((value, index) => Math.round(value + (CIVIDIS[high][index] - value) * (place - low)));
-  return `rgb(${mix.join(" ")})`;
+  return [...mix, 255]; // red, green, blue, opacity
 }
