@@ -69,8 +69,9 @@ class EventStream:
         self._node.look()
         views = [view for view in map(self._node.view, self._keys) if view is not None]
         await asyncio.gather(self._node.learn_endings(), *(view.refresh() for view in views))
-        of_runs = [event for view in views for event in self._of_run(view)]
-        return "".join([*self._changed("overview", "", self._node.overview()), *of_runs])
+        # In this order: an id must not count rows that come only after it.
+        overview = tuple(self._changed("overview", "", self._node.overview()))
+        return "".join((*overview, *(event for view in views for event in self._of_run(view))))
 
     def _of_run(self, view: RunView) -> Iterator[str]:
         serial, number = self._positions.get(view.key, ("", 0))

@@ -145,6 +145,22 @@ def test_pictures_of_the_whole_run_are_shown_in_their_newest_version(
     wait_for_text(page.get_by_role("dialog"), "Entropy by layer and step")
 
 
+def test_a_page_that_is_opened_in_the_background_waits_until_it_is_seen(
+    site: WebSite, run: str, open_page: Any
+):
+    del run
+    page = open_page(site.port)
+    page.context.add_init_script(f"({PRETEND})({{hidden: true}})")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.reload()
+    page.evaluate("() => new Promise(requestAnimationFrame)")
+
+    assert [url for url in asked if "/events" in url] == []
+    page.evaluate(PRETEND, {"hidden": False})
+    wait_for_text(loss_readout(page), "step 20")
+
+
 def test_a_page_that_nobody_sees_holds_no_connection(site: WebSite, run: str, open_page: Any):
     del run
     page = open_page(site.port)

@@ -68,6 +68,22 @@ def test_a_stream_begins_with_all_that_there_is_and_goes_on(site: WebSite, key: 
     assert [(row["step"], row["loss"]) for row in rows["rows"]] == [(4, 1.0)]
 
 
+def test_an_id_counts_no_rows_that_come_after_it(site: WebSite, key: str):
+    with closing(EventReader(site.port, key)) as events:
+        ids = [events.next("overview", "history").id for _ in range(2)]
+        # All that one look finds is sent at once; a browser may leave after the first event of it.
+        append(site.root / "run-a" / "history.jsonl", make_line("a", 4))
+        site.write_status(make_run("a", site.root / "run-a", committed_step=4))
+        found = [events.next("overview", "rows")]
+        while found[-1].name != "rows":
+            found.append(events.next("overview", "rows"))
+
+    assert ids[0] == ""
+    assert ids[1].startswith(f"{key}:")
+    assert all(event.id == ids[1] for event in found[:-1])
+    assert found[-1].id != ids[1]
+
+
 def test_a_browser_that_comes_back_gets_what_it_missed_and_nothing_twice(site: WebSite, key: str):
     with closing(EventReader(site.port, key)) as events:
         last = events.next("history").id

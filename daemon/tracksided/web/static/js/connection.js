@@ -30,6 +30,7 @@ export class Connection {
 
   open() {
     this.close();
+    if (document.hidden) return; // a page that was opened in the background, too
     const source = new EventSource(`/events?runs=${this.watched}&after=${this.last}`);
     this.source = source;
     for (const name of NAMES) {
