@@ -6,12 +6,13 @@ Memory is a few MiB per thread at any model size and any number of sources.
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 
 from isal import isal_zlib
 
 from tracksided.checkpoints.arithmetic import BLOCK_BYTES, BlockSum
+from tracksided.checkpoints.crew import crew
 from tracksided.checkpoints.formats.base import Checkpoint, Place
 from tracksided.checkpoints.planning import Piece, RecordJob, plan_records
 from tracksided.checkpoints.shares import Chunk, ChunkCrcs, Crcs, Share, is_averaged
@@ -97,7 +98,7 @@ class Averaging:
         crcs: dict[Chunk, ChunkCrcs] = {}
         running: dict[Future[ChunkCrcs], tuple[Chunk, BlockSum]] = {}
         done = 0
-        with ThreadPoolExecutor(num_threads, "average") as pool:
+        with crew(num_threads, "average") as pool:
             try:
                 while chunks or running:
                     while chunks and sums:

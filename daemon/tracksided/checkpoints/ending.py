@@ -5,6 +5,8 @@ import signal
 from collections.abc import Iterator
 from types import FrameType
 
+_ENDING = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+
 
 @contextlib.contextmanager
 def signals_as_exits(*numbers: signal.Signals) -> Iterator[None]:
@@ -22,6 +24,20 @@ def signals_as_exits(*numbers: signal.Signals) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def signals_held() -> Iterator[None]:
+    """Let the signals that end an averaging wait for the end of the block, in this thread.
+
+    Threads that are started in the block hold them as long as they run.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)  # raises what came just before
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)  # raises what came meanwhile
 
 
 def _exit(number: int, frame: FrameType | None) -> None:

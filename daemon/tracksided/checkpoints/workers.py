@@ -1,12 +1,12 @@
 """Who does the work of an averaging: this process alone, or others beside it."""
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from tracksided.checkpoints.averaging import Averaging, Progress
+from tracksided.checkpoints.crew import crew
 from tracksided.checkpoints.formats.base import Place
 from tracksided.checkpoints.planning import RecordJob
 from tracksided.checkpoints.refusals import SourceRefused
@@ -110,7 +110,7 @@ def compare(
 
     try:
         files += [SourceFile(path) for path in paths]
-        with ThreadPoolExecutor(num_threads, "read-back") as pool:
+        with crew(num_threads, "read-back") as pool:
             found = list(pool.map(crc32, written))
     except SourceRefused as error:
         raise OutputError(f"{paths[0].parent}: the average does not read back: {error}") from error

@@ -5,6 +5,7 @@ import fnmatch
 import json
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -59,6 +60,8 @@ PATTERNS = (
     "*.pt.tar",
     "*/",
 )
+
+_REFRESH_S = 0.1  # of the progress bar
 
 
 class _Place(click.ParamType[Path | RemoteAddress]):
@@ -252,9 +255,18 @@ def _progress_bar() -> Iterator[Report | None]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("averaging")
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    # Drawn by this thread alone: one of rich's own may be late, when the interpreter ends.
+    with Progress(*columns, console=console, transient=True, auto_refresh=False) as bar:
+        task, drawn_at = bar.add_task("averaging"), 0.0
+
+        def report(done: int, total: int) -> None:
+            nonlocal drawn_at
+            now = time.monotonic()
+            is_due = now >= drawn_at + _REFRESH_S
+            drawn_at = now if is_due else drawn_at
+            bar.update(task, completed=done, total=total, refresh=is_due)
+
+        yield report
 
 
 def _show_plan(plan: Plan, *, as_json: bool) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from fsspec import filesystem
 from fsspec.asyn import AsyncFileSystem
 
+from tracksided.checkpoints.ending import signals_held
 from tracksided.checkpoints.remote.address import SCHEMES, RemoteAddress
 from tracksided.errors import SettingsError, TracksidedError
 
@@ -74,8 +75,9 @@ class RemoteFiles:
         self._scheme = SCHEMES[scheme]
         self.scheme = scheme
         try:
-            # Listings are kept by who asked for them, for one averaging.
-            store = filesystem(scheme, use_listings_cache=False)
+            with signals_held():  # it starts a thread; `crew` says what must not interrupt that
+                # Listings are kept by who asked for them, for one averaging.
+                store = filesystem(scheme, use_listings_cache=False)
             others = _classes(self._scheme.errors)
         except ImportError as error:
             raise SettingsError(
