@@ -349,5 +349,12 @@ class SourceDirectory:
 
 
 def is_entry_name(name: str) -> bool:
-    """Whether a name stands for an entry of a directory itself, not for a way out of it."""
-    return name not in {"", ".", ".."} and "/" not in name and "\0" not in name
+    """Whether a name stands for an entry of a directory itself, not for a way out of it.
+
+    Half of a surrogate pair, which JSON and pickles can hold, is in no name of a file.
+    """
+    try:
+        encoded = os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return encoded not in {b"", b".", b".."} and b"/" not in encoded and b"\0" not in encoded
