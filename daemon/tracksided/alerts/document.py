@@ -34,17 +34,24 @@ def read_alert(document: Mapping[str, Any]) -> Alert:
             "advice": str(advice),
             "timestamp": int() | float() as timestamp,
         }:
-            return Alert(
-                rule=rule,
-                severity=severity,
-                run=run,
-                step=step,
-                rank=rank,
-                value=None if value is None else float(value),
-                threshold=None if threshold is None else float(threshold),
-                message=message,
-                advice=advice,
-                timestamp=float(timestamp),
-            )
+            try:
+                return Alert(
+                    rule=rule,
+                    severity=severity,
+                    run=run,
+                    step=step,
+                    rank=rank,
+                    value=None if value is None else float(value),
+                    threshold=None if threshold is None else float(threshold),
+                    message=message,
+                    advice=advice,
+                    timestamp=float(timestamp),
+                )
+            except OverflowError as error:  # JSON has integers beyond any float
+                raise ObservationError(f"{_shown(document)} has too large a number") from error
         case _:
-            raise ObservationError(f"{str(document)[:MAX_SHOWN_CHARS]} is no alert of ours")
+            raise ObservationError(f"{_shown(document)} is no alert of ours")
+
+
+def _shown(document: object) -> str:
+    return str(document)[:MAX_SHOWN_CHARS]

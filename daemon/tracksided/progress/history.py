@@ -1,6 +1,7 @@
 """Reads a run of trackside: ``history.jsonl``, with ``run.json`` and the totals beside it."""
 
 import json
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -21,6 +22,8 @@ from tracksided.progress.rows import Rows
 from tracksided.sinks.alerts import FILE_NAME as ALERTS_FILE
 from tracksided.sinks.history import FILE_NAME
 from tracksided.sinks.json_file import Json, read_json
+
+logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
 TOTALS_FILE = "training_statistics.json"
@@ -168,8 +171,13 @@ class _Lines:
 
 
 def _whole(line: bytes) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(line)
-    return document
+    """Parse a whole line; an empty object where what `_parse` passed over is damaged."""
+    try:
+        document = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        logger.debug("a line of %s is read in part: %s", FILE_NAME, error)
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def _entry(line: bytes) -> tuple[int, list[tuple[str, float]]] | None:
@@ -205,7 +213,8 @@ def _parse(line: bytes) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
 
 
 def _numbers(document: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    nonfinite = document.get("nonfinite") or ()
+    named = document.get("nonfinite")
+    nonfinite = named if isinstance(named, list) else ()
     for column in _COLUMNS:
         value = fields.number(document.get(column))
         if value is not None:

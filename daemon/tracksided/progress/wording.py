@@ -1,7 +1,6 @@
 """A summary in words: sections of labels and texts, the same for terminals, pipes and files."""
 
 import math
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -122,8 +121,8 @@ def checkpoint_at(curve: TrainingCurve) -> float | None:
 
 
 def readable(name: str | Path) -> str:
-    """Return a name that can be printed: bytes that are not UTF-8 become question marks."""
-    return os.fsencode(name).decode("utf-8", "replace").replace("\ufffd", "?")
+    """Return a name that can be printed: what is not Unicode text becomes question marks."""
+    return str(name).encode("utf-8", "replace").decode("utf-8")
 
 
 def number(value: float | None) -> str:

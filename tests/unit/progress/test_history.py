@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from training_logs import make_alert, write_run
 
 from trackside.wire.records import LoggedScalar
+from tracksided.alerts.document import alert_document
 from tracksided.errors import ReportError
 from tracksided.progress.history import _parse, read_history
 from tracksided.sinks.alerts import AlertsFile
@@ -153,6 +154,37 @@ def test_metrics_stand_at_the_step_at_which_they_were_logged(tmp_path: Path) -> 
 
     shutil.rmtree(tmp_path / "tensorboard")
     assert read_history(path, "run").curve.evaluation["eval_loss"].steps.tolist() == [20]
+
+
+@pytest.mark.parametrize(
+    ("sound", "damaged"),
+    [
+        (b'"ranks": [{', b'"ranks": [{{'),
+        (b'"ranks": [{', b'"ranks": [\xff{'),
+        (b'"nonfinite": []', b'"nonfinite": 5'),
+    ],
+)
+def test_what_is_damaged_in_a_line_costs_no_more_than_itself(
+    tmp_path: Path, sound: bytes, damaged: bytes
+) -> None:
+    path = write_run(tmp_path, [{"step": 10, "loss": 3.0}, {"step": 20, "loss": 2.0}])
+    content = path.read_bytes()
+    assert content.count(sound) == 2
+    path.write_bytes(content.replace(sound, damaged))
+
+    curve = read_history(path, "run").curve
+
+    assert curve.loss.values.tolist() == [3.0, 2.0]
+    assert curve.step == 20
+
+
+def test_an_alert_with_a_number_beyond_any_is_passed_over(tmp_path: Path) -> None:
+    path = write_run(tmp_path, [{"step": 10}])
+    alert = alert_document(make_alert(step=10))
+    lines = [json.dumps(alert), json.dumps(alert | {"value": 10**400})]
+    (tmp_path / "alerts.jsonl").write_text("\n".join(lines))
+
+    assert read_history(path, "run").curve.alerts == (make_alert(step=10),)
 
 
 def test_alerts_of_the_run_are_read_and_those_of_others_are_not(tmp_path: Path) -> None:

@@ -48,3 +48,4 @@ def test_number_is_short_and_says_what_is_not_finite(value: float | None, text: 
 
 def test_name_that_is_not_utf8_gets_question_marks() -> None:
     assert readable(os.fsdecode(b"a\xff\xc3\xa9")) == "a?\u00e9"
+    assert readable("a\ud800") == "a?"  # JSON can hold half of a pair
