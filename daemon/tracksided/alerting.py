@@ -1,20 +1,25 @@
 """When the rules of a run are asked, and where its alerts go: log, files, channels."""
 
 import logging
-import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from tracksided.errors import OutputError
+from tracksided.errors import OutputError, OutputPending
 from tracksided.monitors.reading import HostReading
-from tracksided.outputs import RunOutputs
-from tracksided.reports import Alert, StepReport
+from tracksided.reports import Alert, StepReport, Text
 from tracksided.rule_evaluator import RuleEvaluator, alert_text
 
 logger = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 1.0  # at a trainer that is silent
 MAX_GAP_S = 30.0  # between two looks; after more the daemon was stopped, and knows nothing
+
+
+class AlertNotes(Protocol):
+    """What this needs of `tracksided.patient_outputs.PatientOutputs`."""
+
+    def note_alerts(self, alerts: Sequence[Alert], texts: Sequence[Text]) -> None:
+        """Note alerts durably, or raise `OutputError`."""
 
 
 class RunAlerting:
@@ -27,9 +32,9 @@ class RunAlerting:
     def __init__(
         self,
         evaluator: RuleEvaluator,
-        outputs: RunOutputs,
+        outputs: AlertNotes,
         tell: Callable[[Alert], None],
-        wall_clock: Callable[[], float] = time.time,
+        wall_clock: Callable[[], float],
     ) -> None:
         """Raise nothing yet.
 
@@ -45,6 +50,7 @@ class RunAlerting:
         self._wall_clock = wall_clock
         self._uncommitted: list[Alert] = []
         self._unwritten: list[Alert] = []
+        self._num_pending = 0  # of them, handed over and not answered for
         self._problem: str | None = None
         self._newest_step = 0
         self._moved_at: float | None = None
@@ -101,16 +107,23 @@ class RunAlerting:
         self._unwritten += alerts
         if not self._unwritten:
             return
-        texts = [alert_text(alert, self._newest_step) for alert in self._unwritten]
+        num_alerts = self._num_pending or len(self._unwritten)
+        batch = self._unwritten[:num_alerts]
+        self._num_pending = 0
+        texts = [alert_text(alert, self._newest_step) for alert in batch]
         try:
-            self._outputs.note_alerts(self._unwritten, texts)
+            self._outputs.note_alerts(batch, texts)
+        except OutputPending:
+            self._num_pending = num_alerts
+            return
         except OutputError as error:
             if str(error) != self._problem:
                 self._problem = str(error)
                 logger.error("an alert is not noted yet: %s", error)  # noqa: TRY400 - no traceback for the user
             return
-        written, self._unwritten, self._problem = self._unwritten, [], None
-        for alert in written:
+        del self._unwritten[:num_alerts]
+        self._problem = None
+        for alert in batch:
             self._say(alert)
 
     def _say(self, alert: Alert) -> None:

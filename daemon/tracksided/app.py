@@ -15,12 +15,12 @@ from tracksided.checkpoints.outcomes import AverageEvent
 from tracksided.checkpoints.service import CheckpointService
 from tracksided.config import Settings, public_settings
 from tracksided.descriptors import allow_many_files
-from tracksided.errors import OutputError, SettingsError
+from tracksided.errors import SettingsError
 from tracksided.intake import Intake
 from tracksided.lifecycle import DaemonLock, ServiceNotifier, Signals
 from tracksided.monitors.monitor import Watched, together
 from tracksided.monitors.service import MonitorService
-from tracksided.outputs import RunOutputs
+from tracksided.patient_outputs import PatientOutputs
 from tracksided.pool import WorkerPool
 from tracksided.reports import Scalar, Text
 from tracksided.runs import Run, State
@@ -50,6 +50,7 @@ class Daemon:
         *,
         idle_exit_s: float | None = None,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         """Take the directory over.
 
@@ -58,6 +59,7 @@ class Daemon:
             load: reads the settings, now and at every SIGHUP.
             idle_exit_s: after so long without a run it ends; None: never.
             clock: monotonic seconds.
+            wall_clock: Unix time in seconds.
 
         Raises:
             SegmentRefused: the directory is not ours alone.
@@ -68,13 +70,14 @@ class Daemon:
         self._load = load
         self._settings = load()
         self._clock = clock
+        self._wall_clock = wall_clock
         self._idle_exit_s = idle_exit_s
         ensure_node_directory(directory)
         self._lock = DaemonLock(directory)
         self._listener = Listener(directory)
         self._status = StatusFile(directory)
         self._sender = AlertSender(self._settings.alerts)
-        self._intake = Intake(directory, tell=self._sender.tell)
+        self._intake = Intake(directory, self._sender.tell, wall_clock)
         self._pool = WorkerPool(self._settings.workers)
         self._checkpoints = self._checkpoint_service()
         self._averages = {"published": 0, "failed": 0}
@@ -82,7 +85,7 @@ class Daemon:
         self._monitors = MonitorService(self._settings.monitors)
         self._directory = directory
         self._version = version("trackside")
-        self._started_at = time.time()
+        self._started_at = wall_clock()
         self._next_look = 0.0
         self._last_activity = clock()
         self._is_averaging_outdated = False
@@ -312,7 +315,9 @@ class Daemon:
         if outputs is not None:
             self._guard(runs[0], self._write_average, event, outputs, runs)
 
-    def _write_average(self, event: AverageEvent, outputs: RunOutputs, runs: Sequence[Run]) -> None:
+    def _write_average(
+        self, event: AverageEvent, outputs: PatientOutputs, runs: Sequence[Run]
+    ) -> None:
         average = {
             "output": str(event.output),
             "step": event.step,
@@ -327,10 +332,7 @@ class Daemon:
         step = outputs.last_step if event.step is None else event.step
         text = event.error or f"{event.output.name}: average of {', '.join(event.sources)}"
         scalars = () if event.error else (Scalar(AVERAGE_TAG, float(len(event.sources)), step),)
-        try:
-            outputs.note_average(average, scalars, (Text(SOURCES_TAG, text, step),))
-        except OutputError as error:
-            logger.error("an averaging is not noted: %s", error)  # noqa: TRY400 - no traceback for the user
+        outputs.note_average(average, scalars, (Text(SOURCES_TAG, text, step),))
 
     def _write_status(self, now: float) -> None:
         if self._status.is_due(now):
@@ -349,5 +351,5 @@ class Daemon:
                     "http": self._web.status(),
                 },
                 now,
-                time.time(),
+                self._wall_clock(),
             )

@@ -28,6 +28,10 @@ class OutputError(TracksidedError):
     """An output directory or file cannot be written; the message says why and what to do."""
 
 
+class OutputPending(OutputError):
+    """An output is being written and has not been yet; ask again."""
+
+
 class ObservationError(TracksidedError, ValueError):
     """A line of ``history.jsonl`` or ``alerts.jsonl`` is not what we write."""
 

@@ -10,6 +10,7 @@ from tracksided.ingest.generation import Generation
 from tracksided.ingest.segments import SegmentScanner
 from tracksided.ingest.stream import Delivery, RankStream
 from tracksided.outputs import RunOutputs
+from tracksided.patient_outputs import PatientOutputs
 from tracksided.reports import Alert
 from tracksided.runs import Run, State
 
@@ -26,20 +27,20 @@ class Intake:
     def __init__(
         self,
         directory: Path,
-        open_outputs: Callable[[Path], RunOutputs] = RunOutputs,
-        tell: Callable[[Alert], None] = lambda alert: None,  # noqa: ARG005 - nobody is told
+        tell: Callable[[Alert], None],
+        wall_clock: Callable[[], float],
     ) -> None:
         """Find nothing yet.
 
         Args:
             directory: the node-local one.
-            open_outputs: opens the output directory of a run.
             tell: sends a committed alert to the channels; does not wait.
+            wall_clock: Unix time in seconds.
         """
         self._scanner = SegmentScanner(directory)
-        self._open_outputs = open_outputs
         self._tell = tell
-        self._outputs: dict[Path, RunOutputs] = {}
+        self._wall_clock = wall_clock
+        self._outputs: dict[Path, PatientOutputs] = {}
         self.runs: list[Run] = []
         """In order of their start."""
 
@@ -90,11 +91,12 @@ class Intake:
             if outputs is not None:
                 outputs.close()
 
-    def outputs_of(self, run_id: str) -> RunOutputs | None:
+    def outputs_of(self, run_id: str) -> PatientOutputs | None:
         """Return the open outputs of a run, None where there are none."""
         for run in self.runs:
             if run.run_id == run_id:
-                return self._outputs.get(run.directory)
+                outputs = self._outputs.get(run.directory)
+                return outputs if outputs is not None and outputs.is_open else None
         return None
 
     def close(self) -> None:
@@ -125,7 +127,8 @@ class Intake:
             join_grace_s=settings.join_grace_seconds,
             max_lag_s=settings.max_lag_seconds,
         )
-        run = Run(Generation(aligner, stream), settings, self._open, self._tell)
+        generation = Generation(aligner, stream)
+        run = Run(generation, settings, self._outputs_in, self._tell, self._wall_clock)
         for other in self.runs:
             if other.directory == run.directory and other.run_id != run.run_id and other.is_alive:
                 logger.warning(
@@ -140,7 +143,10 @@ class Intake:
     def _num_runs_in(self, directory: Path) -> int:
         return sum(run.directory == directory for run in self.runs)
 
-    def _open(self, directory: Path) -> RunOutputs:
+    def _outputs_in(self, directory: Path) -> PatientOutputs:
         if directory not in self._outputs:
-            self._outputs[directory] = self._open_outputs(directory)
+            self._outputs[directory] = PatientOutputs(directory, self._open)
         return self._outputs[directory]
+
+    def _open(self, directory: Path) -> RunOutputs:
+        return RunOutputs(directory, self._wall_clock)

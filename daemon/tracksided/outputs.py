@@ -8,7 +8,6 @@ follows, and what a kill kept from it is added when the directory is opened agai
 
 import contextlib
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from tracksided.errors import ObservationError
 from tracksided.observations import MEMORY_STEPS
 from tracksided.reports import Alert, Scalar, SegmentProgress, StepReport, Text
 from tracksided.sinks.alerts import AlertsFile
-from tracksided.sinks.folder import sweep
+from tracksided.sinks.folder import sweep, write_step_folder
 from tracksided.sinks.history import HistoryFile
 from tracksided.sinks.json_file import Json, plain_object, read_json, write_json
 from tracksided.sinks.refusal import output_error
@@ -48,8 +47,12 @@ class RunOutputs:
     the same call may be made again later.
     """
 
-    def __init__(self, directory: Path, wall_clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, directory: Path, wall_clock: Callable[[], float]) -> None:
         """Open the directory; cut what a killed daemon left uncommitted.
+
+        Args:
+            directory: made when needed.
+            wall_clock: Unix time in seconds.
 
         Raises:
             OutputError: it cannot be made, read or written.
@@ -137,6 +140,15 @@ class RunOutputs:
     def note_report(self, nonces: Sequence[str]) -> None:
         """Note in ``run.json`` that the final report was made, or cannot be."""
         self._write_run({"reported_segments": list(nonces)})
+
+    def write_folder(self, folder: str, statistics: Mapping[str, object] | None) -> None:
+        """Write the folder of a step without pictures, in the place of a worker.
+
+        Args:
+            folder: its name.
+            statistics: content of ``statistics.json``; None for no such file.
+        """
+        write_step_folder(self.directory, folder, statistics=statistics, pictures=(), raw=())
 
     def commit(self, report: StepReport, records: Mapping[int, tuple[str, int]]) -> None:
         """Write a step to TensorBoard and history; when this returns it is committed.

@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -10,13 +10,12 @@ from typing import Protocol
 from trackside.wire.records import Hello
 from tracksided.assemble import RankStep, assemble, folder_name
 from tracksided.config import WorkerSettings
-from tracksided.errors import OutputError
+from tracksided.errors import OutputError, OutputPending
 from tracksided.gradient_memory import GradientMemory
 from tracksided.ingest.aligner import Aligned
 from tracksided.ingest.stream import Delivery
 from tracksided.jobs import Job, JobDone, JobFailed, RecordRef
 from tracksided.reports import StepReport
-from tracksided.sinks.folder import write_step_folder
 
 logger = logging.getLogger(__name__)
 
@@ -39,11 +38,18 @@ class Pool(Protocol):
 
 
 class Committer(Protocol):
-    """What the pipeline needs of `tracksided.outputs.RunOutputs`."""
+    """What the pipeline needs of `tracksided.patient_outputs.PatientOutputs`."""
 
     @property
     def directory(self) -> Path:
         """The output directory."""
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether its file system does not answer."""
+
+    def write_folder(self, folder: str, statistics: Mapping[str, object] | None) -> None:
+        """Write the folder of a step, or raise `OutputError`."""
 
     def commit(self, report: StepReport, records: dict[int, tuple[str, int]]) -> None:
         """Write a step durably, or raise `OutputError`."""
@@ -120,7 +126,7 @@ class Pipeline:
 
     def dispatch(self, pool: Pool, now: float) -> None:
         """Hand waiting steps to workers while these have room."""
-        if now < self.retry.not_before:
+        if now < self.retry.not_before or self.outputs.is_silent:
             return
         waiting = self.num_waiting
         previous: tuple[RecordRef, ...] | GradientMemory | None = self._memory
@@ -151,7 +157,7 @@ class Pipeline:
         elif outcome.is_output:
             self.retry.failed(outcome.reason, now)
         else:
-            self._report_without_analysis(flight, outcome.reason, now)
+            self._report_without_analysis(flight, outcome.reason)
         return True
 
     def commit(self, now: float) -> list[AlignedStep]:
@@ -168,10 +174,15 @@ class Pipeline:
                 rank: (delivery.nonce, delivery.sequence)
                 for rank, delivery in flight.step.by_rank.items()
             }
-            if not flight.is_complete:
-                flight.report, flight.is_complete = self.complete(flight.report), True
             try:
+                if flight.lacks_folder:
+                    self.outputs.write_folder(flight.folder, flight.report.statistics)
+                    flight.lacks_folder = False
+                if not flight.is_complete:
+                    flight.report, flight.is_complete = self.complete(flight.report), True
                 self.outputs.commit(flight.report, records)
+            except OutputPending:
+                break
             except OutputError as error:
                 self.retry.failed(str(error), now)
                 break
@@ -219,7 +230,7 @@ class Pipeline:
             return "pictures and statistics"
         return "pictures" if waiting >= self.settings.shed_pictures_at else None
 
-    def _report_without_analysis(self, flight: "_Flight", reason: str, now: float) -> None:
+    def _report_without_analysis(self, flight: "_Flight", reason: str) -> None:
         """Make the report from the records alone: scalars survive a worker that does not."""
         self.num_failed += 1
         hellos = self.hellos()
@@ -227,19 +238,8 @@ class Pipeline:
             RankStep(hellos[rank], delivery.step) for rank, delivery in flight.step.by_rank.items()
         ]
         logger.error("step %d is reported without its analysis: %s", flight.step.step, reason)
-        report = assemble(ranks, None, shed=flight.shed, failures={WORKER_STAGE: reason})
-        try:
-            write_step_folder(
-                self.outputs.directory,
-                folder_name(ranks[0].step),
-                statistics=report.statistics,
-                pictures=(),
-                raw=(),
-            )
-        except OutputError as error:
-            self.retry.failed(str(error), now)
-            return
-        flight.report = report
+        flight.report = assemble(ranks, None, shed=flight.shed, failures={WORKER_STAGE: reason})
+        flight.folder, flight.lacks_folder = folder_name(ranks[0].step), True
 
 
 @dataclass(slots=True)
@@ -251,6 +251,10 @@ class _Flight:
     shed: str | None = None
     reads_previous: bool = False
     """Whether its job reads the records of the step before."""
+
+    folder: str = ""
+    lacks_folder: bool = False
+    """Whether no worker has written its folder, and none will."""
 
     is_complete: bool = False
 

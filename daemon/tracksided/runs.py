@@ -10,12 +10,12 @@ from typing import Any
 from trackside.wire.segment import writer_pid
 from tracksided.alerting import RunAlerting
 from tracksided.config import Settings
-from tracksided.errors import OutputError
+from tracksided.errors import OutputError, OutputPending
 from tracksided.ingest.generation import Generation, output_directory
 from tracksided.monitors.monitor import Watched
 from tracksided.monitors.reading import HostReading, of_ranks
-from tracksided.outputs import RunOutputs
 from tracksided.overviews import Overviews
+from tracksided.patient_outputs import PatientOutputs
 from tracksided.pipeline import Pipeline, Retry
 from tracksided.pool import WorkerPool
 from tracksided.reporting import FinalReport
@@ -54,27 +54,30 @@ class Run:
         self,
         generation: Generation,
         settings: Settings,
-        open_outputs: Callable[[Path], RunOutputs],
+        outputs_in: Callable[[Path], PatientOutputs],
         tell: Callable[[Alert], None],
+        wall_clock: Callable[[], float],
     ) -> None:
         """Begin; outputs are opened by the first `advance`.
 
         Args:
             generation: the ranks of one start of the job.
             settings: of the daemon.
-            open_outputs: opens an output directory.
+            outputs_in: gives the outputs in a directory, opened or not.
             tell: sends a committed alert to the channels; does not wait.
+            wall_clock: Unix time in seconds.
         """
         self.generation = generation
         self.state = State.OPENING
         self.directory = output_directory(generation.hello)
         self._settings = settings
-        self._open_outputs = open_outputs
+        self._outputs_in = outputs_in
         self._tell = tell
+        self._wall_clock = wall_clock
         self._reading: HostReading | None = None
         self._pids: dict[int, int] = {}  # of all trainers that were seen running, to their rank
         self._retry = Retry()
-        self._outputs: RunOutputs | None = None
+        self._outputs: PatientOutputs | None = None
         self._pipeline: Pipeline | None = None
         words = [word for word in generation.hello.visualize if word in OVERVIEW_WORDS]
         self._overviews = Overviews(self.directory, tuple(words))
@@ -134,8 +137,8 @@ class Run:
         if self._defect is not None:
             return self._defect
         retries = [self._retry] if self._pipeline is None else [self._retry, self._pipeline.retry]
-        rival = None if self._outputs is None else self._outputs.rival
-        return next((entry.problem for entry in retries if entry.problem is not None), rival)
+        problem = None if self._outputs is None else self._outputs.problem
+        return next((entry.problem for entry in retries if entry.problem is not None), problem)
 
     def advance(self, pool: WorkerPool, now: float) -> None:
         """Do all that can be done without waiting."""
@@ -180,7 +183,8 @@ class Run:
                     return False
                 outputs.note_report(nonces)
         except OutputError as error:
-            self._retry.failed(str(error), now)
+            if not isinstance(error, OutputPending):
+                self._retry.failed(str(error), now)
             return False
         self.state = State.FINISHED
         logger.info("run %s is over, see %s", self.run_id, self.directory)
@@ -263,7 +267,8 @@ class Run:
         if now < self._retry.not_before:
             return
         try:
-            outputs = self._open_outputs(self.directory)
+            self._outputs = outputs = self._outputs_in(self.directory)
+            outputs.open()
             if not outputs.is_finished(self.generation.nonces):
                 outputs.begin(self.generation.hello)
             evaluator = RuleEvaluator(
@@ -273,12 +278,13 @@ class Run:
                 alerts=outputs.alerts,
                 started_at=self.generation.hello.started_at,
             )
+        except OutputPending:
+            return
         except OutputError as error:
             self._retry.failed(str(error), now)
             return
         self._retry.succeeded()
-        self._outputs = outputs
-        self._alerting = RunAlerting(evaluator, outputs, self._tell)
+        self._alerting = RunAlerting(evaluator, outputs, self._tell, self._wall_clock)
         self._pipeline = Pipeline(
             outputs, self._settings.workers, self._hellos, complete=self._complete
         )
@@ -326,7 +332,7 @@ class Run:
         return max(self._progress(nonce).num_steps for nonce in self.generation.nonces)
 
     def _last_committed(self) -> int:
-        if self._outputs is None:
+        if self._outputs is None or not self._outputs.is_open:
             return 0
         newest = max(
             map(self._outputs.progress, self.generation.nonces), key=lambda entry: entry.last_line

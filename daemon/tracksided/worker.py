@@ -11,7 +11,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -53,7 +53,8 @@ LOOK_EVERY_S = 5.0  # while idle, for files that are gone
 class Worker:
     """Analyses jobs one after the other; keeps segments mapped between them."""
 
-    def __init__(self) -> None:
+    def __init__(self, wall_clock: Callable[[], float]) -> None:
+        self._wall_clock = wall_clock
         self._readers: dict[Path, RingReader] = {}
 
     def run(self, job: AnyJob) -> Outcome:
@@ -83,7 +84,7 @@ class Worker:
             case OverviewJob():
                 return OverviewDone(write_overview(job.output_dir, job.visualize))
             case ReportJob():
-                write_final_report(job.output_dir, time.time())
+                write_final_report(job.output_dir, self._wall_clock())
                 return ReportDone()
             case Job():
                 return self._analyse(job)
@@ -180,7 +181,7 @@ def main(arguments: Sequence[str]) -> int:
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(levelname)s worker %(process)d: %(message)s"
     )
-    worker = Worker()
+    worker = Worker(time.time)
     with Connection(descriptor) as connection:
         while True:
             try:

@@ -1,6 +1,7 @@
 """Writes what trainers leave behind: a Trainer's state, a run of trackside; and makes curves."""
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def write_run(directory: Path, steps: Sequence[Row], **hello: Any) -> Path:
         hello: changes to the run's own description.
     """
     said = make_hello(directory, **hello)
-    outputs = RunOutputs(directory)
+    outputs = RunOutputs(directory, time.time)
     outputs.begin(said)
     for number, keywords in enumerate(steps, start=1):
         report = assemble([RankStep(said, make_step(**keywords))], None)

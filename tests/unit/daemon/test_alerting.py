@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,7 +40,7 @@ class Site:
 
     def start(self, started_at: float = 0.0) -> None:
         """Begin as a daemon does that knows the files only."""
-        self.outputs = RunOutputs(self.directory)
+        self.outputs = RunOutputs(self.directory, time.time)
         evaluator = RuleEvaluator(
             RUN,
             self.settings,

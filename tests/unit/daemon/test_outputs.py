@@ -3,6 +3,7 @@
 import os
 import shutil
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ def test_event_files_that_were_brought_along_stay_also_after_a_kill(tmp_path: Pa
     outputs = open_and_begin(new, "resumed")
     commit(outputs, 3)
     outputs.close()
-    RunOutputs(new).close()
+    RunOutputs(new, time.time).close()
 
     assert scalars(new, "Training/Loss") == [(1, 10.0), (2, 5.0), (3, pytest.approx(10 / 3))]
 
@@ -50,7 +51,7 @@ def test_a_run_that_begins_where_another_ended_keeps_its_last_events(tmp_path: P
     outputs.close()
 
     open_and_begin(tmp_path, "second").close()  # killed before its first step
-    RunOutputs(tmp_path).close()
+    RunOutputs(tmp_path, time.time).close()
 
     assert scalars(tmp_path, "Final/Loss") == [(1, 0.5)]
     assert "finished_segments" not in load(tmp_path / "run.json")
@@ -65,7 +66,7 @@ def test_event_files_of_which_older_lines_speak_stay(tmp_path: Path) -> None:
     for outputs in (first, second):
         outputs.close()
 
-    RunOutputs(tmp_path).close()
+    RunOutputs(tmp_path, time.time).close()
 
     assert len(list((tmp_path / "tensorboard").iterdir())) == 2
 
@@ -114,7 +115,7 @@ def test_a_pipe_in_the_place_of_a_file_is_named_and_not_waited_for(
     reader = os.open(path, os.O_RDWR) if has_reader else None
 
     with pytest.raises(OutputError, match=f"{name}.*; a pipe, a socket or a device stands where"):
-        RunOutputs(tmp_path)
+        RunOutputs(tmp_path, time.time)
 
     if reader is not None:
         os.close(reader)
@@ -124,7 +125,7 @@ def test_a_pipe_in_the_place_of_a_file_is_named_and_not_waited_for(
 def test_a_pipe_in_the_place_of_what_is_replaced_whole_is_replaced(
     tmp_path: Path, name: str
 ) -> None:
-    outputs = RunOutputs(tmp_path)
+    outputs = RunOutputs(tmp_path, time.time)
     os.mkfifo(tmp_path / name)
 
     for _ in range(2):

@@ -1,5 +1,6 @@
 """The flow of one run's steps."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,13 +10,14 @@ from written import load
 
 from tracksided.assemble import RankStep, assemble
 from tracksided.config import WorkerSettings
-from tracksided.errors import OutputError
+from tracksided.errors import OutputError, OutputPending
 from tracksided.gradient_memory import GradientMemory
 from tracksided.ingest.aligner import Aligned
 from tracksided.ingest.stream import Delivery
 from tracksided.jobs import Job, JobDone, JobFailed
 from tracksided.pipeline import Pipeline
 from tracksided.reports import StepReport
+from tracksided.sinks.folder import write_step_folder
 
 
 @dataclass
@@ -36,8 +38,14 @@ class FakePool:
 class FakeOutputs:
     directory: Path
     error: OutputError | None = None
+    is_silent: bool = False
     committed: list[tuple[int, dict[int, tuple[str, int]]]] = field(default_factory=list)
     reports: list[StepReport] = field(default_factory=list)
+
+    def write_folder(self, folder: str, statistics: Mapping[str, object] | None) -> None:
+        if self.error is not None:
+            raise self.error
+        write_step_folder(self.directory, folder, statistics=statistics, pictures=(), raw=())
 
     def commit(self, report: StepReport, records: dict[int, tuple[str, int]]) -> None:
         if self.error is not None:
@@ -162,6 +170,38 @@ def test_step_survives_a_worker_that_does_not(pipeline: Pipeline, outputs: FakeO
     assert report.history["failures"] == {"worker": "killed by signal 9"}
     statistics = load(outputs.directory / "step_4" / "statistics.json")
     assert statistics["gradients"]["norm_before_clip"] == 2.0
+
+
+def test_folder_without_analysis_waits_for_its_file_system(
+    pipeline: Pipeline, outputs: FakeOutputs
+) -> None:
+    pipeline.add(aligned(4))
+    pipeline.dispatch(FakePool(), 0.0)
+    pipeline.receive(1, JobFailed("took longer", is_output=False), 0.0)
+    outputs.error = OutputPending("being written")
+    assert pipeline.commit(0.0) == []
+    assert pipeline.retry.problem is None
+    assert not (outputs.directory / "step_4").exists()
+    outputs.error = None
+
+    assert [entry.step for entry in pipeline.commit(0.0)] == [4]
+
+    assert (outputs.directory / "step_4" / "statistics.json").exists()
+
+
+def test_no_worker_is_sent_to_a_file_system_that_does_not_answer(
+    pipeline: Pipeline, outputs: FakeOutputs
+) -> None:
+    pool = FakePool()
+    pipeline.add(aligned(1))
+    outputs.is_silent = True
+    pipeline.dispatch(pool, 0.0)
+    assert pool.jobs == []
+    outputs.is_silent = False
+
+    pipeline.dispatch(pool, 0.0)
+
+    assert len(pool.jobs) == 1
 
 
 def test_step_whose_folder_cannot_be_written_is_done_again_later(pipeline: Pipeline) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def bad_step(step: int) -> StepReport:
 
 def test_committed_step_leaves_its_alert(tmp_path: Path) -> None:
     report = bad_step(5)
-    outputs = RunOutputs(tmp_path)
+    outputs = RunOutputs(tmp_path, time.time)
 
     outputs.commit(report, RECORDS)
 
@@ -40,7 +41,7 @@ def test_committed_step_leaves_its_alert(tmp_path: Path) -> None:
 
 
 def test_file_is_there_before_the_first_alert(tmp_path: Path) -> None:
-    outputs = RunOutputs(tmp_path)
+    outputs = RunOutputs(tmp_path, time.time)
 
     assert (tmp_path / "alerts.jsonl").read_bytes() == b""
 
@@ -55,14 +56,14 @@ def test_alert_that_a_kill_kept_from_its_file_is_added_once(
 ) -> None:
     """``left`` bytes of its line had reached the file; None: all of them."""
     report = bad_step(5)
-    outputs = RunOutputs(tmp_path)
+    outputs = RunOutputs(tmp_path, time.time)
     outputs.commit(report, RECORDS)
     outputs.close()
     path = tmp_path / "alerts.jsonl"
     path.write_bytes(path.read_bytes()[:left])
 
     for _ in range(2):
-        again = RunOutputs(tmp_path)
+        again = RunOutputs(tmp_path, time.time)
         assert [alert.id for alert in again.alerts] == [report.alerts[0].id]
         again.close()
 
@@ -72,7 +73,7 @@ def test_alert_that_a_kill_kept_from_its_file_is_added_once(
 def test_alert_that_cannot_be_written_does_not_hold_up_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    outputs = RunOutputs(tmp_path)
+    outputs = RunOutputs(tmp_path, time.time)
     append = LineFile.append
 
     def refuse(file: LineFile, encoded: bytes) -> None:

@@ -1,5 +1,6 @@
 """One output directory that several runs and several daemons have written to."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ def tags(directory: Path) -> set[str]:
 @pytest.fixture
 def finished(tmp_path: Path) -> Path:
     """Return the directory of a run that has ended, with events behind its last step."""
-    outputs = RunOutputs(tmp_path)
+    outputs = RunOutputs(tmp_path, time.time)
     outputs.begin(make_hello(tmp_path, run="first"))
     outputs.commit(make_report(10), {0: ("n", 1)})
     outputs.finish({"run": "first", "state": "finished"}, [Scalar(FINAL, 0.5, 10)], [], ["n"])
@@ -40,11 +41,11 @@ def finished(tmp_path: Path) -> Path:
 def test_the_last_events_of_a_run_outlive_the_next_one_that_took_no_step(
     finished: Path, run: str
 ) -> None:
-    outputs = RunOutputs(finished)
+    outputs = RunOutputs(finished, time.time)
     outputs.begin(make_hello(finished, run=run))
     outputs.close()
 
-    RunOutputs(finished).close()
+    RunOutputs(finished, time.time).close()
 
     assert FINAL in tags(finished)
 
@@ -52,14 +53,14 @@ def test_the_last_events_of_a_run_outlive_the_next_one_that_took_no_step(
 def test_events_of_a_step_that_was_not_committed_go(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outputs = RunOutputs(finished)
+    outputs = RunOutputs(finished, time.time)
     outputs.begin(make_hello(finished, run="second"))
     monkeypatch.setattr(outputs._history, "append", _killed)
     with pytest.raises(KeyboardInterrupt):
         outputs.commit(make_report(11), {0: ("m", 1)})
     outputs.close()
 
-    again = RunOutputs(finished)
+    again = RunOutputs(finished, time.time)
     again.close()
 
     steps = [
@@ -76,14 +77,14 @@ def test_a_step_whose_commit_is_killed_leaves_the_ones_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where run.json tells of no events, the lines of history do."""
-    outputs = RunOutputs(tmp_path)
+    outputs = RunOutputs(tmp_path, time.time)
     outputs.commit(make_report(10), {0: ("n", 1)})
     monkeypatch.setattr(outputs._history, "append", _killed)
     with pytest.raises(KeyboardInterrupt):
         outputs.commit(make_report(11), {0: ("n", 2)})
     outputs.close()
 
-    RunOutputs(tmp_path).close()
+    RunOutputs(tmp_path, time.time).close()
 
     assert losses(tmp_path) == [(10, 1.0)]
 
@@ -91,7 +92,7 @@ def test_a_step_whose_commit_is_killed_leaves_the_ones_before(
 def test_a_step_whose_line_cannot_be_written_is_in_the_curves_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outputs = RunOutputs(tmp_path)
+    outputs = RunOutputs(tmp_path, time.time)
     with monkeypatch.context() as patch:
         patch.setattr(outputs._history, "append", _full)
         for _ in range(2):
@@ -117,7 +118,7 @@ def losses(directory: Path) -> list[tuple[int, float]]:
 
 
 def test_a_step_that_comes_again_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
-    outputs = RunOutputs(tmp_path)
+    outputs = RunOutputs(tmp_path, time.time)
     for sequence, loss in enumerate((2.0, 1.0), start=1):
         outputs.commit(make_report(10, loss=loss), {0: ("n", sequence)})
     outputs.close()
