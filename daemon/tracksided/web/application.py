@@ -1,7 +1,7 @@
 """The addresses that are served."""
 
-import asyncio
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -18,6 +18,7 @@ from tracksided.web.metrics import metrics_runs, render_metrics
 from tracksided.web.node import Node
 from tracksided.web.pictures import read_picture
 from tracksided.web.stream import EventResponse, EventStream, Places
+from tracksided.web.turns import Turns
 
 STATIC = Path(__file__).parent / "static"
 
@@ -48,6 +49,7 @@ class _Endpoints:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._places = Places()
+        self._turns = Turns()
 
     async def page(self, request: Request) -> Response:
         del request
@@ -77,11 +79,17 @@ class _Endpoints:
 
     async def picture(self, request: Request) -> Response:
         self._node.look()
-        directory = self._node.directory_of(request.path_params["key"])
+        key, folder, name = (request.path_params[part] for part in ("key", "folder", "name"))
+        directory = self._node.directory_of(key)
         found = None
         if directory is not None:
-            parts = (request.path_params["folder"], request.path_params["name"])
-            found = await asyncio.to_thread(read_picture, directory, *parts)
+            reading = partial(read_picture, directory, folder, name)
+            try:
+                found = await self._turns.take(key, reading)
+            except TimeoutError:
+                return PlainTextResponse("the file system of this run does not answer\n", 504)
+            except OSError as error:
+                return PlainTextResponse(f"it cannot be read: {error.strerror}\n", 503)
         if found is None:
             return PlainTextResponse("there is no such picture\n", 404)
         version = f'"{found.version}"'

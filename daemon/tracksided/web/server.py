@@ -26,7 +26,7 @@ MAX_DESCRIPTORS = 1024
 MAX_CONNECTIONS = 256  # beyond it requests are answered with 503
 MAX_HEAD_BYTES = 16 << 10  # of a request
 BACKLOG = 64
-NUM_READERS = 16  # threads that read files; some may hang on a network file system
+NUM_READERS = 48  # threads that read files; up to five of a run hang with its file server
 END_GRACE_S = 1
 
 

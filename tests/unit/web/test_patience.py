@@ -62,6 +62,29 @@ def test_a_file_system_that_hangs_keeps_nobody(monkeypatch: pytest.MonkeyPatch):
     assert asyncio.run(ask()) == [1, 7]  # nothing before, one reading, its value in the end
 
 
+def test_a_reading_that_does_not_end_is_told_until_it_does(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(patience, "PATIENCE_S", 0.01)
+    hang = threading.Event()
+    now = [0.0]
+
+    async def ask() -> list[str | None]:
+        patient = Patient(hang.wait, lambda _: False, clock=lambda: now[0])
+        told: list[str | None] = []
+        for now[0] in (100.0, 105.0, 111.0):
+            await patient.refresh()
+            told.append(patient.problem)
+        hang.set()
+        while patient.problem is not None:
+            await patient.refresh()
+        return told
+
+    at_first, still, at_last = asyncio.run(ask())
+
+    assert (at_first, still) == (None, None)
+    assert at_last is not None
+    assert "does not answer" in at_last
+
+
 @pytest.mark.parametrize(
     ("error", "told"),
     [
