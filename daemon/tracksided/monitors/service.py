@@ -8,7 +8,6 @@ monitors go on in a new child.
 
 import logging
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 
 from tracksided.monitors.monitor import Began, Watched
@@ -30,9 +29,8 @@ MAX_AGE = 3.0  # of a reading, in intervals
 class MonitorService:
     """Keeps the newest reading. One thread; no call waits."""
 
-    def __init__(self, settings: MonitorSettings, command: Sequence[str] = COMMAND) -> None:
+    def __init__(self, settings: MonitorSettings) -> None:
         self._settings = settings
-        self._command = tuple(command)
         self._child: TalkingChild | None = None
         self._reading: HostReading | None = None
         self._read_at = 0.0
@@ -97,7 +95,7 @@ class MonitorService:
 
     def _start(self, now: float) -> TalkingChild | None:
         try:
-            self._child = TalkingChild(self._command)
+            self._child = TalkingChild(COMMAND)
         except (OSError, RuntimeError) as error:  # RuntimeError: no thread can be started
             self._next = now + RETRY_S
             self._complain(f"the monitoring process cannot be started: {error}")

@@ -16,6 +16,7 @@ GAP_PX = 6
 GRID = WHITE - NUM_GREYS // 6  # a light grey
 MIN_GAPPED_PX = 4  # columns that have room for a gap between them
 NOWHERE = 1 << 20  # a row that no chart has
+HALF_DASH_PX = 2  # of a mark, above and below its value
 MAX_DECADES = 16  # what lies below is drawn at the bottom
 
 DoubleArray = NDArray[np.float64]
@@ -92,15 +93,14 @@ class LogChart:
         inside = (self._rows >= self.scale.rows(high)) & (self._rows <= self.scale.rows(low))
         self._cells[inside] = colour
 
-    def mark(self, values: DoubleArray, colour: int, *, half_px: int = 2) -> None:
+    def mark(self, values: DoubleArray, colour: int) -> None:
         """Put a dash at the value of each column.
 
         Args:
             values: [columns], not positive or NaN where there is none.
             colour: index in the palette.
-            half_px: rows above and below the value.
         """
-        self._cells[np.abs(self._rows - self.scale.rows(values)) <= half_px] = colour
+        self._cells[np.abs(self._rows - self.scale.rows(values)) <= HALF_DASH_PX] = colour
 
     def foot(self, is_marked: NDArray[np.bool_], colour: int, *, height_px: int) -> None:
         """Fill the lowest pixels of columns.

@@ -30,10 +30,10 @@ _POSITION = re.compile(r"([0-9a-f]{12}):([0-9a-f]{8}):([0-9]{1,15})")
 
 
 class Places:
-    """Counts who listens, up to a bound."""
+    """Counts who listens, up to `MAX_CLIENTS`."""
 
-    def __init__(self, number: int = MAX_CLIENTS) -> None:
-        self.free = number
+    def __init__(self) -> None:
+        self.free = MAX_CLIENTS
 
 
 class EventStream:
