@@ -61,7 +61,7 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tally:
-    """Mean and range of the known and finite values of something."""
+    """Mean, lowest and last of the known and finite values of something."""
 
     count: int = 0
     mean: float | None = None

@@ -158,10 +158,14 @@ def duration(seconds: float | None) -> str:
 
 
 def moment(unix_s: float | None) -> str:
-    """Write a time in this machine's zone."""
+    """Write a time in this machine's zone; one that is in no calendar is unknown."""
     if unix_s is None:
         return UNKNOWN
-    return datetime.fromtimestamp(unix_s).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+    try:
+        found = datetime.fromtimestamp(unix_s).astimezone()
+    except (OverflowError, ValueError, OSError):
+        return UNKNOWN
+    return found.strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
 def trend_words(trend: LossTrend | None) -> str:

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from tracksided.progress.wording import duration, number, readable
+from tracksided.progress.wording import UNKNOWN, duration, moment, number, readable
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,8 @@ def test_number_is_short_and_says_what_is_not_finite(value: float | None, text: 
 def test_name_that_is_not_utf8_gets_question_marks() -> None:
     assert readable(os.fsdecode(b"a\xff\xc3\xa9")) == "a?\u00e9"
     assert readable("a\ud800") == "a?"  # JSON can hold half of a pair
+
+
+@pytest.mark.parametrize("unix_s", [None, math.nan, math.inf, 1e17, 1e300, -1e17])
+def test_a_time_that_no_calendar_has_is_unknown(unix_s: float | None) -> None:
+    assert moment(unix_s) == UNKNOWN
