@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_trainer import make_attention as make_call
 from fake_trainer import make_hello
 
-from trackside.wire.records import REPLICA, Attention, Gradients, Step
+from trackside.wire.records import REPLICA, Gradients, Step
 from tracksided.samples import AttentionSample, GradientSample, Sample, StepSamples
 
 HELLO = make_hello(Path("/nowhere"), world_size=2, local_world_size=2)
@@ -47,20 +48,7 @@ def make_attention() -> Callable[..., AttentionSample]:
 
     def make(seed: int = 0, **fields: object) -> AttentionSample:
         query, key = np.random.default_rng(seed).normal(0, 1, (2, 2, 4, 3)).astype(np.float32)
-        call = Attention(
-            stack="decoder",
-            type="self_attention",
-            layer=0,
-            module="h.0.attn",
-            scale=0.5,
-            is_causal=True,
-            heads=(0, 1),
-            key_heads=(0, 1),
-            num_heads=2,
-            num_queries=4,
-            num_keys=4,
-            query_rows=(0, 1, 2, 3),
-        )
+        call = replace(make_call(2, 4, 4), module="h.0.attn")
         return AttentionSample(replace(call, **fields), query, key, None, None, None)
 
     return make

@@ -229,7 +229,7 @@ def _step(directory: SourceDirectory, metadata: DistributedMetadata) -> int | No
                 value = read_object(window)
             if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
                 if value >= MAX_COUNT:
-                    raise directory.refusal(f"its {item.name} is 2**62 or more, no step is")
+                    raise directory.refusal(f"its {item.path[-1]} is 2**62 or more, no step is")
                 return value
     return None
 

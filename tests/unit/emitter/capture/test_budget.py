@@ -5,28 +5,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from fake_trainer import make_attention
 from hypothesis import given
 from hypothesis import strategies as st
 
 from trackside.capture.budget import MIN_ROWS, fit
 from trackside.capture.captured import CapturedAttention
-from trackside.wire.records import Attention
 
 HEADS, KEYS, WIDTH = 2, 64, 8
-CALL = Attention(
-    stack="decoder",
-    type="self_attention",
-    layer=0,
-    module="h",
-    scale=1.0,
-    is_causal=True,
-    heads=(0, 1),
-    key_heads=(0, 1),
-    num_heads=HEADS,
-    num_queries=1000,
-    num_keys=KEYS,
-    query_rows=(),
-)
+CALL = make_attention(HEADS, 1000, KEYS)
 
 
 def captured(layer: int, rows: int, **tensors: torch.Tensor) -> CapturedAttention:
