@@ -70,8 +70,9 @@ def open_page(browser: Any) -> Iterator[OpenPage]:
         return page
 
     def note(kind: str, text: str) -> None:
-        # A server that is stopped on purpose is news to the browser.
-        if kind in {"error", "warning"} and "net::ERR_" not in text:
+        # A server that is stopped, or full, on purpose is news to the browser.
+        is_meant = "net::ERR_" in text or "status of 503" in text
+        if kind in {"error", "warning"} and not is_meant:
             complaints.append(text)
 
     yield open_page

@@ -27,6 +27,30 @@ def test_a_curve_can_be_heard_and_read_as_a_table(site: WebSite, run: str, open_
     assert len(rows) == 20
 
 
+def test_the_way_to_the_curves_keeps_the_choice_of_runs(site: WebSite, run: str, open_page: Any):
+    page = open_page(site.port, f"#runs={run}&open={run}")
+    wait_for_text(loss_readout(page), "step 20")
+
+    page.get_by_role("link", name="Skip to the curves").press("Enter")
+
+    assert page.evaluate("() => document.activeElement.id") == "content"
+    assert page.url.endswith(f"#runs={run}&open={run}")
+
+
+def test_a_bookmark_is_followed_while_the_page_is_open(site: WebSite, open_page: Any):
+    first, second = (add_run(site, name) for name in ("first", "second"))
+    site.write_status(*(make_run(name, site.root / name) for name in ("first", "second")))
+    site.start()
+    page = open_page(site.port, f"#runs={first}&open={first}")
+    wait_for_text(page.locator("#detail-title"), "^first$")
+
+    page.evaluate("(hash) => { location.hash = hash; }", f"#runs={second}&open={second}")
+
+    wait_for_text(page.locator("#detail-title"), "^second$")
+    wait_for_text(loss_readout(page), "step 20")
+    assert page.get_by_role("checkbox", checked=True).count() == 1
+
+
 def test_the_heat_map_is_read_by_arrow_keys(site: WebSite, run: str, open_page: Any):
     del run
     page = open_page(site.port)

@@ -1,11 +1,15 @@
 """The page in a real browser: alerts, ranks, machine, averages, and a daemon that is silent."""
 
 import time
+from contextlib import ExitStack, closing
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from shown_page import loss_readout, wait_for_text
-from web_site import WebSite, append, make_line, make_rank, make_run
+from web_site import EventReader, WebSite, append, make_line, make_rank, make_run
+
+from tracksided.web.stream import MAX_CLIENTS
 
 pytestmark = pytest.mark.integration
 
@@ -136,3 +140,32 @@ def test_a_lost_server_is_told_and_taken_up_again(site: WebSite, run: str, open_
     wait_for_text(page.locator("#chart-loss tbody tr").first, "40")
     steps = [row.split("\t")[1] for row in page.locator("#chart-loss tbody tr").all_inner_texts()]
     assert steps == ["40", *(str(step) for step in range(20, 1, -1))]
+
+
+def test_a_page_too_many_says_so_and_opens_once_there_is_room(
+    site: WebSite, run: str, open_page: Any
+):
+    with ExitStack() as others:
+        for _ in range(MAX_CLIENTS):
+            reader = others.enter_context(closing(EventReader(site.port, run)))
+            assert reader.status == 200
+        page = open_page(site.port)
+        wait_for_text(page.locator("#banner"), "too many pages are open")
+    wait_for_text(page.locator("#connection"), "^Live$")
+
+
+@pytest.mark.parametrize(("days", "has_date"), [(0, False), (2, True)])
+def test_an_alert_of_another_day_has_its_date(
+    site: WebSite, run: str, open_page: Any, days: int, *, has_date: bool
+):
+    del run
+    moment = datetime.now(UTC) - timedelta(days=days)
+    alert = {"run": "a", "id": "x", "rule": "nonfinite", "timestamp": moment.timestamp()}
+    append(site.root / "a" / "alerts.jsonl", alert)
+
+    page = open_page(site.port, timezone_id="UTC")
+    facts = page.locator("#alert-list .facts")
+    wait_for_text(facts, r"[0-9]+:[0-9]{2}:[0-9]{2}\s[AP]M$")
+
+    date = f"{moment.month}/{moment.day}/{moment.year}, "
+    assert (date in facts.inner_text()) == has_date

@@ -45,7 +45,7 @@ class Chart {
     this.summary = el("p", { class: "hidden", id: `${id}-text` });
     this.table = el("table");
     this.details = el("details", { ontoggle: () => this.fillTable() },
-      el("summary", {}, "As a table"),
+      el("summary", {}, "As a table", el("span", { class: "hidden" }, `, ${quantity.title}`)),
       el("div", { class: "scroll" }, this.table));
     const toggles = quantity.scale ? [this.toggle("smooth", "isSmooth"), this.toggle("log", "isLog")] : [];
     this.figure = el("figure", { class: "chart", id },

@@ -6,7 +6,7 @@ const RETRY_MS = 3000; // after an answer that the browser does not try again by
 export class Connection {
   /**
    * @param onEvent called with the name and the data of each event.
-   * @param onState called with "live" or "lost".
+   * @param onState called with "live", "lost", or "refused" where an answer says no.
    */
   constructor(onEvent, onState) {
     this.onEvent = onEvent;
@@ -43,10 +43,9 @@ export class Connection {
     }
     source.addEventListener("error", () => {
       if (source !== this.source) return;
-      this.onState("lost");
-      if (source.readyState === EventSource.CLOSED) {
-        this.timer = setTimeout(() => this.open(), RETRY_MS);
-      }
+      const isRefused = source.readyState === EventSource.CLOSED;
+      this.onState(isRefused ? "refused" : "lost");
+      if (isRefused) this.timer = setTimeout(() => this.open(), RETRY_MS);
     });
   }
 

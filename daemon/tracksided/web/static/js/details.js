@@ -138,7 +138,7 @@ function refill(id, caption, head, rows) {
 export function showDaemon(overview, connection) {
   const daemon = overview?.daemon;
   const state = connection !== "live" ? connection : daemon?.state === "serving" ? "live" : "silent";
-  const names = { live: "Live", silent: "Daemon silent", lost: "Not connected", connecting: "Connecting" };
+  const names = { live: "Live", silent: "Daemon silent", lost: "Not connected", refused: "Refused", connecting: "Connecting" };
   const pill = byId("connection");
   pill.dataset.state = state;
   say(pill, names[state]);
@@ -152,6 +152,7 @@ export function showDaemon(overview, connection) {
       ? `The daemon (pid ${daemon.pid}) gave its last sign of life ${ago(daemon.silent_seconds)}: it is stopped or starved. The training goes on. \`trackside doctor\` names the mend.`
       : "The daemon has written no status: it is starting, or has ended.",
     lost: "The daemon does not answer: it has ended, or the tunnel to it is closed. The training goes on, and what it publishes waits in shared memory. Start a daemon with `trackside daemon`; this page comes back by itself.",
+    refused: "The server sends this page nothing: too many pages are open at once, or a proxy before it finds no daemon. Close pages that nobody reads; this one tries again by itself.",
   }[state];
   banner.hidden = !text;
   say(banner, text);

@@ -40,7 +40,12 @@ export function ago(passed) {
 /** "12 s ago", from a moment in seconds since the epoch, by the clock of this browser. */
 export const since = (timestamp) => (timestamp ? ago(Math.max(0, Date.now() / 1000 - timestamp)) : "");
 
-export const clock = (timestamp) => new Date(timestamp * 1000).toLocaleTimeString();
+/** "10:13:20 AM", with its date unless that is today's; `now` as `Date.now()` has it. */
+export function clock(timestamp, now = Date.now()) {
+  const moment = new Date(timestamp * 1000);
+  const isToday = moment.toDateString() === new Date(now).toDateString();
+  return isToday ? moment.toLocaleTimeString() : moment.toLocaleString();
+}
 
 const PARTS = {
   self_attn: "self attention",

@@ -13,7 +13,10 @@ import { Store } from "./store.js";
 import { Viewer } from "./viewer.js";
 
 const store = new Store();
-const selection = new Selection(() => refresh());
+const selection = new Selection(() => {
+  if (store.overview) selection.fit(store.overview.runs);
+  refresh();
+});
 const list = new RunList(selection);
 const charts = new Charts();
 const map = new EntropyMap();
@@ -90,5 +93,10 @@ function announce(data) {
   const name = store.run(data.key)?.run ?? "a run";
   say(byId("news"), `Alert of ${name}: ${alert.severity}, ${alert.message ?? alert.rule}`);
 }
+
+byId("skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the address holds the choice of runs, no place on the page
+  byId("content").focus();
+});
 
 connection.watch(selection.drawn);

@@ -7,6 +7,15 @@ export class Selection {
   /** @param onChange called after each change by the user. */
   constructor(onChange) {
     this.onChange = onChange;
+    this.read();
+    // A bookmark of another choice, taken while the page is open, loads nothing anew.
+    addEventListener("hashchange", () => {
+      this.read();
+      this.onChange();
+    });
+  }
+
+  read() {
     const parameters = new URLSearchParams(location.hash.slice(1));
     this.drawn = (parameters.get("runs") ?? "").split(",").filter(Boolean).slice(0, MAX_DRAWN);
     this.open = parameters.get("open");
