@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tracksided.checkpoints.content import is_same_content
+from tracksided.checkpoints.copies import Copies
 from tracksided.checkpoints.formats.base import Checkpoint
 from tracksided.checkpoints.formats.catalog import describe
 from tracksided.checkpoints.formats.compact import compacted
@@ -77,18 +77,57 @@ class Selection:
         self.num_apart = 0
         """Others that are skipped because they are of another series."""
 
+        self._copies = Copies()
+        self._of_step: dict[tuple[int | None, bool], Chosen] = {}
+        """The first of each step, and the first of those that are numbered."""
+
         self._stack = ExitStack()
 
     def take(self, chosen: Chosen) -> None:
-        """Add a checkpoint, and close it together with the selection."""
+        """Add a checkpoint, and close it together with the selection; raises SourceRefused."""
+        self._copies.add(chosen.checkpoint)
         self._stack.callback(chosen.source.close)
         self.chosen.append(chosen)
+        self._note_step(chosen)
+
+    def of_step(self, step: int, *, is_numbered: bool) -> Chosen | None:
+        """Return the first that is of a step.
+
+        Args:
+            step: of the optimizer, or whatever the names count.
+            is_numbered: only one whose name makes it one of a series.
+        """
+        return self._of_step.get((step, is_numbered))
+
+    def _note_step(self, chosen: Chosen) -> None:
+        for is_numbered in {False, chosen.candidate.is_numbered}:
+            self._of_step.setdefault((chosen.step, is_numbered), chosen)
+
+    def twin_in_file(self, checkpoint: Checkpoint) -> _Twin | None:
+        """Return the one that lies in the same file, under another name."""
+        return self._twin(self._copies.same_file(checkpoint), checkpoint, "is the same file as")
+
+    def twin_in_content(self, checkpoint: Checkpoint) -> _Twin | None:
+        """Return the one that a checkpoint, which fits the others, is a copy of."""
+        return self._twin(self._copies.same_content(checkpoint), checkpoint, "is a copy of")
+
+    def _twin(
+        self, found: Checkpoint | None, checkpoint: Checkpoint, relation: str
+    ) -> _Twin | None:
+        if found is None:
+            return None
+        chosen = next(entry for entry in self.chosen if entry.checkpoint is found)
+        return _Twin(chosen, checkpoint.name, relation)
 
     def exchange(self, twin: _Twin, chosen: Chosen) -> None:
         """Take a checkpoint in the place of its twin, which counts as the copy then."""
+        self._copies.remove(twin.chosen.checkpoint)
+        self._copies.add(chosen.checkpoint)
         place = next(i for i, entry in enumerate(self.chosen) if entry is twin.chosen)
         self._stack.callback(chosen.source.close)
         self.chosen[place] = chosen
+        self._of_step = {key: one for key, one in self._of_step.items() if one is not twin.chosen}
+        self._note_step(chosen)
         twin.chosen.source.close()
         self.skipped.append(_Twin(chosen, twin.chosen.checkpoint.name, twin.relation).skipped)
 
@@ -265,9 +304,6 @@ def _take(
             unfit = _unfit(checkpoint, selection)
             if unfit is None and not wanted.is_mixed:
                 unfit = _of_the_same_step(candidate, selection)
-        except SourceRefused as error:
-            unfit = Skipped.of(error)
-        else:
             chosen = Chosen(checkpoint, candidate.step, metric, source, candidate)
             if isinstance(unfit, _Twin) and chosen.statement > unfit.chosen.statement:
                 selection.exchange(unfit, chosen)
@@ -276,6 +312,8 @@ def _take(
             elif unfit is None and not is_full:
                 selection.take(chosen)
                 unused.pop_all()
+        except SourceRefused as error:
+            unfit = Skipped.of(error)
     if isinstance(unfit, _Twin):
         unfit = unfit.skipped
     if unfit is not None and not is_full:
@@ -297,28 +335,25 @@ def _unfit(checkpoint: Checkpoint, selection: Selection) -> Skipped | _Twin | No
     reason = unusable(checkpoint)
     if reason is not None or not selection.chosen:
         return None if reason is None else Skipped(checkpoint.name, reason)
-    for chosen in selection.chosen:
-        one, other = chosen.checkpoint.sources[0].identity, checkpoint.sources[0].identity
-        if (one.device, one.inode) == (other.device, other.inode):
-            return _Twin(chosen, checkpoint.name, "is the same file as")
+    twin = selection.twin_in_file(checkpoint)
+    if twin is not None:
+        return twin
     difference = mismatch(selection.chosen[0].checkpoint, checkpoint)
     if difference is not None:
         selection.num_unlike += 1
         return Skipped(checkpoint.name, difference)
-    for chosen in selection.chosen:
-        if is_same_content(chosen.checkpoint, checkpoint):
-            return _Twin(chosen, checkpoint.name, "is a copy of")
-    return None
+    return selection.twin_in_content(checkpoint)
 
 
 def _of_the_same_step(candidate: Candidate, selection: Selection) -> Skipped | None:
     """Refuse a second state of one step: by names, not of soups, which have none."""
-    for chosen in selection.chosen:
-        is_by_name = candidate.is_numbered or chosen.candidate.is_numbered
-        if is_by_name and candidate.step is not None and candidate.step == chosen.step:
-            reason = f"is of step {chosen.step}, like {chosen.checkpoint.name}, and not the same"
-            return Skipped(candidate.path.name, reason)
-    return None
+    if candidate.step is None:
+        return None
+    chosen = selection.of_step(candidate.step, is_numbered=not candidate.is_numbered)
+    if chosen is None:
+        return None
+    reason = f"is of step {chosen.step}, like {chosen.checkpoint.name}, and not the same"
+    return Skipped(candidate.path.name, reason)
 
 
 def _open(store: Store, candidate: Candidate) -> SourceFile | SourceDirectory:
