@@ -142,13 +142,12 @@ def _look_inside(
     has_lightning = any({METADATA, LIGHTNING_STATE} <= inside for inside in names.values())
     for name, inside in directories.items():
         directory_format = directory_format_of(names[name])
-        if directory_format is None:
+        if directory_format is None or not directory_format.looks_finished(names[name]):
             reason = unread_kind(names[name])
             refused += [] if reason is None else [(name, reason)]
             continue
         if (
-            not directory_format.looks_finished(names[name])
-            or lacks_state(name, names[name], has_trainer=has_trainer)
+            lacks_state(name, names[name], has_trainer=has_trainer)
             or lacks_lightning_state(names[name], has_lightning=has_lightning)
             or DIRECTORY_PROVENANCE in names[name]
         ):

@@ -40,6 +40,7 @@ from tracksided.checkpoints.source_window import SourceWindow
 
 _SUFFIX = ".distcp"
 _OPTIMIZER = re.compile(r"optim(izer)?s?([_-].*)?", re.IGNORECASE)
+_SAFETENSORS_PREFIX_BYTES = 9  # length of the header, 8 bytes, and its first brace
 _NESTED = 2  # keys in which an application wraps model and optimizer: app.optim.state
 
 
@@ -174,15 +175,32 @@ def _read(directory: SourceDirectory) -> DistributedMetadata:
 
 
 def _require_complete(directory: SourceDirectory, metadata: DistributedMetadata) -> None:
-    """Refuse items outside of their files, the optimizer's too, and items that overlap."""
+    """Refuse items outside of their files, the optimizer's too, and items that overlap.
+
+    In a file of safetensors all of them are said to begin where it does.
+    """
     ends: dict[str, int] = {}
+    of_torch: set[str] = set()
     for item in sorted(metadata.items, key=lambda item: (item.file, item.offset)):
         if not item.file.endswith(_SUFFIX):
             raise directory.refusal(f"{METADATA} names {shown(item.file)}, no {_SUFFIX} file")
         window = _window(directory, item)
+        is_new_tensor = item.shape is not None and item.file not in of_torch
+        if is_new_tensor and _is_safetensors(directory.open(item.file), item.offset):
+            raise window.refusal(
+                "is stored as safetensors, which is not read here within "
+                f"{_SUFFIX} files; save with SerializationFormat.TORCH_SAVE, which is the default"
+            )
+        if is_new_tensor:
+            of_torch.add(item.file)
         if item.offset < ends.get(item.file, 0):
             raise window.refusal("overlaps another item")
         ends[item.file] = item.offset + item.nbytes
+
+
+def _is_safetensors(file: SourceFile, offset: int) -> bool:
+    nbytes = min(_SAFETENSORS_PREFIX_BYTES, file.nbytes - offset)
+    return file.read(offset, nbytes)[-1:] == b"{" and nbytes == _SAFETENSORS_PREFIX_BYTES
 
 
 def _is_training_state(item: Item) -> bool:
