@@ -72,6 +72,20 @@ def step_at(page: Any, part: float) -> str:
     return found.rsplit("step ", maxsplit=1)[-1]
 
 
+def test_curves_reach_to_the_newest_step(site: WebSite, run: str, open_page: Any):
+    del run
+    page = open_page(site.port, **LIGHT)
+    wait_for_text(loss_readout(page), "step 20")
+
+    for newest in (30, 40):
+        add_steps(site, make_line("a", newest))
+        wait_for_text(loss_readout(page), f"step {newest}")
+        assert (step_at(page, 0), step_at(page, 1)) == ("1", str(newest))
+        page.mouse.move(1, 1)
+    drawn = page.evaluate(TENTHS, ["#chart-loss canvas", *FIRST_RUN])
+    assert drawn == list(range(10))
+
+
 def test_a_zoom_stays_while_steps_come_until_it_is_taken_back(
     site: WebSite, run: str, open_page: Any
 ):

@@ -111,7 +111,7 @@ class Chart {
   plotData() {
     const isDrawn = this.isLog ? (value) => value > 0 : isKnown;
     const columns = this.lines().map((line) => [
-      line.run.numbers.step,
+      line.run.numbers.step.slice(), // the plot's own: what is drawn tells whether it is zoomed
       line.column.map((value) => (isDrawn(value) ? value : null)),
     ]);
     return columns.length === 1 ? columns[0] : uPlot.join(columns);
