@@ -16,37 +16,72 @@ from torch.nn.utils import clip_grad
 Arguments = tuple[object, ...]
 Observer = Callable[[Arguments, Mapping[str, object]], None]
 After = Callable[[], None]
-_Function = Callable[..., object]
+Function = Callable[..., object]
+
+
+class WrappedFunction:
+    """A function that is another one in its modules from `install` to `restore`.
+
+    Where somebody else has wrapped it in between, ours stays below: it has to do nothing then.
+    """
+
+    def __init__(
+        self, places: tuple[tuple[ModuleType, str], ...], wrap: Callable[[Function], Function]
+    ) -> None:
+        """Prepare; nothing is replaced yet.
+
+        Args:
+            places: every module attribute that holds the function; the first is wrapped.
+            wrap: makes what takes its place, once.
+        """
+        self._places = places
+        self._wrap = wrap
+        self._original: Function | None = None
+        self._wrapper: Function | None = None
+
+    def install(self) -> None:
+        """Put the wrapper where the function is."""
+        module, name = self._places[0]
+        if self._wrapper is None:
+            self._original = getattr(module, name)
+            self._wrapper = self._wrap(self._original)
+        self._replace(self._original, self._wrapper)
+
+    def restore(self) -> None:
+        """Put the function back; twice is fine."""
+        self._replace(self._wrapper, self._original)
+
+    def _replace(self, old: Function | None, new: Function | None) -> None:
+        for module, name in self._places:
+            if old is not None and getattr(module, name, None) is old:
+                setattr(module, name, new)
 
 
 class FunctionHook:
     """Tells observers about calls of one function, before or after it. They must not raise.
 
-    The function is wrapped when the first observer comes and put back when the last one goes;
-    where somebody else has wrapped it in between, the wrapper stays and does nothing. Calls from
-    within a call (a checkpoint's recomputation) and calls being compiled are not told.
+    The function is wrapped when the first observer comes and put back when the last one goes.
+    Calls from within a call (a checkpoint's recomputation) and calls being compiled are not told.
     """
 
     def __init__(self, places: tuple[tuple[ModuleType, str], ...]) -> None:
         """Name every module attribute that holds the function; the first is wrapped."""
-        self._places = places
+        self._function = WrappedFunction(places, self._wrap)
         self._observers: tuple[Observer, ...] = ()
         self._tell: Observer = self._tell_all  # or the one there is: this runs in every step
         self._after: tuple[After, ...] = ()
-        self._original: _Function | None = None
-        self._wrapper: _Function | None = None
 
     def add(self, observer: Observer) -> None:
         """Tell ``observer`` from now on."""
         self._set_observers((*self._observers, observer))
         if len(self._observers) == 1:
-            self._install()
+            self._function.install()
 
     def remove(self, observer: Observer) -> None:
         """Tell ``observer`` no more; one that was never added is fine."""
         self._set_observers(tuple(other for other in self._observers if other != observer))
         if not self._observers:
-            self._restore()
+            self._function.restore()
 
     def add_after(self, observer: After) -> None:
         """Tell ``observer`` when a call has returned; only while there is another, told before."""
@@ -64,16 +99,7 @@ class FunctionHook:
         for observer in self._observers:
             observer(args, kwargs)
 
-    def _install(self) -> None:
-        module, name = self._places[0]
-        if self._wrapper is None:
-            self._original = getattr(module, name)
-            self._wrapper = self._wrap(self._original)
-        for module, name in self._places:
-            if getattr(module, name, None) is self._original:
-                setattr(module, name, self._wrapper)
-
-    def _wrap(self, original: _Function) -> _Function:
+    def _wrap(self, original: Function) -> Function:
         depth = 0
 
         @functools.wraps(original)
@@ -92,11 +118,6 @@ class FunctionHook:
             return result
 
         return wrapper
-
-    def _restore(self) -> None:
-        for module, name in self._places:
-            if getattr(module, name, None) is self._wrapper:
-                setattr(module, name, self._original)
 
 
 # Patches of torch belong to the process, so these do too.

@@ -2,7 +2,6 @@
 
 import weakref
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -12,10 +11,7 @@ from torch.optim.optimizer import (
 )
 
 from trackside.capture.gradients import trainable
-from trackside.capture.module_hooks import unhook
-
-if TYPE_CHECKING:
-    from torch.utils.hooks import RemovableHandle
+from trackside.capture.module_hooks import Removable, unhook
 
 Args = tuple[object, ...]
 Kwargs = dict[str, object]
@@ -38,8 +34,8 @@ class OptimizerHooks:
         self._optimizer = None if optimizer is None else innermost(optimizer)
         self._begin = begin
         self._end = end
-        self._handles: list[RemovableHandle] = []
-        self._armed: list[RemovableHandle] = []
+        self._handles: list[Removable] = []
+        self._armed: list[Removable] = []
         # Optimizers seen that do not update the model; ids alone are used again.
         self._strangers = weakref.WeakSet[torch.optim.Optimizer]()
 

@@ -1,15 +1,11 @@
 """The root module: what it is inside of wrappers, and a hook in front of its forward."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from trackside.capture.module_hooks import ModuleHook
-
-if TYPE_CHECKING:
-    from torch.utils.hooks import RemovableHandle
+from trackside.capture.module_hooks import ModuleHook, hook_before
 
 
 class RootHook:
@@ -19,18 +15,18 @@ class RootHook:
         """Prepare; ``call`` runs in front of each forward that is not being compiled."""
         self._root = root
         self._call = call
-        self._handle: RemovableHandle | None = None
+        self._hook: ModuleHook | None = None
 
     def install(self) -> None:
         """Hook the root; twice is fine. TorchScript takes no hooks, and is left alone."""
-        if self._handle is None and not isinstance(self._root, torch.jit.ScriptModule):
-            self._handle = self._root.register_forward_pre_hook(ModuleHook(self._run))
+        if self._hook is None and not isinstance(self._root, torch.jit.ScriptModule):
+            self._hook = hook_before(self._root, self._run)
 
     def remove(self) -> None:
         """Unhook it; twice is fine."""
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
 
     def _run(self, module: nn.Module) -> None:
         del module

@@ -3,7 +3,6 @@
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -11,13 +10,10 @@ from torch import nn
 from trackside.capture.captured import CapturedAttention
 from trackside.capture.frozen import frozen_parts
 from trackside.capture.mode import CallMode
-from trackside.capture.module_hooks import hook_forward, unhook
+from trackside.capture.module_hooks import Removable, hook_forward, unhook
 from trackside.capture.modules import num_calls
 from trackside.capture.recording import Group, Heads, Recording, TapSettings
 from trackside.capture.sources.catalog import source_of
-
-if TYPE_CHECKING:
-    from torch.utils.hooks import RemovableHandle
 
 NOT_CALLED = (
     "the model was not called with gradients in a sampled step, so no attention is captured: only "
@@ -75,7 +71,7 @@ class AttentionTap:
             layers=layers, heads=heads, sample=sample, max_queries=max_queries
         )
         self._on_error = on_error
-        self._handles: list[RemovableHandle] = []
+        self._handles: list[Removable] = []
         self._notes: dict[str, None] = {}  # in order of occurrence
         self._layer_counts: dict[Group, int] = {}
         self._captured: tuple[CapturedAttention, ...] = ()
@@ -87,7 +83,7 @@ class AttentionTap:
         self._recording: Recording | None = None
         self._mode: CallMode | None = None
         self._depth = 0  # calls of the root inside of one another
-        self._part_handles: list[RemovableHandle] = []
+        self._part_handles: list[Removable] = []
         self._part_depth = 0  # calls of frozen parts inside of one another
         self._exception_before: BaseException | None = None
 

@@ -3,16 +3,13 @@
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
+from torch.utils.hooks import unserializable_hook
 
 from trackside.capture.gradients import total_norm
-from trackside.capture.module_hooks import unhook
+from trackside.capture.module_hooks import Removable, unhook
 from trackside.guard import Guard
-
-if TYPE_CHECKING:
-    from torch.utils.hooks import RemovableHandle
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +34,7 @@ class LocalNorm:
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
-        self._handles: list[RemovableHandle] = []
+        self._handles: list[Removable] = []
         self._norms: dict[int, torch.Tensor] = {}
         self._drifts: list[torch.Tensor] = []
 
@@ -46,6 +43,7 @@ class LocalNorm:
         self.disarm()
         for index, parameter in enumerate(parameters):
             hook = functools.partial(self._on_gradient, index, parameter)
+            unserializable_hook(hook)  # type: ignore[no-untyped-call]  # torch's; it does not warn then
             self._handles.append(parameter.register_hook(hook))  # type: ignore[no-untyped-call]  # torch's
 
     def disarm(self) -> None:
