@@ -8,6 +8,7 @@ from trackside.capture.attention import AttentionTap
 from trackside.capture.clipping import ClipWatch
 from trackside.capture.gradients import GradientTap, is_sharded
 from trackside.capture.local_norm import LocalNorm
+from trackside.capture.owned import GradientTrace, TrainingThread
 from trackside.capture.scalars import LossWatch, amp_scale, as_number, learning_rate
 from trackside.draft import StepDraft
 from trackside.guard import Guard
@@ -27,6 +28,7 @@ class Collector:
         clip: ClipWatch,
         guard: Guard,
         can_copy: Callable[[], bool],
+        thread: TrainingThread,
     ) -> None:
         """Take over the parts.
 
@@ -38,6 +40,7 @@ class Collector:
             clip: of torch's clipping.
             guard: around every hook.
             can_copy: whether there is room for what a sampled step would copy.
+            thread: the one that trains; what others do is none of ours.
         """
         self._tap = tap
         self._gradients = gradients
@@ -46,8 +49,10 @@ class Collector:
         self._clip = clip
         self._guard = guard
         self._can_copy = can_copy
+        self._thread = thread
         self._parameters: Callable[[], Sequence[torch.Tensor]] = tuple
-        self._had_gradients = False  # when the backward in progress began
+        self._own: Callable[[], Sequence[torch.Tensor]] = tuple
+        self._trace = GradientTrace()
         self._is_armed_in_time = False  # before the first backward of the step
 
     @property
@@ -55,11 +60,20 @@ class Collector:
         """Whether anything listens within forward or backward, where compiled code says nothing."""
         return self._tap is not None or self._local_norm is not None
 
-    def arm(self, parameters: Callable[[], Sequence[torch.Tensor]]) -> None:
-        """Listen to the next forward and backward; ``parameters`` are those to be updated."""
+    def arm(
+        self,
+        parameters: Callable[[], Sequence[torch.Tensor]],
+        own: Callable[[], Sequence[torch.Tensor]],
+    ) -> None:
+        """Listen to the next forward and backward.
+
+        Args:
+            parameters: returns those to be updated.
+            own: returns those whose gradients tell a loss of this session's from others.
+        """
         if self._tap is not None:
             self._tap.arm()
-        self._parameters = parameters
+        self._parameters, self._own = parameters, own
         self._is_armed_in_time = not self._loss.micro_batches
         self._loss.num_left_out = 0
         self.disarm_backward()
@@ -118,24 +132,26 @@ class Collector:
 
     def _before_backward(self, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
         del args, kwargs
-        self._guard.run("start of backward", self._look_for_gradients)
+        if not self._thread.is_other():
+            self._guard.run("start of backward", self._look_for_gradients)
 
     def _look_for_gradients(self) -> None:
-        self._had_gradients = _have_gradients(self._parameters())
+        self._trace.look(self._own())
 
     def _after_backward(self) -> None:
-        self._guard.run("end of backward", self._read_backward)
+        if not self._thread.is_other():
+            self._guard.run("end of backward", self._read_backward)
 
     def _read_backward(self) -> None:
-        parameters = self._parameters()
-        begins = not self._had_gradients and _have_gradients(parameters)
+        own, parameters = self._own(), self._parameters()
+        had_any, has_changed = self._trace.had_any, self._trace.look(own)
         # Shards get their gradients at the last micro-batch only, and all count.
-        if begins and not any(map(is_sharded, parameters)):
-            self._loss.begin_with_last_call()
+        if not any(map(is_sharded, own)):
+            if had_any and not has_changed:
+                self._loss.leave_out_last_call()
+                return
+            if has_changed and not had_any:
+                self._loss.begin_with_last_call()
         # torch's own clipping says what it does; of any other only the gradients tell.
         if self._gradients is not None and not self._clip.has_heard and self._can_copy():
             self._gradients.after_backward(parameters)
-
-
-def _have_gradients(parameters: Sequence[torch.Tensor]) -> bool:
-    return any(parameter.grad is not None for parameter in parameters)

@@ -6,8 +6,9 @@ imports of ``Tensor.backward`` and ``clip_grad_norm_`` too.
 """
 
 import functools
+import sys
 from collections.abc import Callable, Mapping
-from types import ModuleType
+from types import FrameType, ModuleType
 
 import torch
 from torch.compiler import is_dynamo_compiling
@@ -100,24 +101,34 @@ class FunctionHook:
             observer(args, kwargs)
 
     def _wrap(self, original: Function) -> Function:
-        depth = 0
+        is_running = False  # in any thread
 
         @functools.wraps(original)
         def wrapper(*args: object, **kwargs: object) -> object:
-            nonlocal depth
-            if is_dynamo_compiling() or depth:
+            nonlocal is_running
+            if is_dynamo_compiling() or (is_running and _is_nested()):
                 return original(*args, **kwargs)
             self._tell(args, kwargs)
-            depth = 1
+            is_running = True
             try:
                 result = original(*args, **kwargs)
             finally:
-                depth = 0
+                is_running = False
             for tell in self._after:
                 tell()
             return result
 
         return wrapper
+
+
+def _is_nested() -> bool:
+    """Whether the wrapper that asks is on this thread's stack twice."""
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - no public way to this frame
+    code = None if frame is None else frame.f_code
+    while frame is not None and (frame := frame.f_back) is not None:
+        if frame.f_code is code:
+            return True
+    return False
 
 
 # Patches of torch belong to the process, so these do too.

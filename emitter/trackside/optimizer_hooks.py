@@ -50,6 +50,19 @@ class OptimizerHooks:
             return trainable(self._optimizer)
         return [parameter for parameter in self._model.parameters() if parameter.requires_grad]
 
+    def all_parameters(self) -> list[torch.Tensor]:
+        """Return what counts as the session's own, also where it is frozen for a while.
+
+        What the optimizer updates, or all of the model as long as there is none. Both, where
+        they have nothing in common: it updates copies in another precision, say.
+        """
+        of_model: list[torch.Tensor] = list(self._model.parameters())
+        if self._optimizer is None:
+            return of_model
+        updated = [p for group in self._optimizer.param_groups for p in group["params"]]
+        own = {id(parameter) for parameter in of_model}
+        return updated if any(id(p) in own for p in updated) else [*updated, *of_model]
+
     def install(self) -> None:
         """Hook the optimizer, or all of them until one is found."""
         if self._optimizer is not None:

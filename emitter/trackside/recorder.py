@@ -27,6 +27,7 @@ from torch import nn
 from trackside.capture.clipping import ClipWatch, Number
 from trackside.capture.local_norm import LocalNorm
 from trackside.capture.logbook import STRANGE_STEP, Logbook, as_step
+from trackside.capture.owned import OwnParameters, TrainingThread
 from trackside.capture.scalars import NO_STEP, LocalClock, LossWatch, StepClock, as_number
 from trackside.closures import run_after_closure
 from trackside.collector import Collector
@@ -86,8 +87,7 @@ class Recorder:
         takes_attention = config.attention and place.rank == 0
         self._tap = make_tap(self._root, config, self.guard.report) if takes_attention else None
         self._gradients = make_gradient_tap(self._root, config)
-        self._loss = LossWatch()
-        self._clip = ClipWatch()
+        self._loss, self._thread = LossWatch(), TrainingThread()
         self._note = Notes().say
         self.logbook = Logbook(config.ring_bytes)
         self._outbox = Outbox(
@@ -97,6 +97,7 @@ class Recorder:
             step_bytes=config.step_budget_bytes,
             note=self._note,
         )
+        self._clip = ClipWatch(OwnParameters(self._hooks.all_parameters), self._outbox.can_copy)
         self._collector = Collector(
             tap=self._tap,
             gradients=self._gradients,
@@ -105,9 +106,9 @@ class Recorder:
             clip=self._clip,
             guard=self.guard,
             can_copy=self._outbox.can_copy,
+            thread=self._thread,
         )
-        self._clock = StepClock()
-        self._local_clock = LocalClock()
+        self._clock, self._local_clock = StepClock(), LocalClock()
         self._stance = Stance()
         self._every = config.every
         self._epoch: int | None = None
@@ -199,7 +200,7 @@ class Recorder:
         self.step += 1
         self.steps_seen += 1
         if self._clip.norms and not self._clip.end_plain_step():
-            self._run_in_optimizer("clipping", self._end_clipping)
+            self._run_in_optimizer("clipping", self._clip.end_step)
         if self._is_sampling:
             self._is_sampling = False  # whatever fails in there
             self._run_in_optimizer("end of an optimizer step", self._finish)
@@ -233,7 +234,7 @@ class Recorder:
         self._stop_waiting()
         loss = self._logged_loss.newest
         if loss is None and not self._is_scaled:  # else the last value of backward is not the loss
-            loss = self._loss.last()
+            loss = self._loss.last(has_stepped=self.steps_seen > 0)
         self._outbox.close(reason, steps=self.steps_seen, sampled=self.sampled, loss=loss)
 
     def _on_forward(self) -> None:
@@ -268,6 +269,9 @@ class Recorder:
         if self._is_over:
             self.remove()
             return
+        if self._thread.is_other():
+            self._loss.note_strangers()
+            return
         if self._is_sampling:
             self._local_clock.on_backward(time.perf_counter())
         if waiting is not None:
@@ -275,7 +279,7 @@ class Recorder:
         if self._tap is not None:
             self._tap.end_block()
         if self._clip.norms:
-            self._clip.discard()  # the step it belongs to was skipped, by a GradScaler for example
+            self._clip.note_backward()
         self.guard.run("backward", self._loss.on_backward, args, kwargs)
         if self._loss.has_many:
             self._note(NO_STEP)
@@ -287,16 +291,18 @@ class Recorder:
     def _arm(self) -> None:
         """Sample the step that begins now."""
         self._local_clock.arm(time.perf_counter())
+        self._thread.set()
         self._is_sampling = self._loss.is_sampling = True
         if self._collector.needs_eager_code:
             self._stance.force_eager()
         self._hook_step()
-        self._collector.arm(self._hooks.parameters)
+        self._collector.arm(self._hooks.parameters, self._hooks.all_parameters)
 
     def _arm_late(self) -> None:
         self._is_arming_late = False
+        self._thread.set()
         if self._is_sampling and not has_compiled_parts(self._root):
-            self._collector.arm(self._hooks.parameters)
+            self._collector.arm(self._hooks.parameters, self._hooks.all_parameters)
 
     def _disarm(self) -> None:
         """Leave the step that begins now alone after all."""
@@ -322,12 +328,6 @@ class Recorder:
         self._note(*self._collector.read(draft, optimizer))
         self._is_scaled = self._is_scaled or draft.amp_scale is not None
         self._draft = draft
-
-    def _end_clipping(self) -> None:
-        if self._outbox.can_copy():
-            self._clip.end_step()
-        else:
-            self._clip.discard()
 
     def _finish(self) -> None:
         """Complete the draft after the step and send it on its way."""

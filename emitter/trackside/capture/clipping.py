@@ -7,10 +7,12 @@ from typing import Any
 import torch
 
 from trackside.capture.gradients import is_partial, local, total_norm
+from trackside.capture.owned import OwnParameters
 
 MAX_UNREAD = 1024  # steps; each holds a block of 512 bytes on the device
 _NUMBERS = (float, int)
 _NAMES = ("parameters", "max_norm", "total_norm")
+_NUM_PLAIN = len(_NAMES)  # all are given by position
 Number = float | torch.Tensor
 """A value, or a 0-d tensor on a device that is not waited for."""
 
@@ -45,10 +47,21 @@ class ClipWatch:
     themselves, their norms are put together, and the last limit counts.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, own: OwnParameters | None = None, can_compute: Callable[[], bool] | None = None
+    ) -> None:
+        """Start empty.
+
+        Args:
+            own: calls that clip none of these are another model's; None to count all.
+            can_compute: whether work may be given to a device now; None for always.
+        """
         self.norms: list[torch.Tensor] = []
         """Of the step in progress, of each time it was clipped, or could have been."""
 
+        self._own, self._can_compute = own, can_compute
+        self._first: object = None  # of the parameters in the last call that clipped our own
+        self._is_old = False  # backward has run since the norms came
         self._max_norm: float | None = None
         self._is_in_parts = False  # norms that no rank knows: then all of them are
         self._num_clipped: torch.Tensor | None = None  # of the steps that are compared
@@ -62,9 +75,11 @@ class ClipWatch:
 
     def on_plain_clip(self, args: Sequence[object]) -> bool:
         """Take a call of the usual form, quickly; False where it needs `on_clip`."""
-        if len(args) < len(_NAMES):
+        if len(args) < _NUM_PLAIN:
             return False
-        limit, norm = args[1], args[2]
+        parameters, limit, norm = args[0], args[1], args[2]
+        if type(parameters) is not list or not parameters or parameters[0] is not self._first:
+            return False
         if type(norm) is not torch.Tensor or not isinstance(limit, _NUMBERS):
             return False
         self.norms.append(norm)
@@ -75,6 +90,13 @@ class ClipWatch:
         """Take a call of ``clip_grads_with_norm_(parameters, max_norm, total_norm, ...)``."""
         given: dict[str, Any] = {**dict(zip(_NAMES, args, strict=False)), **kwargs}
         norm, limit = given["total_norm"], given["max_norm"]
+        parameters = given["parameters"]
+        if self._own is not None and not self._own.are_in(parameters):
+            return
+        if isinstance(parameters, list) and parameters:
+            self._first = parameters[0]
+        if self._is_old:  # the step of what is there was skipped, by a GradScaler for example
+            self.discard()
         if is_partial(norm):
             self._is_in_parts = True
         else:
@@ -83,6 +105,10 @@ class ClipWatch:
             self.norms.append(known)
         is_known = not isinstance(limit, torch.Tensor) or limit.device.type == "cpu"
         self._max_norm = float(limit) if is_known else None
+
+    def note_backward(self) -> None:
+        """Let what comes next take the place of what is there; until then it may be stepped on."""
+        self._is_old, self._first = True, None
 
     def event(self) -> ClipEvent | None:
         """Return the clip event of the step in progress, None where nothing was clipped."""
@@ -107,8 +133,9 @@ class ClipWatch:
         return True
 
     def end_step(self) -> None:
-        """Note the step in progress, and begin the next."""
-        if self._max_norm is not None and self.norms:
+        """Note the step in progress, if that can be done now, and begin the next."""
+        can_compute = self._can_compute is None or self._can_compute()
+        if can_compute and self._max_norm is not None and self.norms:
             largest = self.norms[0]
             for norm in self.norms[1:]:
                 largest = torch.maximum(largest, norm)
@@ -118,11 +145,14 @@ class ClipWatch:
         self.discard()
 
     def discard(self) -> None:
-        """Forget the step in progress: it was skipped."""
+        """Forget the step in progress."""
         self.norms.clear()
+        self._is_old = False
 
     def take_tally(self) -> ClipTally:
         """Return what was seen since the last call."""
+        if self._own is not None:
+            self._own.forget()
         self._compare()
         count, self._num_clipped = self._num_clipped, None
         peak, self._peak = self._peak, None

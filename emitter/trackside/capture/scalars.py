@@ -45,6 +45,8 @@ class LossWatch:
         """Whether the losses of a step's micro-batches add up to its loss, already divided."""
 
         self._last: torch.Tensor | None = None
+        self._before_call: tuple[torch.Tensor | None, torch.Tensor | None, int] = (None, None, 0)
+        self._has_strangers = False  # others have called backward between ours and our step
         self._total: torch.Tensor | None = None  # of the losses that are kept
         self._num_losses = 0
         self._is_of_last_call = False  # whether the last call of backward was on the last loss
@@ -81,6 +83,7 @@ class LossWatch:
         if (args[1] if len(args) > 1 else kwargs.get("grad_tensors")) is not None:
             return  # not a loss: the gradient comes from outside
         self.micro_batches += 1
+        self._before_call = self._last, self._total, self._num_losses
         self._last = root.detach().reshape(())
         self._is_of_last_call = True
         if self.is_sampling:
@@ -93,9 +96,22 @@ class LossWatch:
         because they were not finite.
         """
         self._total, self._num_losses = None, 0
+        self._before_call = self._last, None, 0
         if self._last is not None and self._is_of_last_call:
             self._keep(self._last)
         self.num_left_out = self.micro_batches - self._num_losses
+
+    def leave_out_last_call(self) -> None:
+        """Forget the loss of the last call: another model's, it changed no gradient of ours."""
+        if self._is_of_last_call:
+            self._last, self._total, self._num_losses = self._before_call
+            self.num_left_out += 1
+            self._is_of_last_call = False
+            self.note_strangers()
+
+    def note_strangers(self) -> None:
+        """Trust no loss any more that was not looked at in a sampled step: others train too."""
+        self._has_strangers = True
 
     def of_step(self, scale: Number | None) -> Number | None:
         """Return the loss of the micro-batches so far, divided by the loss scale.
@@ -108,9 +124,14 @@ class LossWatch:
             loss = self._total if self.are_shares else self._total / self._num_losses
             return as_number(loss if scale is None else loss / scale)
 
-    def last(self) -> torch.Tensor | None:
-        """Return the last loss, as backward saw it; None where that is a share."""
-        return None if self.are_shares else self._last
+    def last(self, *, has_stepped: bool) -> torch.Tensor | None:
+        """Return the last loss, as backward saw it.
+
+        None where that is a share, or may be another model's: after a step, only the last call
+        before it is surely of this one.
+        """
+        is_after_step = has_stepped and self.micro_batches > 0
+        return None if self.are_shares or self._has_strangers or is_after_step else self._last
 
     def is_of_next_step(self, value: object) -> bool:
         """Whether a loss with a graph is another than the last that backward was called on."""
@@ -121,14 +142,15 @@ class LossWatch:
     def end_step(self) -> None:
         """Begin the next step."""
         self.micro_batches = 0
-        self._total, self._num_losses = None, 0
+        if self._num_losses:
+            self._total, self._num_losses = None, 0
 
     def _keep(self, loss: torch.Tensor) -> None:
         """Add a loss up, at once: who never steps must not fill the memory."""
         if self._total is None:
             self._total = loss.to(torch.float32, copy=True)
         else:
-            self._total.add_(loss.to(torch.float32))
+            self._total = self._total + loss.to(torch.float32)
         self._num_losses += 1
 
 
