@@ -96,11 +96,15 @@ class PatientOutputs:
     def problem(self) -> str | None:
         """What is wrong: the file system does not answer, or another daemon writes there."""
         if self.is_silent:
-            what = "is not read yet" if self._outputs is None else "is not written"
+            why = (
+                "is its server alive?"
+                if self._outputs
+                else "is its history that long, or its server not alive?"
+            )
+            what = "written" if self._outputs else "read"
             return (
-                f"{self.directory} {what}: its file system has not answered for more than "
-                f"{SILENT_S:g} s; is its server alive? Other runs go on, and so does this one "
-                "when it answers"
+                f"{self.directory} is not {what} after {SILENT_S:g} s: {why} "
+                "Other runs go on, and so does this one then"
             )
         return None if self._outputs is None else self._outputs.rival
 
@@ -240,7 +244,7 @@ class PatientOutputs:
                 logger.error("%s", self.problem)
             return False
         if self._is_silence_told:
-            logger.warning("the file system of %s answers again", self.directory)
+            logger.warning("%s: what took so long is done, going on", self.directory)
         self._under_way, self._is_silence_told = None, False
         self._ended[call.key] = call
         return True

@@ -267,8 +267,6 @@ def sweep(directory: Path) -> tuple[Path, ...]:
             with _opened(path, os.O_RDWR) as descriptor:
                 # Held while unlinking: a writer that opened the file before sees that it is gone.
                 fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if ring_path.exists():
-                    continue
                 unfinished = ring_path.with_name(ring_path.name + UNFINISHED_SUFFIX)
                 for left in (unfinished, path):
                     if left.exists():
@@ -300,7 +298,7 @@ class AliveLock:
                 fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if _identity(os.fstat(descriptor)) == _identity(path.lstat()):
                     return cls(path, descriptor)
-            except FileNotFoundError:
+            except (BlockingIOError, FileNotFoundError):
                 pass  # a sweeper took the file between our open and our lock: make it anew
             except BaseException:
                 os.close(descriptor)

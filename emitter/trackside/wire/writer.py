@@ -107,14 +107,6 @@ class RingWriter:
         memory, lock = segment.create(directory, header, hello)
         return cls(directory / name.file_name, memory, header, lock, clock)
 
-    @property
-    def free_bytes(self) -> int:
-        """Bytes that could be written now, record headers and padding included."""
-        if not self._is_active():
-            return 0
-        self._known_read = self._read_cursor()
-        return self.capacity_bytes - (self._write - self._known_read)
-
     def publish(
         self,
         kind: RecordKind,

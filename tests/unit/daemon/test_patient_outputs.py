@@ -129,7 +129,7 @@ def test_a_server_that_does_not_answer_is_named_and_so_is_its_return(
             site.commit(1)
     assert site.outputs.is_silent
     problem = str(site.outputs.problem)
-    assert problem.startswith(f"{site.outputs.directory} is not written: its file system has not")
+    assert problem.startswith(f"{site.outputs.directory} is not written after 10 s")
     site.server.answers.set()
 
     site.until_done(lambda: site.commit(1))
@@ -137,7 +137,7 @@ def test_a_server_that_does_not_answer_is_named_and_so_is_its_return(
     assert site.outputs.problem is None
     assert [entry.message for entry in caplog.records] == [
         problem,
-        f"the file system of {site.outputs.directory} answers again",
+        f"{site.outputs.directory}: what took so long is done, going on",
     ]
 
 

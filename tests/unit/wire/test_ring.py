@@ -84,7 +84,8 @@ def test_commit_makes_room(make_writer: MakeWriter) -> None:
 
     reader.commit(record.end)
 
-    assert writer.free_bytes == 128
+    assert writer.has_room(128)
+    assert not writer.has_room(129)
     assert publish(writer, 2) is PublishResult.PUBLISHED
 
 

@@ -116,7 +116,7 @@ def test_closed_writer_is_inactive(make_writer: MakeWriter) -> None:
     writer.count_drop(DropCause.OTHER)
 
     assert publish(writer, 1) is PublishResult.INACTIVE
-    assert writer.free_bytes == 0
+    assert not writer.has_room(0)
     assert writer.drops == {}
 
 

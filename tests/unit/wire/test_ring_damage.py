@@ -32,7 +32,7 @@ def filled(make_writer: MakeWriter) -> tuple[Path, bytes, Published]:
     rng = random.Random(5)
     published: Published = {}
     sequence = 0
-    while writer.free_bytes < RING or sequence < 40:
+    while not writer.has_room(RING) or sequence < 40:
         metadata, payload = rng.randbytes(rng.randrange(90)), rng.randbytes(rng.randrange(500))
         arrays = [(0, memoryview(payload))]
         result = writer.publish(RecordKind.STEP, 7, metadata, arrays, len(payload))

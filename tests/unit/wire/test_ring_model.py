@@ -173,7 +173,9 @@ class RingMachine(RuleBasedStateMachine):
         assert self.reader.corrupt_records == 0
         assert self.reader.torn_records == 0
         if not self.is_closed:
-            assert self.writer.free_bytes == self.capacity - (self.write - self.read)
+            num_free = self.capacity - (self.write - self.read)
+            assert self.writer.has_room(num_free)
+            assert not self.writer.has_room(num_free + 1)
 
     def teardown(self) -> None:
         if not hasattr(self, "writer"):

@@ -1,6 +1,5 @@
 """Files in the node-local directory: names, refusals, liveness, leftovers."""
 
-import fcntl
 import os
 import re
 import shutil
@@ -8,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from alive_elsewhere import is_alive_for_others
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,7 +15,12 @@ from trackside.errors import ConfigError, SegmentNotCreated, SegmentRefused
 from trackside.wire import segment
 from trackside.wire.records import RecordKind
 from trackside.wire.ring import RingReader, RingWriter
-from trackside.wire.segment import SegmentName, ensure_node_directory, node_directory, scan
+from trackside.wire.segment import (
+    SegmentName,
+    ensure_node_directory,
+    node_directory,
+    scan,
+)
 
 MakeWriter = Callable[..., RingWriter]
 RUN_IDS = st.from_regex(r"[A-Za-z0-9._-]{1,100}", fullmatch=True)
@@ -182,15 +187,6 @@ def test_same_name_twice_is_refused_and_the_first_lives_on(shm_dir: Path) -> Non
     writer.close()
 
 
-def is_alive_for_others(path: Path) -> bool:
-    """Ask from another process, which is where a POSIX lock shows."""
-    child = os.fork()
-    if child == 0:
-        os._exit(10 + segment.is_writer_alive(path))
-    _, status = os.waitpid(child, 0)
-    return {10: False, 11: True}[os.waitstatus_to_exitcode(status)]
-
-
 def test_writer_is_alive_until_it_closes(make_writer: MakeWriter) -> None:
     writer = make_writer()
     writer.publish(RecordKind.STEP, 1, b"")
@@ -260,52 +256,6 @@ def test_remove_is_fine_with_what_is_missing(make_writer: MakeWriter) -> None:
     segment.remove(path)
 
     assert not any(path.parent.iterdir())
-
-
-def test_sweep_removes_what_a_killed_creation_left(shm_dir: Path) -> None:
-    dead = [shm_dir / "run.r0.1.a.alive", shm_dir / "run.r0.1.a.ring.tmp"]
-    for path in dead:
-        path.touch()
-
-    removed = segment.sweep(shm_dir)
-
-    assert sorted(removed) == dead
-    assert not any(shm_dir.iterdir())
-
-
-def test_sweep_leaves_a_creation_that_is_under_way(shm_dir: Path) -> None:
-    alive, unfinished = shm_dir / "run.r0.1.a.alive", shm_dir / "run.r0.1.a.ring.tmp"
-    ready_read, ready_write = os.pipe()
-    end_read, end_write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(end_write)
-        descriptor = os.open(alive, os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.lockf(descriptor, fcntl.LOCK_EX)
-        unfinished.touch()
-        os.write(ready_write, b"x")
-        os.read(end_read, 1)
-        os._exit(0)
-    os.read(ready_read, 1)
-
-    removed = segment.sweep(shm_dir)
-
-    os.close(end_write)
-    os.waitpid(child, 0)
-    for descriptor in (ready_read, ready_write, end_read):
-        os.close(descriptor)
-    assert removed == ()
-    assert unfinished.exists()
-    assert len(segment.sweep(shm_dir)) == 2
-
-
-def test_sweep_leaves_finished_segments_of_dead_writers(make_writer: MakeWriter) -> None:
-    writer = make_writer()
-    writer.publish(RecordKind.STEP, 1, b"")
-    writer.close()
-
-    assert segment.sweep(writer.path.parent) == ()
-    assert scan(writer.path.parent) == (writer.path,)
 
 
 def refuse(path: Path, complaint: str) -> None:
