@@ -96,15 +96,11 @@ class PatientOutputs:
     def problem(self) -> str | None:
         """What is wrong: the file system does not answer, or another daemon writes there."""
         if self.is_silent:
-            why = (
-                "is its server alive?"
-                if self._outputs
-                else "is its history that long, or its server not alive?"
-            )
-            what = "written" if self._outputs else "read"
+            what = "written" if self.is_open else "read"
+            history = "" if self.is_open else " or its history long"
             return (
-                f"{self.directory} is not {what} after {SILENT_S:g} s: {why} "
-                "Other runs go on, and so does this one then"
+                f"{self.directory} is not {what} after {SILENT_S:g} s: is its server stopped"
+                f"{history}? Other runs go on, and so does this one when that is over"
             )
         return None if self._outputs is None else self._outputs.rival
 

@@ -64,12 +64,16 @@ class Retry:
     problem: str | None = None
     """What went wrong last, None while all is well."""
 
+    _told: set[str] = field(default_factory=set)
+    """What went wrong since all was well: steps that take turns at failing are not told again."""
+
     def failed(self, problem: str, now: float) -> None:
         """Note a failure; it is logged when it is new."""
         self.wait_s = min(max(2 * self.wait_s, FIRST_RETRY_S), MAX_RETRY_S)
         self.not_before = now + self.wait_s
-        if problem != self.problem:
-            self.problem = problem
+        self.problem = problem
+        if problem not in self._told:
+            self._told.add(problem)
             logger.error("%s; nothing is lost, it is tried again", problem)
 
     def succeeded(self) -> None:
@@ -77,6 +81,7 @@ class Retry:
         if self.problem is not None:
             logger.warning("outputs can be written again after: %s", self.problem)
         self.wait_s, self.not_before, self.problem = 0.0, 0.0, None
+        self._told.clear()
 
 
 @dataclass(slots=True)

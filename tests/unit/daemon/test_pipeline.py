@@ -237,6 +237,22 @@ def test_commit_that_fails_is_tried_again_with_growing_patience(
     assert [entry.step for entry in pipeline.commit(3.0)] == [1]
 
 
+def test_steps_that_fail_in_turns_are_told_once_until_all_is_well(
+    pipeline: Pipeline, caplog: pytest.LogCaptureFixture
+) -> None:
+    retry = pipeline.retry
+    for now in range(4):
+        for step in (1, 2):
+            retry.failed(f"cannot write step_{step}", float(now))
+    assert len(caplog.records) == 2
+    retry.succeeded()
+
+    retry.failed("cannot write step_1", 5.0)
+
+    levels = [entry.levelname for entry in caplog.records]
+    assert levels == ["ERROR", "ERROR", "WARNING", "ERROR"]
+
+
 def test_what_only_this_process_knows_is_added_once(
     pipeline: Pipeline, outputs: FakeOutputs
 ) -> None:
