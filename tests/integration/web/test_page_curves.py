@@ -7,6 +7,8 @@ import pytest
 from shown_page import add_run, loss_readout, wait_for_text
 from web_site import WebSite, append, make_line, make_run
 
+from tracksided.web.served import run_key
+
 pytestmark = pytest.mark.integration
 
 LIGHT = {"color_scheme": "light", "viewport": {"width": 1360, "height": 900}}
@@ -72,6 +74,16 @@ def step_at(page: Any, part: float) -> str:
     return found.rsplit("step ", maxsplit=1)[-1]
 
 
+def zoom_in(page: Any) -> None:
+    """Drag from a quarter to the half of the loss curve."""
+    box = page.locator("#chart-loss .u-over").bounding_box()
+    row = box["y"] + 60
+    page.mouse.move(box["x"] + 0.25 * box["width"], row)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.5 * box["width"], row, steps=4)
+    page.mouse.up()
+
+
 def test_curves_reach_to_the_newest_step(site: WebSite, run: str, open_page: Any):
     del run
     page = open_page(site.port, **LIGHT)
@@ -92,12 +104,7 @@ def test_a_zoom_stays_while_steps_come_until_it_is_taken_back(
     del run
     page = open_page(site.port, **LIGHT)
     wait_for_text(loss_readout(page), "step 20")
-    box = page.locator("#chart-loss .u-over").bounding_box()
-    row = box["y"] + 60
-    page.mouse.move(box["x"] + 0.25 * box["width"], row)
-    page.mouse.down()
-    page.mouse.move(box["x"] + 0.5 * box["width"], row, steps=4)
-    page.mouse.up()
+    zoom_in(page)
     # Of 20 steps a quarter is at 5.75, the half at 10.5: 6 to 10 are left.
     assert (step_at(page, 0), step_at(page, 1)) == ("6", "10")
 
@@ -110,6 +117,23 @@ def test_a_zoom_stays_while_steps_come_until_it_is_taken_back(
 
     page.locator("#chart-loss .u-over").dblclick()
     assert (step_at(page, 0), step_at(page, 1)) == ("1", "21")
+
+
+def test_a_zoom_that_shows_none_of_the_runs_is_taken_back(site: WebSite, open_page: Any):
+    late = [make_line("late", step) for step in range(100, 120)]
+    show(site, early=[make_line("early", step) for step in range(1, 21)], late=late)
+    early = run_key("early", site.root / "early")
+    page = open_page(site.port, f"#runs={early}&open={early}", **LIGHT)
+    wait_for_text(loss_readout(page), "step 20")
+    zoom_in(page)
+    page.mouse.move(1, 1)
+
+    page.get_by_role("checkbox", name="Draw late").check()
+    wait_for_text(loss_readout(page), "newest")
+    assert (step_at(page, 0), step_at(page, 1)) == ("6", "10")
+    page.get_by_role("checkbox", name="Draw early").uncheck()
+    wait_for_text(loss_readout(page), "step 119")
+    assert (step_at(page, 0), step_at(page, 1)) == ("100", "119")
 
 
 def test_a_loss_that_is_not_finite_is_told_from_one_that_is_unknown(

@@ -78,8 +78,9 @@ class Chart {
       this.shape = shape;
       this.rebuild();
     } else {
-      const zoom = this.zoom();
-      this.plot.setData(this.plotData(), zoom === null);
+      const data = this.plotData();
+      const zoom = this.zoom(data[0]);
+      this.plot.setData(data, zoom === null);
       if (zoom) this.plot.setScale("x", zoom);
     }
     this.describe();
@@ -117,16 +118,18 @@ class Chart {
     return columns.length === 1 ? columns[0] : uPlot.join(columns);
   }
 
-  /** The steps that somebody zoomed in to, {min, max}; null where all are shown. */
-  zoom() {
+  /** What somebody zoomed in to, {min, max}; null where all is shown, or none of the next steps. */
+  zoom(next) {
     if (!this.plot) return null;
     const { min, max } = this.plot.scales.x;
-    const steps = this.plot.data[0];
-    return min > steps[0] || max < steps.at(-1) ? { min, max } : null;
+    const drawn = this.plot.data[0];
+    const isZoomed = min > drawn[0] || max < drawn.at(-1);
+    return isZoomed && min <= next.at(-1) && max >= next[0] ? { min, max } : null;
   }
 
   rebuild() {
-    const zoom = this.zoom();
+    const data = this.runs.length ? this.plotData() : [[]];
+    const zoom = this.zoom(data[0]);
     this.plot?.destroy();
     this.plot = null;
     this.box.replaceChildren();
@@ -152,7 +155,7 @@ class Chart {
       }))],
       hooks: { setCursor: [(plot) => this.read(plot.cursor.idx ?? null)] },
     };
-    this.plot = new uPlot(options, this.plotData(), this.box);
+    this.plot = new uPlot(options, data, this.box);
     if (zoom) this.plot.setScale("x", zoom);
   }
 
