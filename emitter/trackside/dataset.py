@@ -1,5 +1,6 @@
 """What a user says of a data set: facts as scalars and as one table."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -14,6 +15,8 @@ SUMMARY_TAG = f"{GROUP}/Summary"
 MAX_ENTRIES = 64  # of one distribution
 MAX_NUMBERS = 512  # in all: what travels with one step is bounded
 MAX_CELL_CHARS = 200
+# What Markdown would take for its own; an underscore within a word is none of it.
+_MARKUP = re.compile(r"[\\`*|]|(?<![A-Za-z0-9])_+|_+(?![A-Za-z0-9])|(?<=\])\(")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,5 +109,6 @@ def _written(value: float) -> str:
 
 
 def _cell(value: object) -> str:
-    text = str(value).replace("|", "\\|").replace("\n", " ")
-    return text if len(text) <= MAX_CELL_CHARS else f"{text[: MAX_CELL_CHARS - 3]}..."
+    text = str(value).replace("\n", " ")
+    text = text if len(text) <= MAX_CELL_CHARS else f"{text[: MAX_CELL_CHARS - 3]}..."
+    return _MARKUP.sub(lambda found: re.sub(r"(.)", r"\\\1", found[0]), text)

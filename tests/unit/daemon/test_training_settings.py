@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from observed import make_report
+from shown_cell import LIKE_MARKUP, shown_cell
 
 from tracksided.reports import StepReport
 from tracksided.training_settings import (
@@ -85,6 +86,13 @@ def test_settings_are_a_table() -> None:
     assert "| betas | [0.9, 0.95] |" in text.text
     assert "| version of torch | 0 |" in text.text
     assert "| sampled | every 10 steps |" in text.text
+
+
+@pytest.mark.parametrize("value", LIKE_MARKUP)
+def test_a_setting_is_shown_as_it_is(value: str) -> None:
+    text = training_settings_text(report_of({"modules": value}).hello, 1).text
+
+    assert shown_cell(text, "modules") == value
 
 
 def test_endless_settings_are_cut_and_said_so() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from shown_cell import LIKE_MARKUP, shown_cell
 
 from trackside.dataset import MAX_ENTRIES, describe
 from trackside.errors import ConfigError
@@ -52,6 +53,11 @@ def test_everything_is_in_the_table() -> None:
         "| levels/easy | 0.5 |",
         "| nan | nan |",
     ]
+
+
+@pytest.mark.parametrize("fact", LIKE_MARKUP)
+def test_a_fact_is_shown_as_it_is(fact: str) -> None:
+    assert shown_cell(describe({"source": fact}).summary, "source") == fact
 
 
 def test_a_distribution_without_end_is_cut() -> None:
