@@ -1,14 +1,11 @@
 """A run's outputs as the daemon's loop sees them: a thread writes, the loop waits only so long.
 
-A call to a file system whose server is stopped returns when that answers again, be it in a week.
-It must not keep other runs, or the daemon's sign of life, waiting. Nor must a history that takes
-minutes to read.
+A file server that is stopped must not keep other runs, or the daemon's sign of life, waiting. Nor
+must a history that takes minutes to read.
 """
 
 import contextlib
 import logging
-import queue
-import threading
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
@@ -18,15 +15,12 @@ from typing import Any, TypeVar
 from trackside.wire.records import Hello
 from tracksided.errors import OutputError, OutputPending
 from tracksided.outputs import RunOutputs
+from tracksided.patient_thread import NEVER_ASKED, SILENT_S, PatientThread
 from tracksided.reports import Alert, Scalar, SegmentProgress, StepReport, Text
 
 logger = logging.getLogger(__name__)
 
 WAIT_S = 0.1  # for a call to end: a disk syncs in less, and forty runs may wait for one server
-SILENT_S = 10.0  # of a call that has not ended: longer than a busy disk makes one wait
-CLOSE_WAIT_S = 1.0
-
-_NEVER_ASKED = None  # key of a call that is not made again
 
 _Result = TypeVar("_Result")
 
@@ -51,25 +45,12 @@ class PatientOutputs:
             directory: of the run.
             open_outputs: opens it; may take its time.
             clock: monotonic seconds.
-
-        Raises:
-            OutputError: no thread can be started.
         """
         self.directory = directory
         self._open_outputs = open_outputs
-        self._clock = clock
         self._outputs: RunOutputs | None = None
-        self._queue: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
-        self._under_way: _Call | None = None
-        self._began_at = 0.0
+        self._thread = PatientThread(WAIT_S, clock)
         self._is_silence_told = False
-        self._ended: dict[Hashable, _Call] = {}
-        # Not waited for at the end of the process, which a call that hangs would keep.
-        self._thread = threading.Thread(target=self._serve, name="outputs", daemon=True)
-        try:
-            self._thread.start()
-        except RuntimeError as error:
-            raise OutputError(f"cannot write {directory}: {error}; raise `ulimit -u`") from error
 
     def open(self) -> None:
         """Open the directory, unless it is open.
@@ -88,9 +69,7 @@ class PatientOutputs:
     @property
     def is_silent(self) -> bool:
         """Whether the file system has not answered for so long that nothing more is sent there."""
-        call = self._under_way
-        is_waiting = call is not None and not call.done.is_set()
-        return is_waiting and self._clock() - self._began_at >= SILENT_S
+        return self._thread.is_silent
 
     @property
     def problem(self) -> str | None:
@@ -161,11 +140,11 @@ class PatientOutputs:
         What cannot be written is told in the log.
         """
         act = partial(self._note_average, average, scalars, texts)
-        if self._is_free():
+        if self._thread.is_free:
             with contextlib.suppress(OutputPending):
-                self._do(_NEVER_ASKED, act)
+                self._do(NEVER_ASKED, act)
         else:
-            self._queue.put(_Call(_NEVER_ASKED, act))
+            self._thread.do_later(act)
 
     def finish(
         self,
@@ -184,9 +163,7 @@ class PatientOutputs:
 
     def close(self) -> None:
         """Close all files and end the thread; one that hangs is left to itself."""
-        self._queue.put(_Call(None, self._close_outputs))
-        self._queue.put(None)
-        self._thread.join(CLOSE_WAIT_S)
+        self._thread.close(self._close_outputs)
 
     @property
     def _opened(self) -> RunOutputs:
@@ -209,65 +186,22 @@ class PatientOutputs:
             self._outputs.close()
 
     def _do(self, key: Hashable, act: Callable[[], _Result]) -> _Result:
-        """Do something in the thread, or get what became of it.
-
-        Args:
-            key: equal for the same call.
-            act: what to do.
-        """
-        is_free = self._is_free()
-        self._ended.pop(_NEVER_ASKED, None)
-        call = self._ended.pop(key, None)
-        if call is None and is_free:
-            call = self._under_way = _Call(key, act)
-            self._began_at = self._clock()
-            self._queue.put(call)
-            call.done.wait(WAIT_S)
-            call = self._ended.pop(key, None) if self._is_free() else None
+        """Do something in the thread, or get what became of it."""
+        try:
+            call = self._thread.do(key, act)
+        except RuntimeError as error:
+            raise OutputError(f"cannot write {self.directory}: {error}; see `ulimit -u`") from error
+        self._tell_silence()
         if call is None:
             raise OutputPending(f"{self.directory} is being written")
         result: _Result = call.result()
         return result
 
-    def _is_free(self) -> bool:
-        """Take note of what the call under way has come to; whether there is none."""
-        call = self._under_way
-        if call is None:
-            return True
-        if not call.done.is_set():
-            if self.is_silent and not self._is_silence_told:
-                self._is_silence_told = True
-                logger.error("%s", self.problem)
-            return False
-        if self._is_silence_told:
+    def _tell_silence(self) -> None:
+        if self.is_silent == self._is_silence_told:
+            return
+        self._is_silence_told = self.is_silent
+        if self.is_silent:
+            logger.error("%s", self.problem)
+        else:
             logger.warning("%s: what took so long is done, going on", self.directory)
-        self._under_way, self._is_silence_told = None, False
-        self._ended[call.key] = call
-        return True
-
-    def _serve(self) -> None:
-        while (call := self._queue.get()) is not None:
-            call.run()
-
-
-class _Call:
-    """Something to be done in the thread, and what became of it."""
-
-    def __init__(self, key: Hashable, act: Callable[[], Any]) -> None:
-        self.key = key
-        self.done = threading.Event()
-        self._act = act
-        self._value: Any = None
-        self._error: Exception | None = None
-
-    def run(self) -> None:
-        try:
-            self._value = self._act()
-        except Exception as error:  # noqa: BLE001 - raised again in the thread that asked
-            self._error = error
-        self.done.set()
-
-    def result(self) -> Any:
-        if self._error is not None:
-            raise self._error
-        return self._value

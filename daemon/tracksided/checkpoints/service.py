@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import ParamSpec
 
@@ -14,8 +15,9 @@ from tracksided.checkpoints.process import COMMAND, ChildProcess
 from tracksided.checkpoints.settling import Happening
 from tracksided.checkpoints.sweeping import sweep
 from tracksided.checkpoints.watched import Watched
-from tracksided.checkpoints.watcher import look
+from tracksided.checkpoints.watcher import Look, look
 from tracksided.config import DEFAULT_LAST, DEFAULT_MINIMUM, DEFAULT_POLL_S
+from tracksided.patient_thread import NEVER_ASKED
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +99,7 @@ class CheckpointService:
         watched = self._watched.pop(directory.absolute(), None)
         if watched is not None:
             self._events.unfollow(watched.directory)
+            watched.calls.close()
             logger.info("checkpoints in %s are watched no longer", watched.directory)
 
     def poll(self, now: float) -> tuple[AverageEvent, ...]:
@@ -113,11 +116,11 @@ class CheckpointService:
         is_poll = self._next_look is None or now >= self._next_look
         if is_poll:
             self._next_look = now + self._poll_seconds
-        for watched in self._watched.values():
-            if is_poll:
-                events.append(self._guard(watched, self._follow, watched, now))
-            if is_poll or _is_past(watched.settling.next_look, now):
-                events.append(self._guard(watched, self._look, watched, now))
+        events += (
+            self._guard(watched, self._look, watched, now, is_poll=is_poll)
+            for watched in self._watched.values()
+            if is_poll or _is_past(watched.settling.next_look, now)
+        )
         if self._running is None:
             due = next((watched for watched in self._watched.values() if watched.is_due), None)
             if due is not None:
@@ -181,7 +184,9 @@ class CheckpointService:
         if self._running is not None:
             running, self._running = self._running, None
             running.child.end()
-            sweep(placement_for(running.watched.directory).directory)
+            running.watched.calls.close(partial(_sweep_beside, running.watched.directory))
+        for watched in self._watched.values():
+            watched.calls.close()
 
     def _guard(
         self,
@@ -229,15 +234,17 @@ class CheckpointService:
             if watched is not None:
                 watched.settling.note(notice.name, notice.happening, now)
 
-    def _follow(self, watched: Watched, now: float) -> None:
-        if self._events.follow(watched.directory):
+    def _look(self, watched: Watched, now: float, *, is_poll: bool) -> None:
+        seen = _seen_in(watched)
+        if seen is not None and is_poll and self._events.follow(watched.directory):
             watched.settling.note("", Happening.MISSED, now)
-
-    def _look(self, watched: Watched, now: float) -> None:
+            seen = _seen_in(watched)  # what came between the look and the following
+        if seen is None:
+            watched.settling.wait_for_poll()
+            return
         if watched.retry_at is not None and now >= watched.retry_at:
             watched.retry_at = None
             watched.settling.forget()
-        seen = look(watched.directory)
         settled = watched.settling.observe(
             seen, now, self._poll_seconds, is_urgent=watched.is_urgent
         )
@@ -321,7 +328,7 @@ class CheckpointService:
 
     def _crashed(self, running: _Running, reason: str, now: float) -> AverageEvent:
         watched = running.watched
-        sweep(placement_for(watched.directory).directory)
+        watched.calls.do(NEVER_ASKED, partial(_sweep_beside, watched.directory))
         watched.crashes += 1
         if watched.crashes < MAX_CRASHES:
             watched.retry_at = now + RETRY_S
@@ -343,6 +350,18 @@ class CheckpointService:
             "progress": progress,
             "polled_because": self._events.problem_of(watched.directory),
         }
+
+
+def _seen_in(watched: Watched) -> Look | None:
+    """Look at a directory; None where its file system takes its time, or does not answer."""
+    call = watched.calls.do(NEVER_ASKED, lambda: look(watched.directory))
+    watched.tell_silence()
+    seen: Look | None = None if call is None else call.result()
+    return seen
+
+
+def _sweep_beside(directory: Path) -> None:
+    sweep(placement_for(directory).directory)
 
 
 def _is_past(moment: float | None, now: float) -> bool:

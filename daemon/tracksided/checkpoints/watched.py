@@ -8,9 +8,11 @@ from tracksided.checkpoints.outcomes import AverageEvent, Outcome
 from tracksided.checkpoints.placement import placement_for
 from tracksided.checkpoints.settling import Settling
 from tracksided.checkpoints.watcher import Look
+from tracksided.patient_thread import PatientThread
 
 logger = logging.getLogger(__name__)
 
+LOOK_WAIT_S = 1.0  # for a look, which takes milliseconds where the file system answers
 MAX_REFUSED = 10  # in the status; the log names all
 
 
@@ -44,11 +46,25 @@ class Watched:
     outcome: Outcome = field(default_factory=Outcome)
     warned: set[tuple[str, str]] = field(default_factory=set)
     defects: set[str] = field(default_factory=set)
+    calls: PatientThread = field(default_factory=lambda: PatientThread(LOOK_WAIT_S))
+    """What looks at the directory, whose file server may be stopped."""
+
+    _is_silence_told: bool = False
 
     @property
     def refused(self) -> tuple[tuple[str, str], ...]:
         """Names and reasons of the last averaging, and of what was not even looked at."""
         return (*self.outcome.refused, *self.seen.refused)
+
+    def tell_silence(self) -> None:
+        """Log, once each, that a look takes too long, and that it came to its end."""
+        if self.calls.is_silent == self._is_silence_told:
+            return
+        self._is_silence_told = self.calls.is_silent
+        if self._is_silence_told:
+            logger.error("checkpoints in %s: no answer, is the server stopped?", self.directory)
+        else:
+            logger.warning("checkpoints in %s are looked at again", self.directory)
 
     def see(self, seen: Look, settled: Look | None, minimum: int) -> None:
         """Take in a look; say what is new and wrong in it.

@@ -10,11 +10,12 @@ from daemon_process import wait_until
 from fake_trainer import make_hello, make_step
 from written import history, load
 
-from tracksided import patient_outputs
+from tracksided import patient_outputs, patient_thread
 from tracksided.assemble import RankStep, assemble
 from tracksided.errors import OutputError, OutputPending
 from tracksided.outputs import RunOutputs
-from tracksided.patient_outputs import SILENT_S, PatientOutputs
+from tracksided.patient_outputs import PatientOutputs
+from tracksided.patient_thread import SILENT_S
 from tracksided.reports import StepReport
 
 AVERAGE = {"output": "averaged_model.pt", "step": 3}
@@ -157,7 +158,7 @@ def test_an_average_is_noted_behind_what_is_under_way(site: Site) -> None:
 def test_closing_does_not_wait_for_a_server_that_does_not_answer(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(patient_outputs, "CLOSE_WAIT_S", 0.01)
+    monkeypatch.setattr(patient_thread, "CLOSE_WAIT_S", 0.01)
     site.server.answers.clear()
     with pytest.raises(OutputPending):
         site.outputs.open()
