@@ -181,7 +181,7 @@ def _hand_over(old: Path, new: Path, name: str) -> None:
         _prepare_around(old, new, name)
         with _held(old, name) as entry, _held(new, name) as wanted:
             target, number = wanted, 0
-            while not rename_to_free(entry, target):
+            while not _rename(entry, target):
                 number += 1
                 target = wanted.with_name(
                     f"{wanted.name}{KEPT_SUFFIX}{number if number > 1 else ''}"
@@ -192,6 +192,40 @@ def _hand_over(old: Path, new: Path, name: str) -> None:
     if number:
         message = "%s is a file of the new average; the one that was there is kept as %s"
         logger.warning(message, new.resolve() / name, target.name)
+
+
+def _rename(entry: Path, target: Path) -> bool:
+    """Move an entry as `rename_to_free` does: a directory also where it is read-only.
+
+    Raises:
+        OSError: it cannot be moved.
+    """
+    try:
+        return rename_to_free(entry, target)
+    except PermissionError:
+        if entry.is_symlink() or not entry.is_dir():
+            raise
+        with _opened_for_a_move(entry):
+            return rename_to_free(entry, target)
+
+
+@contextmanager
+def _opened_for_a_move(directory: Path) -> Iterator[None]:
+    """Let its owner write to a directory, which has to be so where it gets another parent.
+
+    Raises:
+        OSError: it is somebody else's.
+    """
+    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+        _path_of(descriptor).chmod(mode | stat.S_IWUSR)
+        try:
+            yield
+        finally:
+            _path_of(descriptor).chmod(mode)
+    finally:
+        os.close(descriptor)
 
 
 def _prepare_around(old: Path, new: Path, name: str) -> None:

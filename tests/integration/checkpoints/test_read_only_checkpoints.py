@@ -66,3 +66,27 @@ def test_an_average_of_read_only_directories_is_replaced_whole(tmp_path: Path) -
         "averaged",
         *(f"checkpoint-{step}" for step in range(1, 6)),
     }
+
+
+@pytest.mark.parametrize("mode", [0o555, 0o500, 0o111, 0o000])
+def test_a_protected_directory_that_somebody_put_into_the_average_moves_along(
+    tmp_path: Path, mode: int
+) -> None:
+    output = tmp_path / "averaged"
+    for step in (1, 2):
+        save_step(tmp_path, step)
+    average(tmp_path)
+    (output / "results").mkdir()
+    (output / "results" / "notes.txt").write_text("mine")
+    (output / "results").chmod(mode)
+    save_step(tmp_path, 3)
+
+    told = average(tmp_path)
+
+    moved = stat.S_IMODE((output / "results").stat().st_mode)
+    (output / "results").chmod(0o700)
+    assert moved == mode
+    assert (output / "results" / "notes.txt").read_text() == "mine"
+    assert weight(output) == 2.5
+    assert "cannot be moved" not in told
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
