@@ -15,6 +15,8 @@ from tracksided.checkpoints.source import SourceFile
 from tracksided.checkpoints.writeback import Target
 from tracksided.errors import OutputError
 
+_AHEAD = 256  # chunks that are handed out at once: each of them takes 2 KB until it is read
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
@@ -110,8 +112,13 @@ def compare(
 
     try:
         files += [SourceFile(path) for path in paths]
+        chunks = tuple(written)
         with crew(num_threads, "read-back") as pool:
-            found = list(pool.map(crc32, written))
+            found = [
+                crc
+                for start in range(0, len(chunks), _AHEAD)
+                for crc in pool.map(crc32, chunks[start : start + _AHEAD])
+            ]
     except SourceRefused as error:
         raise OutputError(f"{paths[0].parent}: the average does not read back: {error}") from error
     finally:
