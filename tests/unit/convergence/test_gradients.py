@@ -48,6 +48,14 @@ def test_verdicts_of_the_table(norms: list[float | None], expected: str | None) 
     assert gradient_health(norms) == expected
 
 
+def test_swings_are_counted_in_the_newest_twenty_changes() -> None:
+    five_swings = [0.05, *[1.0] * 8, 0.05, *[1.0] * 5, 0.05, *[1.0] * 5]  # the first change is one
+    assert len(five_swings) == 21
+
+    assert gradient_health([*[1.0] * 40, *five_swings]) == "volatile"
+    assert gradient_health([*[1.0] * 40, *five_swings, 1.0]) == "healthy"
+
+
 def test_the_scale_of_norms_does_not_matter() -> None:
     for norms in (CALM, [*CALM, 12.0], [*([1.0] * 60), *([0.009] * 10)]):
         scaled = [1e4 * norm for norm in norms]

@@ -214,13 +214,16 @@ def test_samples_dropped_are_those_of_all_ranks_once_totals_are_there(tmp_path: 
 def test_totals_of_an_earlier_end_do_not_count_once_the_run_goes_on(tmp_path: Path) -> None:
     path = write_run(tmp_path, [{"step": 100}, {"step": 130}])
     totals = {"run": "fake-run", "state": "killed", "steps": 120, "processed": 1}
+    totals |= {"started_at": 1000.0, "ended_at": 1060.5}
     (tmp_path / "training_statistics.json").write_text(json.dumps(totals))
     assert read_history(path, "run").totals == {}
+    assert read_history(path, "run").curve.totals.training_seconds is None
     assert read_history(path, "run").curve.step == 130
 
     run = json.loads((tmp_path / "run.json").read_text())
     (tmp_path / "run.json").write_text(json.dumps({**run, "state": "killed"}))
     assert read_history(path, "run").totals == totals
+    assert read_history(path, "run").curve.totals.training_seconds == 60.5
     assert read_history(path, "run").curve.step == 130  # its session began after step 0
 
 

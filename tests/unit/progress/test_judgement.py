@@ -81,3 +81,12 @@ def test_share_of_clipped_steps_comes_from_the_limit_where_no_rate_is_known() ->
 
 def test_curve_without_a_value_is_not_judged() -> None:
     assert judge_curve(make_curve()) == Verdict()
+
+
+def test_evaluations_that_are_all_nan_say_nothing() -> None:
+    loss = Series.of(range(1, 21), [1.0] * 20)
+    broken = {"eval_loss": Series.of([10, 20], [math.nan, math.nan])}
+
+    found = judge_curve(make_curve(loss=loss, evaluation=broken))
+
+    assert found == judge_curve(make_curve(loss=loss))

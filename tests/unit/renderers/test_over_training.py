@@ -15,8 +15,8 @@ from tracksided.renderers.animation import MAX_FRAMES, Animation
 from tracksided.renderers.apng import animate, read_frame
 from tracksided.renderers.entropy import EntropyByLayer
 from tracksided.renderers.head_map import HeadMap
-from tracksided.renderers.palette import WHITE
-from tracksided.renderers.png import encode
+from tracksided.renderers.palette import WHITE, palette_bytes
+from tracksided.renderers.png import HEADER, SIGNATURE, chunk, encode
 from tracksided.renderers.thinning import thinned
 from tracksided.reports import Picture
 from tracksided.runs import OVERVIEW_WORDS
@@ -124,6 +124,30 @@ def test_what_is_not_our_picture_is_no_frame(content: bytes) -> None:
     frame = read_frame(content)
 
     assert frame is None or frame.compressed == b""
+
+
+def picture_of(head: bytes, *more: tuple[bytes, bytes]) -> bytes:
+    parts = ((b"IHDR", head), (b"PLTE", palette_bytes()), *more)
+    return SIGNATURE + b"".join(chunk(name, content) for name, content in parts)
+
+
+@pytest.mark.parametrize(
+    ("head", "is_one"),
+    [
+        (HEADER.pack(9, 9, 8, 3, 0, 0, 0), True),
+        (HEADER.pack(0, 9, 8, 3, 0, 0, 0), False),
+        (HEADER.pack(9, 1 << 20, 8, 3, 0, 0, 0), False),
+        (HEADER.pack(9, 9, 4, 3, 0, 0, 0), False),
+        (HEADER.pack(9, 9, 8, 3, 0, 0, 1), False),
+        (b"short", False),
+    ],
+    ids=["ours", "no width", "too high", "another depth", "interlaced", "short"],
+)
+def test_a_header_of_another_kind_is_no_frame(head: bytes, *, is_one: bool) -> None:
+    content = (b"IDAT", b"compressed")
+
+    assert (read_frame(picture_of(head, content)) is not None) == is_one
+    assert read_frame(picture_of(head)) is None  # without content
 
 
 def test_a_damaged_frame_is_refused_where_it_must_be_opened() -> None:

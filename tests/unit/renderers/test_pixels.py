@@ -52,10 +52,11 @@ def expect(weights: np.ndarray) -> np.ndarray:
     return np.array([[colour(float(weight)) for weight in row] for row in weights])
 
 
+@pytest.mark.parametrize("num_heads", [1, 2, 4])
 def test_each_cell_has_the_colour_of_the_mean_over_heads(
-    make_map: MakeMap, make_step: MakeStep, decode: Decode
+    make_map: MakeMap, make_step: MakeStep, decode: Decode, num_heads: int
 ) -> None:
-    weights = np.random.default_rng(0).dirichlet(np.ones(7), size=(4, 5))
+    weights = np.random.default_rng(0).dirichlet(np.ones(7), size=(num_heads, 5))
 
     (picture,) = Heatmap().render(make_step([make_map(weights)]))
 
