@@ -1,7 +1,7 @@
 """The axes of a map: how many cells, how large, and what is written beside them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,18 +75,16 @@ def make_axis(
         is_thinned = len(labelled) < len(positions)
         labels = [_token_label(tokens, p, style, is_thinned=is_thinned) for p in labelled]
     else:
-        label_px = (
-            style.height_px + SPACE_UPRIGHT_PX
-            if is_upright
-            else width_px(str(positions[-1]), style) + SPACE_ACROSS_PX
+        text_px = style.height_px if is_upright else width_px(str(positions[-1]), style)
+        space_px = SPACE_UPRIGHT_PX if is_upright else SPACE_ACROSS_PX
+        max_ticks = min(MAX_TICKS, max(1, length_px // (text_px + space_px)))
+        labelled = next(
+            choice
+            for choice in _choices(positions, max_ticks)
+            if (np.diff(_places(choice, positions, cell_px / block)) > text_px).all()
         )
-        max_ticks = min(MAX_TICKS, max(1, length_px // label_px))
-        labelled = _labelled_positions(positions, max_ticks)
         labels = [str(position) for position in labelled]
-    indices = np.interp(labelled, positions, np.arange(len(positions)))
-    # The middle of a position, also where its cell shows several.
-    places = np.floor((indices + 0.5) * (cell_px / block)).astype(int)
-    places = np.minimum(places, length_px - 1)
+    places = np.minimum(_places(labelled, positions, cell_px / block), length_px - 1)
     ticks = tuple((int(px), label) for px, label in zip(places, labels, strict=True))
     return Axis(block, num_cells, cell_px, ticks, style, is_turned=bool(tokens) and not is_upright)
 
@@ -100,20 +98,27 @@ def _token_label(tokens: Sequence[str], position: int, style: Style, *, is_thinn
     return shorten(f"{position} {token}" if is_thinned else token, style, MAX_TOKEN_PX)
 
 
-def _labelled_positions(positions: NDArray[np.int64], max_ticks: int) -> Sequence[int]:
-    """Choose round positions, or all of them where they are few."""
-    if len(positions) <= max_ticks:
-        return [int(position) for position in positions]
-    gaps = np.diff(positions)
-    # Evenly spaced up to rounding: the numbers between can be read off. Else real rows are named.
-    if gaps.max() > 2 * gaps.min():
-        stride = -(-len(positions) // max_ticks)
-        return [int(position) for position in positions[::stride]]
+def _places(
+    labelled: Sequence[int], positions: NDArray[np.int64], position_px: float
+) -> NDArray[np.int64]:
+    """Return pixels from the start: the middle of a position, also where its cell shows several."""
+    indices = np.interp(labelled, positions, np.arange(len(positions)))
+    return np.floor((indices + 0.5) * position_px).astype(np.int64)
+
+
+def _choices(positions: NDArray[np.int64], max_ticks: int) -> Iterator[Sequence[int]]:
+    """Yield what may be labelled, the best first: all where they are few, or round positions."""
     first, last = int(positions[0]), int(positions[-1])
-    power = 10 ** max(0, math.floor(math.log10((last - first) / max_ticks)))
-    steps = (factor * scale for scale in (power, power * 10) for factor in NICE_STEPS)
-    for step in steps:
-        round_positions = range(-(-first // step) * step, last + 1, step)
-        if len(round_positions) <= max_ticks:
-            return round_positions or [first]
-    return [first]
+    if len(positions) <= max_ticks:
+        yield [int(position) for position in positions]
+    elif (gaps := np.diff(positions)).max() > 2 * gaps.min():
+        # Not evenly spaced up to rounding, so that nothing between could be read off: real rows.
+        stride = -(-len(positions) // max_ticks)
+        yield [int(position) for position in positions[::stride]]
+    else:
+        power = 10 ** max(0, math.floor(math.log10((last - first) / max_ticks)))
+        for step in (factor * scale for scale in (power, power * 10) for factor in NICE_STEPS):
+            round_positions = range(-(-first // step) * step, last + 1, step)
+            if 0 < len(round_positions) <= max_ticks:
+                yield round_positions
+    yield [first]

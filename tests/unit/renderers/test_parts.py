@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -75,6 +75,8 @@ def test_the_palette_ends_in_black_to_white() -> None:
     side=st.integers(128, 640),
     is_upright=st.booleans(),
 )
+@example(positions=[1, 668, 2000], side=129, is_upright=False)  # unevenly, but not by far
+@example(positions=[0, 7, 17], side=129, is_upright=False)
 def test_ticks_lie_on_the_axis_in_order_and_do_not_touch(
     positions: list[int], side: int, *, is_upright: bool
 ) -> None:
