@@ -18,6 +18,7 @@ from tracksided.convergence.loss import (
     loss_trend,
     newer_trend,
 )
+from tracksided.convergence.robust import mann_kendall
 
 EVERY = 100
 
@@ -102,6 +103,19 @@ def test_few_or_unknown_losses_are_not_judged() -> None:
     assert trend_of([math.nan, None, math.inf] * 20) is None
     assert find_reference([1, 2, 3, 4], [1.0] * 4) is None
     assert convergence_score(None, Reference(step=1.0, loss=2.0)) is None
+
+
+def test_an_order_that_falls_between_ends_that_rise_is_no_direction() -> None:
+    begin = [-n / 100 for n in range(16)]
+    middle = [10 - n / 10 for n in range(32)]
+    end = [1 - n / 100 for n in range(16)]
+    falls = [*begin, *middle, *end]
+    # Of pairs 120 fall in each end, 496 in the middle and 512 behind it; 768 rise.
+    assert mann_kendall(falls) == pytest.approx(-(480 - 1) / math.sqrt(64 * 63 * 133 / 18))
+
+    assert trend_of(falls).direction == "flat"  # type: ignore[attr-defined]  # it is known
+    rises = [-loss for loss in falls]
+    assert trend_of(rises).direction == "flat"  # type: ignore[attr-defined]  # it is known
 
 
 def test_the_smallest_of_falls_is_scored() -> None:

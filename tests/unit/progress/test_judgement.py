@@ -3,6 +3,7 @@
 import math
 import random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_logs import make_curve
@@ -90,3 +91,15 @@ def test_evaluations_that_are_all_nan_say_nothing() -> None:
     found = judge_curve(make_curve(loss=loss, evaluation=broken))
 
     assert found == judge_curve(make_curve(loss=loss))
+
+
+@pytest.mark.parametrize(("last_rate", "said"), [(1e-4, "stop here"), (1e-3, "2 to 10 times less")])
+def test_a_learning_rate_is_held_against_the_largest_one(last_rate: float, said: str) -> None:
+    steps = range(1, 101)
+    rates = [1e-3] * 60 + [last_rate] * 40
+
+    found = judge_curve(
+        make_curve(loss=Series.of(steps, [1.0] * 100), learning_rate=Series.of(steps, rates))
+    )
+
+    assert [said in line for line in found.advice] == [True]

@@ -65,6 +65,14 @@ def test_time_left_comes_from_epochs_where_the_number_of_steps_is_unknown() -> N
     assert summary.speed.num_intervals == 0
 
 
+def test_time_left_is_unknown_at_the_very_beginning() -> None:
+    begun = {"step": 0, "epoch": Series.of([0], [0.0]), "num_epochs": 3.0}
+
+    summary = summarise(make_curve(**begun, totals=Totals(steps_per_second=5.0)))
+
+    assert summary.speed.remaining_seconds is None
+
+
 def test_unknown_stays_unknown() -> None:
     summary = summarise(make_curve())
 
