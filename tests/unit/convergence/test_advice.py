@@ -55,7 +55,7 @@ def test_nothing_is_said_of_what_is_unknown_or_well() -> None:
         (
             {
                 "trend": replace(FLAT, direction="falling", relative_change=-0.1),
-                "score": 0.2,
+                "score": 0.49,
             },
             ("still falls by 10.0%", "longer"),
         ),
@@ -80,7 +80,7 @@ def test_each_finding_has_its_hint(facts: dict[str, Any], words: tuple[str, ...]
     [
         {"trend": replace(FLAT, num_points=TREND_POINTS - 1)},
         {"trend": replace(FLAT, direction="rising", relative_change=0.04)},
-        {"trend": replace(FLAT, direction="falling", relative_change=-0.1), "score": 0.9},
+        {"trend": replace(FLAT, direction="falling", relative_change=-0.1), "score": 0.5},
         {"evaluation": replace(HELD_OUT, last=2.05, num_since=2)},
     ],
 )

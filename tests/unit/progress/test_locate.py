@@ -8,7 +8,7 @@ from training_logs import train_row, write_run, write_state
 
 from tracksided.errors import ReportError
 from tracksided.progress.curve import Kind
-from tracksided.progress.locate import Source, latest_checkpoint, newest_in, source_at
+from tracksided.progress.locate import Source, latest_checkpoint, newest_in, place_for, source_at
 from tracksided.reports import Scalar
 from tracksided.sinks import event_protos
 from tracksided.sinks.event_file import frame
@@ -108,3 +108,17 @@ def test_named_directory_without_a_source_is_named(tmp_path: Path) -> None:
         source_at(tmp_path / "missing")
     with pytest.raises(ReportError, match="no checkpoint-N"):
         latest_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "path"),
+    [
+        (Kind.HISTORY, "run/history.jsonl"),
+        (Kind.TRAINER_STATE, "run/trainer_state.json"),
+        (Kind.TRAINER_STATE, "run/checkpoint-20/trainer_state.json"),
+        (Kind.EVENTS, "run"),
+        (Kind.EVENTS, "run/tensorboard"),
+    ],
+)
+def test_pictures_of_a_source_belong_to_its_run(kind: Kind, path: str) -> None:
+    assert place_for(Source(kind, Path(path), "name")) == Path("run")
