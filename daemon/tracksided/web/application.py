@@ -17,6 +17,7 @@ from tracksided.web.health import health
 from tracksided.web.metrics import metrics_runs, render_metrics
 from tracksided.web.node import Node
 from tracksided.web.pictures import read_picture
+from tracksided.web.sending import Held, PictureResponse
 from tracksided.web.stream import EventResponse, EventStream, Places
 from tracksided.web.turns import Turns
 
@@ -50,6 +51,7 @@ class _Endpoints:
         self._node = node
         self._places = Places()
         self._turns = Turns()
+        self._held = Held()
 
     async def page(self, request: Request) -> Response:
         del request
@@ -95,4 +97,4 @@ class _Endpoints:
         version = f'"{found.version}"'
         if request.headers.get("if-none-match") == version:
             return Response(status_code=304, headers={"ETag": version})
-        return Response(found.content, media_type="image/png", headers={"ETag": version})
+        return PictureResponse(found, self._held)

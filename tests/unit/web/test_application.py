@@ -26,7 +26,7 @@ async def get(app: ASGIApp, path: str) -> tuple[int, bytes]:
         messages.append(message)
 
     async def receive() -> Any:
-        return {"type": "http.request"}
+        await asyncio.Event().wait()  # whoever asks stays
 
     await app(scope, receive, send)
     return messages[0]["status"], b"".join(message.get("body", b"") for message in messages)
