@@ -1,7 +1,9 @@
 """Hooks around the step of one optimizer: the one given, or the first that updates the model."""
 
+import functools
 import weakref
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -11,7 +13,11 @@ from torch.optim.optimizer import (
 )
 
 from trackside.capture.gradients import trainable
+from trackside.capture.held import UnheldModule
 from trackside.capture.module_hooks import Removable, unhook
+
+if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
 
 Args = tuple[object, ...]
 Kwargs = dict[str, object]
@@ -25,13 +31,21 @@ class OptimizerHooks:
     As long as no optimizer is known, ``begin`` is called before every step.
     ``begin`` may return other arguments for the step. torch iterates over its hooks while they
     run, so `remove` must not be called from within them.
+
+    The optimizer keeps the model alive, and nothing here the optimizer, once there is one.
     """
+
+    _model = UnheldModule()
 
     def __init__(
         self, model: nn.Module, optimizer: torch.optim.Optimizer | None, begin: Begin, end: End
     ) -> None:
         self._model = model
-        self._optimizer = None if optimizer is None else innermost(optimizer)
+        self._held: nn.Module | None = model  # as long as there is no optimizer
+        self._optimizer: weakref.ref[torch.optim.Optimizer] | None = None
+        self._keeper: RemovableHandle | None = None
+        if optimizer is not None:
+            self._take(innermost(optimizer))
         self._begin = begin
         self._end = end
         self._handles: list[Removable] = []
@@ -42,12 +56,12 @@ class OptimizerHooks:
     @property
     def optimizer(self) -> torch.optim.Optimizer | None:
         """The optimizer, None as long as none was given or found."""
-        return self._optimizer
+        return None if self._optimizer is None else self._optimizer()
 
     def parameters(self) -> list[torch.Tensor]:
         """Return what the optimizer updates, or all of the model as long as there is none."""
-        if self._optimizer is not None:
-            return trainable(self._optimizer)
+        if self.optimizer is not None:
+            return trainable(self.optimizer)
         return [parameter for parameter in self._model.parameters() if parameter.requires_grad]
 
     def all_parameters(self) -> list[torch.Tensor]:
@@ -57,16 +71,16 @@ class OptimizerHooks:
         they have nothing in common: it updates copies in another precision, say.
         """
         of_model: list[torch.Tensor] = list(self._model.parameters())
-        if self._optimizer is None:
+        if self.optimizer is None:
             return of_model
-        updated = [p for group in self._optimizer.param_groups for p in group["params"]]
+        updated = [p for group in self.optimizer.param_groups for p in group["params"]]
         own = {id(parameter) for parameter in of_model}
         return updated if any(id(p) in own for p in updated) else [*updated, *of_model]
 
     def install(self) -> None:
         """Hook the optimizer, or all of them until one is found."""
-        if self._optimizer is not None:
-            self._handles = [self._optimizer.register_step_post_hook(self._after)]
+        if self.optimizer is not None:
+            self._handles = [self.optimizer.register_step_post_hook(self._after_own)]
         else:
             self._handles = [
                 register_optimizer_step_pre_hook(self._before),
@@ -78,8 +92,8 @@ class OptimizerHooks:
 
         The hook is the optimizer's own only where that was given: all of them have it otherwise.
         """
-        if len(self._handles) == 1 and not self._armed and self._optimizer is not None:
-            self._armed = [self._optimizer.register_step_pre_hook(self._before)]
+        if len(self._handles) == 1 and not self._armed and self.optimizer is not None:
+            self._armed = [self.optimizer.register_step_pre_hook(self._before)]
 
     def disarm(self) -> None:
         """Call it no more; twice is fine."""
@@ -89,6 +103,9 @@ class OptimizerHooks:
         """Unhook; twice is fine."""
         unhook(self._handles)
         unhook(self._armed)
+        self._held = None
+        if self._keeper is not None:
+            self._keeper.remove()
 
     def _before(
         self, optimizer: torch.optim.Optimizer, args: Args, kwargs: Kwargs
@@ -97,15 +114,21 @@ class OptimizerHooks:
         # names neither `torch` nor a tensor is run as it is, and what it calls is compiled.
         if torch.compiler.is_dynamo_compiling():
             return None
-        if optimizer is not self._optimizer and not self._adopt(optimizer):
+        if optimizer is not self.optimizer and not self._adopt(optimizer):
             return None
         return self._begin(optimizer, args, kwargs)
 
     def _after(
         self, optimizer: torch.optim.Optimizer, args: Args, kwargs: Mapping[str, object]
     ) -> None:
-        del args, kwargs
-        if optimizer is self._optimizer and not torch.compiler.is_dynamo_compiling():
+        if optimizer is self.optimizer:
+            self._after_own(optimizer, args, kwargs)
+
+    def _after_own(
+        self, optimizer: torch.optim.Optimizer, args: Args, kwargs: Mapping[str, object]
+    ) -> None:
+        del optimizer, args, kwargs
+        if not torch.compiler.is_dynamo_compiling():
             self._end()
 
     def _adopt(self, optimizer: torch.optim.Optimizer) -> bool:
@@ -115,8 +138,20 @@ class OptimizerHooks:
         if not any(id(parameter) in own for parameter in trainable(optimizer)):
             self._strangers.add(optimizer)
             return False
-        self._optimizer = optimizer
+        self._take(optimizer)
         return True
+
+    def _take(self, optimizer: torch.optim.Optimizer) -> None:
+        self._optimizer = weakref.ref(optimizer)
+        # A hook for a moment that hardly ever comes: it holds the model, and costs nothing.
+        keep = functools.partial(_keep, self._held)
+        self._keeper = optimizer.register_load_state_dict_post_hook(keep)
+        self._held = None
+
+
+def _keep(model: nn.Module | None, optimizer: torch.optim.Optimizer) -> None:
+    """Do nothing when the optimizer has loaded a state."""
+    del model, optimizer
 
 
 def innermost(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:

@@ -1,6 +1,7 @@
 """What an open session is made of."""
 
 import os
+import weakref
 from collections.abc import Collection
 from pathlib import Path
 
@@ -38,7 +39,7 @@ class Parts:
         """
         directory = segment.node_directory(os.environ)
         self.config = config
-        self.root = unwrap(model)
+        self.root = weakref.ref(unwrap(model))
         self.identity = of_its_own(identify(os.environ, run=config.run))
         self.save_dir = output_directory(config, self.identity, Path.cwd())
         if self.save_dir in dirs_in_use:

@@ -25,6 +25,7 @@ import torch
 from torch import nn
 
 from trackside.capture.clipping import ClipWatch, Number
+from trackside.capture.held import UnheldModule
 from trackside.capture.local_norm import LocalNorm
 from trackside.capture.logbook import STRANGE_STEP, Logbook, as_step
 from trackside.capture.owned import OwnParameters, TrainingThread
@@ -56,6 +57,8 @@ class Recorder:
 
     _follows_every_forward = False
     """Whether the model stays hooked between sampled steps."""
+
+    _root = UnheldModule()
 
     def __init__(
         self,
@@ -109,16 +112,13 @@ class Recorder:
             thread=self._thread,
         )
         self._clock, self._local_clock = StepClock(), LocalClock()
-        self._stance = Stance()
-        self._every = config.every
+        self._stance, self._every = Stance(), config.every
         self._epoch: int | None = None
-        self._epoch_requested = False
-        self._is_over = self._in_optimizer = False
-        self._is_sampling = self._is_arming_late = self._is_scaled = False
-        self._last_sampled = 0
-        self._draft: StepDraft | None = None
-        self._logged_loss = LateLoss()
+        self._epoch_requested = self._is_over = self._in_optimizer = False
         self._has_seen_forward = False
+        self._is_sampling = self._is_arming_late = self._is_scaled = False
+        self._last_sampled, self._logged_loss = 0, LateLoss()
+        self._draft: StepDraft | None = None
 
     def install(self) -> None:
         """Hook everything. The first step is sampled if it is due and nothing is compiled."""
@@ -281,7 +281,7 @@ class Recorder:
         if self._clip.norms:
             self._clip.note_backward()
         self.guard.run("backward", self._loss.on_backward, args, kwargs)
-        if self._loss.has_many:
+        if self._loss.has_many and self._hooks.all_parameters():  # none where the model is gone
             self._note(NO_STEP)
 
     def _on_clip(self, args: Sequence[object], kwargs: Mapping[str, object]) -> None:

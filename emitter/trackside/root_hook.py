@@ -5,11 +5,14 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from trackside.capture.held import UnheldModule
 from trackside.capture.module_hooks import ModuleHook, hook_before
 
 
 class RootHook:
     """A hook in front of the root's forward, there only while somebody needs it."""
+
+    _root = UnheldModule()
 
     def __init__(self, root: nn.Module, call: Callable[[], None]) -> None:
         """Prepare; ``call`` runs in front of each forward that is not being compiled."""

@@ -33,6 +33,8 @@ _S = TypeVar("_S", bound="Session")
 
 # What is attached in this process, so that attaching twice does not send everything twice.
 _open_sessions: list["Session"] = []
+# Of those that nobody closed: what is attached next must not write over their outputs.
+_left_over_dirs: set[Path | None] = set()
 
 
 @show_keywords
@@ -102,6 +104,7 @@ def open_session(
     for name, near in unknown_variables(os.environ).items():
         hint = f"; did you mean {near}?" if near else ""
         logger.warning("trackside: the environment variable %s is not known%s", name, hint)
+    _close_left_over()
     for session in tuple(_open_sessions):
         if session.is_own and session.watches(model, optimizer):
             if session.config == config and type(session) is kind:
@@ -109,13 +112,22 @@ def open_session(
                 return session
             session.close("attached anew")
     try:
-        in_use = {session.save_dir for session in _open_sessions}
+        in_use = {session.save_dir for session in _open_sessions} | _left_over_dirs
         return kind(Parts(model, optimizer, config, kind.recorder_type, in_use))
     except ConfigError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever fails in here, the training goes on
         logger.warning("trackside: nothing will be recorded: %s: %s", type(error).__name__, error)
         return kind(None)
+
+
+def _close_left_over() -> None:
+    # Where one process trains many models. Only here, not at the moment when a model goes: that
+    # may be in the middle of anything, and its results may be logged after it.
+    for session in tuple(_open_sessions):
+        if session.is_own and session.is_left_over:
+            _left_over_dirs.add(session.save_dir)
+            session.close("the model is gone")
 
 
 def log_dataset(
@@ -316,7 +328,7 @@ class Session:
     def close(self, reason: str = "closed") -> None:
         """Unhook everything, publish what is left and say in one line what became of it.
 
-        Twice is fine; at the exit of the interpreter it happens by itself.
+        Twice is fine. It happens by itself at the exit, and at an `attach` after the model is gone.
 
         Args:
             reason: why; stands in ``training_statistics.json``.
@@ -349,6 +361,11 @@ class Session:
         """Whether this process attached it; one that came over a fork is silent."""
         return self._parts is not None and self._parts.recorder.guard.is_owner
 
+    @property
+    def is_left_over(self) -> bool:
+        """Whether its model is gone, and with that the optimizer."""
+        return self._parts is not None and self._parts.root() is None
+
     def watches(self, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> bool:
         """Whether this session is that of a model, wrapped or not, and its optimizer.
 
@@ -356,7 +373,7 @@ class Session:
             model: wrapped or not.
             optimizer: None for any.
         """
-        if self._parts is None or self._parts.root is not unwrap(model):
+        if self._parts is None or self._parts.root() is not unwrap(model):
             return False
         own = self._parts.recorder.optimizer
         return optimizer is None or own is None or own is innermost(optimizer)

@@ -9,6 +9,7 @@ from torch import nn
 
 from trackside.capture.captured import CapturedAttention
 from trackside.capture.frozen import frozen_parts
+from trackside.capture.held import UnheldModule
 from trackside.capture.mode import CallMode
 from trackside.capture.module_hooks import Removable, hook_forward, unhook
 from trackside.capture.modules import num_calls
@@ -45,6 +46,8 @@ class AttentionTap:
     Under gradients only, and not in `frozen_parts`: there the mode would change results. The one
     exception is `capture_once`.
     """
+
+    _root = UnheldModule()
 
     def __init__(
         self,

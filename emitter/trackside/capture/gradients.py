@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import nn
 
+from trackside.capture.held import UnheldModule
 from trackside.wire.records import REPLICA, Gradients
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ class _Parameter:
 
 class GradientTap:
     """Reads gradients and weights around the optimizer's step."""
+
+    _model = UnheldModule()
 
     def __init__(self, model: nn.Module, *, sample_bytes: int) -> None:
         """Prepare; nothing of the model is touched.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 import torch
 from torch import nn
 
+from trackside.capture.held import UnheldModule
 from trackside.hooks import Function, WrappedFunction
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ class ModuleHook:
 
     What comes out of a copy or a file in its place does nothing, and needs no trackside.
     """
+
+    module = UnheldModule()
 
     def __init__(self, module: nn.Module, call: _Call) -> None:
         self.module = module

@@ -53,8 +53,8 @@ class LossWatch:
 
     @property
     def has_many(self) -> bool:
-        """Whether the step in progress has more micro-batches than anybody accumulates."""
-        return self.micro_batches > MANY_MICRO_BATCHES
+        """Whether the step in progress now has more micro-batches than anybody accumulates."""
+        return self.micro_batches == MANY_MICRO_BATCHES + 1
 
     def on_plain_backward(self, args: Sequence[object]) -> bool:
         """Take a call on one loss in a step that is not sampled, quickly.
