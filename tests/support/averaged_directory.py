@@ -1,5 +1,6 @@
 """An averaged directory in which somebody works."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -15,8 +16,13 @@ def save_step(directory: Path, step: int, **texts: str) -> None:
     made = directory / f"checkpoint-{step}"
     made.mkdir()
     save_file({"w": torch.full((3,), float(step))}, made / "model.safetensors")
-    for stem, text in {"config": f"config {step}", **texts}.items():
+    for stem, text in {"config": config(step), **texts}.items():
         (made / f"{stem}.json").write_text(text)
+
+
+def config(step: int) -> str:
+    """Return the text of a checkpoint's config.json."""
+    return json.dumps({"step": step})
 
 
 def request(directory: Path) -> AverageRequest:

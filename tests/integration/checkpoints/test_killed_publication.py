@@ -65,7 +65,7 @@ def save_step(directory: Path, step: int) -> None:
     made.mkdir()
     save_file({"w": torch.full((3,), float(step))}, made / "model.safetensors")
     for name in ("config.json", "generation_config.json"):
-        (made / name).write_text(f"{name} {step}")
+        (made / name).write_text(f'"{name} {step}"')
 
 
 def average(directory: Path) -> None:

@@ -35,7 +35,7 @@ def average(directory: Path) -> str:
 def protect(checkpoint: Path) -> None:
     nested = checkpoint / "1_Pooling"
     nested.mkdir()
-    (nested / "config.json").write_text("of the average")
+    (nested / "config.json").write_text('{"of": "the average"}')
     nested.chmod(READ_ONLY)
     checkpoint.chmod(READ_ONLY)
 
@@ -58,7 +58,7 @@ def test_an_average_of_read_only_directories_is_replaced_whole(tmp_path: Path) -
     assert "cannot be moved" not in told
     assert weight(output) == 4.5
     assert others(output) == {
-        "1_Pooling/config.json": "of the average",
+        "1_Pooling/config.json": '{"of": "the average"}',
         "1_Pooling/notes.txt": "mine",
     }
     assert stat.S_IMODE(output.stat().st_mode) == READ_ONLY

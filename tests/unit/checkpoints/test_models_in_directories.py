@@ -274,3 +274,17 @@ def test_the_watcher_names_a_checkpoint_of_deepspeed(tmp_path: Path) -> None:
 
     assert seen.names == frozenset()
     assert [name for name, _ in seen.refused] == ["checkpoint-1"]
+
+
+@pytest.mark.parametrize("kept_percent", [0, 1, 50, 99])
+def test_half_a_configuration_of_a_model_costs_the_checkpoint_its_place(
+    tmp_path: Path, kept_percent: int
+) -> None:
+    for step in (1, 2, 3):
+        save_step(tmp_path, step)
+    path = tmp_path / "checkpoint-3" / "unet" / "config.json"
+    text = path.read_text()
+    path.write_text(text[: len(text) * kept_percent // 100])
+
+    assert "unet/config.json: is no complete JSON" in skipped(tmp_path)["checkpoint-3"]
+    assert load_file(tmp_path / "averaged" / "unet" / UNET)["w"][0, 0] == 1.5

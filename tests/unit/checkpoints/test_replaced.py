@@ -7,7 +7,17 @@ import shutil
 from pathlib import Path
 
 import pytest
-from averaged_directory import OWN, average, make_average, others, put, request, save_step, weight
+from averaged_directory import (
+    OWN,
+    average,
+    config,
+    make_average,
+    others,
+    put,
+    request,
+    save_step,
+    weight,
+)
 from debris import debris
 
 from tracksided.checkpoints import publish_directory, renaming, replaced
@@ -51,7 +61,7 @@ def test_files_and_directories_of_others_move_along(tmp_path: Path, output: Path
         average(tmp_path)
 
     assert weight(output) == 3.5
-    assert (output / "config.json").read_text() == "config 4"
+    assert (output / "config.json").read_text() == config(4)
     assert others(output) == mine
     assert (output / "best").readlink() == Path("checkpoint-2")
     assert debris(tmp_path) == []
@@ -66,7 +76,7 @@ def test_an_average_beside_which_something_was_put_is_still_current(
     assert isinstance(run_average(request(tmp_path)), Unchanged)
     (output / "config.json").unlink()
     average(tmp_path)
-    assert (output / "config.json").read_text() == "config 2"
+    assert (output / "config.json").read_text() == config(2)
     assert others(output) == {"eval/scores.json": "0.9", "notes.txt": "mine"}
 
 
@@ -100,12 +110,12 @@ def test_a_small_file_of_the_average_that_was_edited_is_kept_unless_the_new_one_
     average(tmp_path)
     assert others(output) == {"config.json.kept": "edited"}
 
-    put(output / "config.json", "config 4")
+    put(output / "config.json", config(4))
     save_step(tmp_path, 4)
     average(tmp_path)
 
     assert others(output) == {"config.json.kept": "edited"}
-    assert (output / "config.json").read_text() == "config 4"
+    assert (output / "config.json").read_text() == config(4)
 
 
 def test_files_that_only_the_old_average_had_go(tmp_path: Path) -> None:
@@ -236,21 +246,21 @@ def test_what_comes_while_the_replaced_directory_is_removed_is_moved_by_the_next
 
 def test_an_edit_is_told_by_what_is_in_the_file(tmp_path: Path, output: Path) -> None:
     of_average = (output / "config.json").stat()
-    put(output / "config.json", "edited 2")  # as long as "config 2"
+    put(output / "config.json", config(9))  # as long as that of step 2
     os.utime(output / "config.json", ns=(of_average.st_atime_ns, of_average.st_mtime_ns))
     (output / "averaging.json").write_bytes((output / "averaging.json").read_bytes())
     save_step(tmp_path, 3)
 
     average(tmp_path)
 
-    assert others(output) == {"config.json.kept": "edited 2"}
+    assert others(output) == {"config.json.kept": config(9)}
 
 
 def test_a_file_that_was_written_again_as_it_was_is_no_edit(tmp_path: Path, output: Path) -> None:
-    put(output / "config.json", "config 2")
+    put(output / "config.json", config(2))
     save_step(tmp_path, 3)
 
     average(tmp_path)
 
     assert others(output) == {}
-    assert (output / "config.json").read_text() == "config 3"
+    assert (output / "config.json").read_text() == config(3)

@@ -4,10 +4,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from tracksided.checkpoints.formats.trainer_state import TRAINER_STATE
+from tracksided.checkpoints.json_source import read_json
 from tracksided.checkpoints.naming import DIRECTORY_PROVENANCE
 from tracksided.checkpoints.source import SourceDirectory, SourceFile
 
 MAX_CARRIED_BYTES = 64 << 20  # the largest tokenizers have half of it
+_MAX_CONFIG_BYTES = 1 << 20  # that is read here; a parsed one may take thirty times as much
 
 # State of one moment of the training, or weights that are not the average.
 _NEVER = frozenset(
@@ -19,7 +21,7 @@ _NEVER = frozenset(
         "zero_to_fp32.py",
     }
 )
-# Without them `from_pretrained` loads nothing: a link that leads elsewhere is refused.
+# Without them `from_pretrained` loads nothing: refused are links that lead elsewhere, and halves.
 _NEEDED = frozenset({"config.json", "adapter_config.json"})
 _NEVER_SUFFIXES = (
     ".bin",
@@ -48,7 +50,7 @@ class Carried:
 
 
 def carried_files(
-    directory: SourceDirectory, used: Collection[str], needed: Collection[str] = _NEEDED
+    directory: SourceDirectory, used: Collection[str], needed: frozenset[str] = _NEEDED
 ) -> Carried:
     """Open the small files that a loader needs: configuration, tokenizer and their like.
 
@@ -58,7 +60,7 @@ def carried_files(
         needed: names of what goes along in any case.
 
     Raises:
-        SourceRefused: a file cannot be opened, or one that is needed is too large.
+        SourceRefused: a file cannot be opened, or one that is needed is too large, or no JSON.
     """
     files: list[SourceFile] = []
     left_out: list[str] = []
@@ -76,6 +78,8 @@ def carried_files(
                     f"{source.nbytes} bytes, more than the {MAX_CARRIED_BYTES} that go along"
                 )
             left_out.append(name)
-        else:
-            files.append(source)
+            continue
+        if name in needed & _NEEDED and source.nbytes <= _MAX_CONFIG_BYTES:
+            read_json(source, _MAX_CONFIG_BYTES)
+        files.append(source)
     return Carried(tuple(files), tuple(left_out))

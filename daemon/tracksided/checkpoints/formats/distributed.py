@@ -99,7 +99,7 @@ class DistributedCheckpoint:
         if not tensors:
             raise directory.refusal("holds no tensors besides the optimizer's")
         used = {item.file for item in metadata.items}
-        carried = carried_files(directory, used, {LIGHTNING_STATE})
+        carried = carried_files(directory, used, frozenset({LIGHTNING_STATE}))
         return Checkpoint(
             sources=tuple(files.values()),
             format=self.name,
