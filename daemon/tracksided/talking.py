@@ -29,7 +29,7 @@ class TalkingChild:
         """Start it.
 
         Args:
-            command: that runs the child.
+            command: that runs the child; the program as a path.
             arguments: after the descriptor and the parent's process id.
             environ: variables besides our own.
 
@@ -40,9 +40,13 @@ class TalkingChild:
         ours, theirs = socket.socketpair()
         try:
             with theirs:
+                theirs.set_inheritable(True)
+                # A child closes what it inherits, and a file on a server that is stopped does not
+                # close. With `close_fds` or `pass_fds` we would wait for that; without, Python
+                # takes posix_spawn, which returns before. All our other files close on exec.
                 self.process = subprocess.Popen(
                     [*command, str(theirs.fileno()), str(os.getpid()), *arguments],
-                    pass_fds=(theirs.fileno(),),
+                    close_fds=False,
                     env=os.environ | (environ or {}),
                     stdin=subprocess.DEVNULL,
                 )

@@ -5,6 +5,7 @@ It reads a request as JSON from standard input and writes one JSON line, its las
 """
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from tracksided.channels.outcome import Outcome
 
 def main() -> None:
     """Send to one channel after the other and say what became of it."""
+    os.chdir("/")  # nobody's directory is kept in use
     signal.signal(signal.SIGTERM, _stop)
     request = json.load(sys.stdin)
     outcomes = deliver(request)

@@ -9,6 +9,7 @@ checkpoints with which something is wrong, each with the reason.
 
 import datetime as dt
 import json
+import os
 import signal
 import sys
 import time
@@ -36,6 +37,7 @@ SIGN_OF_LIFE_S = 0.5  # often enough for a progress display, rare enough to cost
 
 def main() -> int:
     """Serve one request and return the exit code."""
+    os.chdir("/")  # nobody's directory is kept in use
     with signals_as_exits(signal.SIGTERM):
         return _serve()
 

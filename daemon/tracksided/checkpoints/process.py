@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from tracksided.priority import SINGLE_THREADED
 
@@ -50,8 +49,7 @@ class ChildProcess:
                 stdout=self._output,
                 stderr=self._errors,
                 env=os.environ | SINGLE_THREADED,
-                cwd=Path("/"),
-                close_fds=True,
+                close_fds=False,  # else we would wait with the child; see `TalkingChild`
             )
 
     @property

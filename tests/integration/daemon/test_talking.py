@@ -1,13 +1,16 @@
 """Talking to a child that does not listen: whoever talks must not wait for it."""
 
+import os
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tracksided.checkpoints.process import ChildProcess
 from tracksided.talking import TalkingChild
 
 pytestmark = pytest.mark.integration
@@ -48,6 +51,26 @@ def send(child: TalkingChild) -> threading.Thread:
     sending = threading.Thread(target=child.send, args=(MESSAGE,), daemon=True)
     sending.start()
     return sending
+
+
+def test_starting_waits_for_no_file_that_the_child_closes(
+    sign: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file on a server that is stopped does not close; only posix_spawn returns before that."""
+    spawn, spawned = os.posix_spawn, []
+
+    def note(*arguments: Any, **options: Any) -> int:
+        spawned.append(arguments[0])
+        return spawn(*arguments, **options)
+
+    monkeypatch.setattr(os, "posix_spawn", note)
+
+    talking = TalkingChild([sys.executable, "-P", "-c", CHILD], str(sign))
+    averaging = ChildProcess({}, [sys.executable, "-P", "-c", ""])
+
+    assert spawned == [sys.executable, sys.executable]
+    talking.end(gently=False)
+    averaging.end()
 
 
 def test_sending_does_not_wait_for_a_child_that_does_not_listen_yet(
