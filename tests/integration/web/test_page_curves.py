@@ -188,7 +188,8 @@ def test_the_heat_map_has_the_colour_of_each_value(site: WebSite, open_page: Any
         ]
         return make_line("a", step, attention={"encoder": [], "decoder": layers})
 
-    show(site, a=[line(1, 2.0, 0.0), line(2, 0.0, 2.0), line(3, None, 2.0)])
+    # A negative one is of foreign make: it must not keep the rest from being drawn.
+    show(site, a=[line(1, 2.0, 0.0), line(2, -1.0, 2.0), line(3, None, 2.0)])
     page = open_page(site.port, **LIGHT)
     page.locator("#entropy-map").wait_for()
 

@@ -1,7 +1,7 @@
 // Entropy of the attention over the steps, one row for each layer.
 
 import { byId, colour, fillTable, say } from "./dom.js";
-import { number, UNKNOWN, whole } from "./format.js";
+import { number, whole } from "./format.js";
 
 // Cividis, which looks the same in every kind of colour blindness; Nunez et al. 2018,
 // doi:10.1371/journal.pone.0199239. Nine of its colours, evenly spaced.
@@ -62,7 +62,7 @@ export class EntropyMap {
     let place = 0;
     for (const layer of layers) {
       for (const value of numbers.entropy.get(layer)) {
-        if (value !== null) image.data.set(SHADES[this.high ? Math.round((255 * value) / this.high) : 0], place);
+        if (value !== null) image.data.set(SHADES[this.high ? Math.max(0, Math.round((255 * value) / this.high)) : 0], place);
         place += 4;
       }
     }
