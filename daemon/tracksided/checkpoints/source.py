@@ -16,6 +16,7 @@ from tracksided.checkpoints.shown import shown
 # Nonblocking, so that a named pipe called model.pt is refused instead of waited for.
 OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
+_MAX_NAME_BYTES = 255  # NAME_MAX of Linux
 _BLOCK_BYTES = 1 << 20  # small enough for the cache, large enough to hide the system call
 
 
@@ -351,10 +352,12 @@ class SourceDirectory:
 def is_entry_name(name: str) -> bool:
     """Whether a name stands for an entry of a directory itself, not for a way out of it.
 
-    Half of a surrogate pair, which JSON and pickles can hold, is in no name of a file.
+    Half of a surrogate pair, which JSON and pickles can hold, is in no name of a file, and none is
+    longer than 255 bytes.
     """
     try:
         encoded = os.fsencode(name)
     except UnicodeEncodeError:
         return False
-    return encoded not in {b"", b".", b".."} and b"/" not in encoded and b"\0" not in encoded
+    is_plain = encoded not in {b"", b".", b".."} and b"/" not in encoded and b"\0" not in encoded
+    return is_plain and len(encoded) <= _MAX_NAME_BYTES

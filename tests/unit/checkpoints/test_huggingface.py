@@ -188,6 +188,8 @@ def rewrite_index(directory: Path, change: Mapping[str, str]) -> None:
         (lambda d: rewrite_index(d, {"embed": "gone.safetensors"}), "gone.safetensors: cannot be"),
         (lambda d: rewrite_index(d, {"embed": "\x1b/.safetensors"}), r"'\x1b/.safetensors' names"),
         (lambda d: rewrite_index(d, {"embed": "0\ud800.safetensors"}), "names no file inside"),
+        (lambda d: rewrite_index(d, {"embed": "x" * 256}), "x" * 100 + "...', which is no"),
+        (lambda d: rewrite_index(d, {"embed": f"{'0' * 256}.safetensors"}), "...' names no file"),
         (lambda d: rewrite_index(d, {"embed": ["x"] * 999}), "names something else than a text"),
         (lambda d: rewrite_index(d, {"n" * 9999: next(iter(SHARDS))}), "n" * 100 + "...' in model"),
         (lambda d: rewrite_index(d, {"new": next(iter(SHARDS))}), "places 'new' in model-00001"),
