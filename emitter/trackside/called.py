@@ -119,7 +119,7 @@ class CalledRecorder(Recorder):
         self._outbox.submit(draft)
 
     def _draft_without_step(self, attention: tuple[CapturedAttention, ...]) -> StepDraft:
-        optimizer = self._hooks.optimizer
+        optimizer = self.hooks.optimizer
         return StepDraft(
             step=self.step,
             epoch=None,

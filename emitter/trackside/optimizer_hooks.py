@@ -58,6 +58,11 @@ class OptimizerHooks:
         """The optimizer, None as long as none was given or found."""
         return None if self._optimizer is None else self._optimizer()
 
+    @property
+    def has_lost(self) -> bool:
+        """Whether there was an optimizer, and nobody holds it any more."""
+        return self._optimizer is not None and self._optimizer() is None
+
     def parameters(self) -> list[torch.Tensor]:
         """Return what the optimizer updates, or all of the model as long as there is none."""
         if self.optimizer is not None:

@@ -86,7 +86,9 @@ class Recorder:
         self._publisher = publisher
         self._root = unwrap(model)
         self._root_hook = RootHook(self._root, self._on_forward)
-        self._hooks = OptimizerHooks(self._root, optimizer, self.on_step_begin, self.on_step_end)
+        self.hooks = OptimizerHooks(self._root, optimizer, self.on_step_begin, self.on_step_end)
+        """Around the optimizer that is watched."""
+
         takes_attention = config.attention and place.rank == 0
         self._tap = make_tap(self._root, config, self.guard.report) if takes_attention else None
         self._gradients = make_gradient_tap(self._root, config)
@@ -100,7 +102,7 @@ class Recorder:
             step_bytes=config.step_budget_bytes,
             note=self._note,
         )
-        self._clip = ClipWatch(OwnParameters(self._hooks.all_parameters), self._outbox.can_copy)
+        self._clip = ClipWatch(OwnParameters(self.hooks.all_parameters), self._outbox.can_copy)
         self._collector = Collector(
             tap=self._tap,
             gradients=self._gradients,
@@ -124,17 +126,12 @@ class Recorder:
         """Hook everything. The first step is sampled if it is due and nothing is compiled."""
         backward_hook.add(self._on_backward)
         clip_hook.add(self._on_clip)
-        self._hooks.install()
+        self.hooks.install()
         if self._config.is_due(1):
             # Not armed here: a model that is compiled after attach would be traced armed.
             self._is_sampling = self._loss.is_sampling = self._is_arming_late = True
         if self._is_arming_late or self._follows_every_forward:
             self._hook_step()
-
-    @property
-    def optimizer(self) -> torch.optim.Optimizer | None:
-        """The optimizer that is watched."""
-        return self._hooks.optimizer
 
     def log(self, step: int | None, epoch: float | None, scalars: Mapping[str, object]) -> None:
         """Take in what the user logs; see `Session.log`."""
@@ -227,7 +224,7 @@ class Recorder:
         clip_hook.remove(self._on_clip)
         if not self._in_optimizer:
             backward_hook.remove(self._on_backward)
-            self._hooks.remove()
+            self.hooks.remove()
 
     def finish(self, reason: str) -> None:
         """Publish what is under way, then the last record."""
@@ -246,7 +243,7 @@ class Recorder:
 
     def _hook_step(self) -> None:
         """Hook model and optimizer: only around sampled steps, so that the others do not pay."""
-        self._hooks.arm()
+        self.hooks.arm()
         # First: it arms the tap in front of the first forward, whose hooks run in this order.
         self._root_hook.install()
         if self._tap is not None:
@@ -281,7 +278,7 @@ class Recorder:
         if self._clip.norms:
             self._clip.note_backward()
         self.guard.run("backward", self._loss.on_backward, args, kwargs)
-        if self._loss.has_many and self._hooks.all_parameters():  # none where the model is gone
+        if self._loss.has_many and self.hooks.all_parameters():  # none where the model is gone
             self._note(NO_STEP)
 
     def _on_clip(self, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
@@ -296,19 +293,19 @@ class Recorder:
         if self._collector.needs_eager_code:
             self._stance.force_eager()
         self._hook_step()
-        self._collector.arm(self._hooks.parameters, self._hooks.all_parameters)
+        self._collector.arm(self.hooks.parameters, self.hooks.all_parameters)
 
     def _arm_late(self) -> None:
         self._is_arming_late = False
         self._thread.set()
         if self._is_sampling and not has_compiled_parts(self._root):
-            self._collector.arm(self._hooks.parameters, self._hooks.all_parameters)
+            self._collector.arm(self.hooks.parameters, self.hooks.all_parameters)
 
     def _disarm(self) -> None:
         """Leave the step that begins now alone after all."""
         self._is_sampling = self._loss.is_sampling = self._is_arming_late = False
         self._stance.restore()
-        self._hooks.disarm()
+        self.hooks.disarm()
         self._collector.disarm()
 
     def _begin(self, optimizer: torch.optim.Optimizer) -> None:

@@ -122,12 +122,11 @@ def open_session(
 
 
 def _close_left_over() -> None:
-    # Where one process trains many models. Only here, not at the moment when a model goes: that
-    # may be in the middle of anything, and its results may be logged after it.
+    # Not at the moment when a model goes: its results may be logged after that.
     for session in tuple(_open_sessions):
         if session.is_own and session.is_left_over:
             _left_over_dirs.add(session.save_dir)
-            session.close("the model is gone")
+            session.close("model or optimizer is gone")
 
 
 def log_dataset(
@@ -363,8 +362,9 @@ class Session:
 
     @property
     def is_left_over(self) -> bool:
-        """Whether its model is gone, and with that the optimizer."""
-        return self._parts is not None and self._parts.root() is None
+        """Whether nothing comes any more: its model or optimizer is gone."""
+        parts = self._parts
+        return parts is not None and (parts.root() is None or parts.recorder.hooks.has_lost)
 
     def watches(self, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> bool:
         """Whether this session is that of a model, wrapped or not, and its optimizer.
@@ -375,7 +375,7 @@ class Session:
         """
         if self._parts is None or self._parts.root() is not unwrap(model):
             return False
-        own = self._parts.recorder.optimizer
+        own = self._parts.recorder.hooks.optimizer
         return optimizer is None or own is None or own is innermost(optimizer)
 
     def __reduce__(self) -> "tuple[type[Self], tuple[None]]":

@@ -40,7 +40,7 @@ def test_a_session_keeps_no_model_alive(
     first, second = segment.scan(shm_dir)
     assert (segment.is_writer_alive(first), segment.is_writer_alive(second)) == (False, True)
     close = read_segment(first).close
-    assert (close.reason, close.steps) == ("the model is gone", 3)
+    assert (close.reason, close.steps) == ("model or optimizer is gone", 3)
     assert [(entry.name, entry.value) for entry in close.scalars] == [("accuracy", 0.5)]
 
 
@@ -63,6 +63,26 @@ def test_a_session_without_its_model_stays_out_of_the_way(
     shallow(torch.randn(5, 4)).sum().backward()
 
     assert caplog.records == []
+
+
+@pytest.mark.parametrize("is_given", [True, False])
+def test_an_optimizer_that_takes_the_place_of_another_is_watched_once_attached(
+    quiet_attach: Attach, shm_dir: Path, *, is_given: bool
+) -> None:
+    model, optimizer = make_regression()
+    old = quiet_attach(model, optimizer if is_given else None, every=1, run="first")
+    train_step(model, optimizer)
+
+    optimizer = torch.optim.Adam(model.parameters())
+    gc.collect()
+    new = quiet_attach(model, optimizer, every=1, run="first")
+    train_step(model, optimizer)
+
+    found = {path.name.partition(".")[0]: read_segment(path) for path in segment.scan(shm_dir)}
+    first, second = found[old.run], found[new.run]
+    assert first.close.reason == "model or optimizer is gone"
+    assert [step.step for step in first.steps] == [1]
+    assert [step.learning_rate for step in second.steps] == [1e-3]
 
 
 def test_what_comes_after_does_not_write_over_it(quiet_attach: Attach, tmp_path: Path) -> None:
