@@ -46,10 +46,16 @@ class Unnamed(ABC):
             self._close()
         else:
             self._remove()
-        if isinstance(error, OSError):
+        if not isinstance(error, OSError):
+            return
+        if self._is_committed:
             raise OutputError(
-                f"{self.path}: writing failed: {error.strerror}; the previous {self.noun} stays"
+                f"{self.path}: is new, but may be the previous {self.noun} again after a power "
+                f"cut: its directory cannot be synced: {error.strerror}"
             ) from error
+        raise OutputError(
+            f"{self.path}: writing failed: {error.strerror}; the previous {self.noun} stays"
+        ) from error
 
     @abstractmethod
     def _remove(self) -> None:

@@ -1,11 +1,16 @@
 """A file that takes its name when it is whole."""
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
+from debris import debris
 
+from tracksided.checkpoints import publish
 from tracksided.checkpoints.publish import Publication, commit_together
+from tracksided.checkpoints.sweeping import sweep
+from tracksided.errors import OutputError
 
 
 @pytest.fixture
@@ -37,3 +42,27 @@ def test_all_its_space_is_taken_before_anything_is_written(tmp_path: Path, like:
     assert found.st_size == 1 << 20
     assert found.st_blocks * 512 >= 1 << 20
     assert sorted(path.name for path in tmp_path.iterdir()) == ["newest.pt"]
+
+
+def test_a_file_whose_name_cannot_be_synced_is_said_to_be_new(
+    tmp_path: Path, like: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "average.pt"
+    path.write_bytes(b"before")
+
+    def fail(directory: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(directory))
+
+    monkeypatch.setattr(publish, "sync_directory", fail)
+
+    def commit() -> None:
+        with Publication(path, 5, like.stat()) as publication:
+            publication.targets[0].write(b"after", 0)
+            commit_together([publication])
+
+    with pytest.raises(OutputError, match="is new, but may be the previous file again"):
+        commit()
+
+    assert path.read_bytes() == b"after"
+    sweep(tmp_path)
+    assert debris(tmp_path) == []

@@ -1,5 +1,6 @@
 """Whatever goes wrong, a directory output is there whole, old or new."""
 
+import errno
 import json
 import os
 import stat
@@ -276,3 +277,25 @@ def test_a_read_only_mode_is_taken_when_everything_is_written(tmp_path: Path) ->
 
     assert meanwhile == 0o640
     assert (tmp_path / "averaged" / "model").stat().st_mode & 0o777 == 0o440
+
+
+def test_a_directory_whose_name_cannot_be_synced_is_said_to_be_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "averaged"
+    publish(path, b"before")
+
+    def fail(directory: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(directory))
+
+    monkeypatch.setattr(publish_directory, "sync_directory", fail)
+
+    with pytest.raises(OutputError) as caught:
+        publish(path, b"after")
+
+    assert (path / "weights").read_bytes() == b"after"
+    assert "is new, but may be the previous average again after a power cut" in str(caught.value)
+    assert "stays" not in str(caught.value)
+    sweep(tmp_path)
+    assert debris(tmp_path) == []
+    assert (path / "weights").read_bytes() == b"after"
