@@ -1,5 +1,6 @@
 """Hooks around the step of one optimizer: the one given, or the first that updates the model."""
 
+import contextlib
 import functools
 import weakref
 from collections.abc import Callable, Mapping
@@ -150,8 +151,10 @@ class OptimizerHooks:
         self._optimizer = weakref.ref(optimizer)
         # A hook for a moment that hardly ever comes: it holds the model, and costs nothing.
         keep = functools.partial(_keep, self._held)
-        self._keeper = optimizer.register_load_state_dict_post_hook(keep)
-        self._held = None
+        # An optimizer that was not made by torch's __init__ takes none; then we hold the model.
+        with contextlib.suppress(AttributeError):
+            self._keeper = optimizer.register_load_state_dict_post_hook(keep)
+            self._held = None
 
 
 def _keep(model: nn.Module | None, optimizer: torch.optim.Optimizer) -> None:

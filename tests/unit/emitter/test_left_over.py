@@ -131,3 +131,30 @@ def test_a_module_made_for_attach_is_kept_until_an_optimizer_is_found(
 
     (path,) = segment.scan(shm_dir)
     assert [step.step for step in read_segment(path).steps] == [1, 2]
+
+
+def test_an_optimizer_that_takes_no_hook_for_its_state_is_watched(
+    quiet_attach: Attach, shm_dir: Path
+) -> None:
+    model, optimizer = make_regression()
+    del optimizer._optimizer_load_state_dict_post_hooks  # as one whose __init__ is its own
+
+    quiet_attach(nn.ModuleList([model]), every=1)
+    gc.collect()
+    for _ in range(2):
+        train_step(model, optimizer)
+
+    (path,) = segment.scan(shm_dir)
+    assert [step.step for step in read_segment(path).steps] == [1, 2]
+
+
+def test_a_watched_optimizer_loads_its_state(quiet_attach: Attach) -> None:
+    model, optimizer = make_regression()
+    quiet_attach(model, optimizer, every=1)
+    train_step(model, optimizer)
+    state = optimizer.state_dict()
+    state["param_groups"][0]["lr"] = 0.25
+
+    optimizer.load_state_dict(state)
+
+    assert optimizer.param_groups[0]["lr"] == 0.25
