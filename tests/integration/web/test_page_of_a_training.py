@@ -45,7 +45,8 @@ def test_a_training_is_followed_from_its_first_step_to_its_end(
         )
         page.locator("#picture-list img").first.wait_for()
         page.wait_for_function("() => document.querySelector('#picture-list img').naturalWidth > 0")
-        page.locator("#entropy-table tbody tr").nth(1).wait_for(state="attached")
+        page.locator("#entropy summary").click()  # the table is filled where it is open
+        page.locator("#entropy-table tbody tr").nth(1).wait_for()
     finally:
         trainer.wait()
 
