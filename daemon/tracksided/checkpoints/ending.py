@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import threading
 from collections.abc import Iterator
 from types import FrameType
 
@@ -28,16 +29,50 @@ def signals_as_exits(*numbers: signal.Signals) -> Iterator[None]:
 
 @contextlib.contextmanager
 def signals_held() -> Iterator[None]:
-    """Let the signals that end an averaging wait for the end of the block, in this thread.
+    """Let the signals that end an averaging wait for the end of the block.
 
-    Threads that are started in the block hold them as long as they run.
+    Their handlers wait, not the signals: one that is blocked in the main thread goes to another,
+    OpenBLAS's say, and Python runs its handler in the main thread all the same. In other threads
+    no handler runs, and there is nothing to hold.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    hold = _Hold()
     try:
-        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)  # raises what came just before
+        hold.begin()
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)  # raises what came meanwhile
+        hold.end()
+
+
+class _Hold:
+    """Stands before the handlers. Once it is over it hands on what comes, should it stay there."""
+
+    def __init__(self) -> None:
+        found = {int(number): signal.getsignal(number) for number in _ENDING}
+        self._handlers = {n: handler for n, handler in found.items() if callable(handler)}
+        self._came: list[int] = []
+        self._is_over = False
+
+    def begin(self) -> None:
+        for number in self._handlers:
+            signal.signal(number, self._note)
+
+    def end(self) -> None:
+        self._is_over = True
+        try:
+            if self._came:
+                self._handlers[self._came[0]](self._came[0], None)
+        finally:
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._is_over:
+            self._handlers[number](number, frame)
+        else:
+            self._came.append(number)
 
 
 def _exit(number: int, frame: FrameType | None) -> None:

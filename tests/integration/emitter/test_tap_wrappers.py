@@ -142,4 +142,5 @@ def test_distributed_wrappers_before_and_after_make_no_difference(
 
     assert errors == []
     modules = [one.call.module for one in tap.take()]
+    tap.remove()
     assert modules == ["layers.0", "layers.1"]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tracksided.checkpoints.crew import crew
-from tracksided.checkpoints.ending import signals_as_exits
+from tracksided.checkpoints.ending import signals_as_exits, signals_held
 
 DEADLINE_S = 60.0
 HEAD_START_S = 0.05  # for a main thread that does not wait: then it is the first
@@ -129,15 +129,32 @@ def test_a_thread_that_cannot_start_leaves_none_of_the_others(
     assert not started[0].is_alive()
 
 
-def test_signals_that_were_held_before_stay_so() -> None:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+def test_a_signal_that_another_thread_is_given_waits_too() -> None:
+    """What the system does with one that the main thread blocks, where a library has threads."""
+    came: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
     try:
-        with crew(1, "held") as pool:
-            within = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-            of_thread = pool.submit(signal.pthread_sigmask, signal.SIG_BLOCK, ()).result()
-        after = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        with crew(1, "other") as pool:
+            other = pool.submit(threading.get_ident).result()
+            with signals_held():
+                signal.pthread_kill(other, signal.SIGTERM)
+                pool.submit(time.monotonic).result()
+                within = list(came)
+            after = list(came)
+        handler = signal.getsignal(signal.SIGTERM)
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGTERM, before)
 
-    assert within == after == before | {signal.SIGHUP}
-    assert of_thread >= {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    assert within == []
+    assert after == [signal.SIGTERM]
+    assert getattr(handler, "__name__", "") == "<lambda>"
+
+
+def test_signals_that_are_ignored_stay_so() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with crew(1, "nohup"):
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
