@@ -50,7 +50,6 @@ class PatientOutputs:
         self._open_outputs = open_outputs
         self._outputs: RunOutputs | None = None
         self._thread = PatientThread(WAIT_S, clock)
-        self._is_silence_told = False
 
     def open(self) -> None:
         """Open the directory, unless it is open.
@@ -198,10 +197,8 @@ class PatientOutputs:
         return result
 
     def _tell_silence(self) -> None:
-        if self.is_silent == self._is_silence_told:
-            return
-        self._is_silence_told = self.is_silent
-        if self.is_silent:
+        news = self._thread.silence_news()
+        if news:
             logger.error("%s", self.problem)
-        else:
+        elif news is not None:
             logger.warning("%s: what took so long is done, going on", self.directory)

@@ -55,6 +55,7 @@ class PatientThread:
         self._queue: queue.SimpleQueue[PatientCall | None] = queue.SimpleQueue()
         self._under_way: PatientCall | None = None
         self._began_at = 0.0
+        self._was_silent = False  # when `silence_news` was asked last
         self._ended: dict[Hashable, PatientCall] = {}
 
     @property
@@ -63,6 +64,14 @@ class PatientThread:
         call = self._under_way
         is_waiting = call is not None and not call.done.is_set()
         return is_waiting and self._clock() - self._began_at >= SILENT_S
+
+    def silence_news(self) -> bool | None:
+        """Return `is_silent` where it is not what this returned last, else None: for a log."""
+        is_silent = self.is_silent
+        if is_silent == self._was_silent:
+            return None
+        self._was_silent = is_silent
+        return is_silent
 
     @property
     def is_free(self) -> bool:

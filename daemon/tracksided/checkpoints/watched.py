@@ -49,8 +49,6 @@ class Watched:
     calls: PatientThread = field(default_factory=lambda: PatientThread(LOOK_WAIT_S))
     """What looks at the directory, whose file server may be stopped."""
 
-    _is_silence_told: bool = False
-
     @property
     def refused(self) -> tuple[tuple[str, str], ...]:
         """Names and reasons of the last averaging, and of what was not even looked at."""
@@ -58,12 +56,10 @@ class Watched:
 
     def tell_silence(self) -> None:
         """Log, once each, that a look takes too long, and that it came to its end."""
-        if self.calls.is_silent == self._is_silence_told:
-            return
-        self._is_silence_told = self.calls.is_silent
-        if self._is_silence_told:
+        news = self.calls.silence_news()
+        if news:
             logger.error("checkpoints in %s: no answer, is the server stopped?", self.directory)
-        else:
+        elif news is not None:
             logger.warning("checkpoints in %s are looked at again", self.directory)
 
     def see(self, seen: Look, settled: Look | None, minimum: int) -> None:
