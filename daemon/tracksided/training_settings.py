@@ -1,11 +1,11 @@
 """What a run was told to do: `Config/*`, from the user's own settings and from what was seen."""
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from trackside.wire.markdown import table_cell
 from trackside.wire.records import Hello
 from tracksided.reports import Scalar, StepReport, Text, known_scalars
 
@@ -40,9 +40,6 @@ ACCUMULATION_STEPS = (
     "accumulation_steps",
 )
 MAX_ROWS = 200
-MAX_CELL_CHARS = 200
-# What Markdown would take for its own; an underscore within a word is none of it.
-_MARKUP = re.compile(r"[\\`*|]|(?<![A-Za-z0-9])_+|_+(?![A-Za-z0-9])|(?<=\])\(")
 
 
 def add_training_settings(report: StepReport) -> StepReport:
@@ -143,5 +140,4 @@ def _or(value: float | None, other: float | None) -> float | None:
 
 def _cell(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value, default=str)
-    text = text if len(text) <= MAX_CELL_CHARS else f"{text[: MAX_CELL_CHARS - 3]}..."
-    return _MARKUP.sub(lambda found: re.sub(r"(.)", r"\\\1", found[0]), text.replace("\n", " "))
+    return table_cell(text)

@@ -1,6 +1,5 @@
 """What a user says of a data set: facts as scalars and as one table."""
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -9,14 +8,12 @@ import numpy as np
 
 from trackside.errors import ConfigError
 from trackside.texts import MAX_TEXTS, measure_texts, take_sample
+from trackside.wire.markdown import table_cell
 
 GROUP = "Dataset"
 SUMMARY_TAG = f"{GROUP}/Summary"
 MAX_ENTRIES = 64  # of one distribution
 MAX_NUMBERS = 512  # in all: what travels with one step is bounded
-MAX_CELL_CHARS = 200
-# What Markdown would take for its own; an underscore within a word is none of it.
-_MARKUP = re.compile(r"[\\`*|]|(?<![A-Za-z0-9])_+|_+(?![A-Za-z0-9])|(?<=\])\(")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +52,9 @@ def describe(
     for name, fact in facts.items():
         found = dict(_numbers(name, fact))
         numbers |= found
-        rows += [(key, _written(value)) for key, value in found.items()] or [(name, _cell(fact))]
+        rows += [(key, _written(value)) for key, value in found.items()] or [
+            (name, table_cell(str(fact)))
+        ]
     if texts is not None:
         sample = take_sample(texts, max_texts)
         rows.append(("texts that were measured", sample.origin))
@@ -106,9 +105,3 @@ def _is_number(value: object) -> bool:
 def _written(value: float) -> str:
     """Write counts in full, the rest with six digits."""
     return f"{value:.0f}" if value.is_integer() else f"{value:.6g}"
-
-
-def _cell(value: object) -> str:
-    text = str(value).replace("\n", " ")
-    text = text if len(text) <= MAX_CELL_CHARS else f"{text[: MAX_CELL_CHARS - 3]}..."
-    return _MARKUP.sub(lambda found: re.sub(r"(.)", r"\\\1", found[0]), text)
