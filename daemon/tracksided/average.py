@@ -28,11 +28,12 @@ def main() -> int:
         del signal_number, frame
         group.end_soon()
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, end_soon)
     allow_many_files()
     try:
+        group.join()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, end_soon)
         return _lead(Ranks(group)) if group.rank == 0 else follow(group)
     except RankLost as error:
         return _fail(f"{error}; the previous average stays") if group.is_first() else EXIT_FAILED

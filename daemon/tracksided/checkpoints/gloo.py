@@ -14,6 +14,8 @@ from tracksided.errors import RankLost
 # A rank that dies closes its connections, which the others notice at once.
 TIMEOUT = dt.timedelta(hours=6)
 
+LOST = "another rank ended or cannot be reached"
+
 _Result = TypeVar("_Result")
 
 
@@ -21,25 +23,40 @@ class GlooGroup:
     """The default process group, made of torchrun's environment.
 
     Bytes travel as uint8 tensors: the object collectives of torch.distributed pickle.
+    States: found -> joined. `is_first` may be asked in both, all else needs `join`.
     """
 
     def __init__(self) -> None:
-        """Join; returns when all ranks have.
+        """Find torchrun's store.
 
         Raises:
-            RankLost: some did not come.
+            RankLost: it cannot be reached, or the environment does not name it.
         """
         try:
-            store, self.rank, self.size = next(rendezvous("env://", timeout=TIMEOUT))
-            dist.init_process_group(
-                "gloo", store=store, rank=self.rank, world_size=self.size, timeout=TIMEOUT
-            )
+            self._rendezvous, self.rank, self.size = next(rendezvous("env://", timeout=TIMEOUT))
         except (RuntimeError, ValueError) as error:
             raise RankLost(f"the ranks do not find each other: {error}") from error
         self._store = dist.PrefixStore(  # type: ignore[attr-defined] # documented, not in __all__
-            "tracksided.average", store
+            "tracksided.average", self._rendezvous
         )
         self._is_ending = False
+
+    def join(self) -> None:
+        """Connect to all ranks. They come out one by one: some may still connect to each other.
+
+        Raises:
+            RankLost: some did not come, or ended meanwhile.
+        """
+        try:
+            dist.init_process_group(
+                "gloo",
+                store=self._rendezvous,
+                rank=self.rank,
+                world_size=self.size,
+                timeout=TIMEOUT,
+            )
+        except (RuntimeError, ValueError) as error:
+            raise RankLost(f"{LOST}: {error}") from error
 
     def broadcast(self, content: bytes | None) -> bytes:
         """Give what rank 0 has to all."""
@@ -99,4 +116,4 @@ def _reached(call: Callable[[], _Result]) -> _Result:
     try:
         return call()
     except RuntimeError as error:
-        raise RankLost("another rank ended or cannot be reached") from error
+        raise RankLost(LOST) from error

@@ -53,6 +53,20 @@ dist.barrier()
 os._exit(0)  # without the teardown of gloo's threads, which now and then aborts
 """
 
+TORN = """
+import runpy
+import torch.distributed as dist
+
+join = dist.init_process_group
+
+def join_and_lose(*arguments, **options):
+    join(*arguments, **options)
+    raise RuntimeError("Connection closed by peer")
+
+dist.init_process_group = join_and_lose
+runpy.run_module("tracksided.average", run_name="__main__", alter_sys=True)
+"""
+
 
 def start(num_ranks: int, arguments: Sequence[str | Path]) -> subprocess.Popen[str]:
     command = [*TORCHRUN, "--nproc-per-node", str(num_ranks), *map(str, arguments)]
@@ -280,6 +294,22 @@ def test_a_killed_rank_leaves_the_previous_average(checkpoints: Path, killed: in
     assert debris(checkpoints) == []  # what a killed rank 0 left is swept
     (checkpoints / "averaged_model.json").unlink()
     (checkpoints / "old").rename(checkpoints / "averaged_model.pt")
+
+
+def test_a_rank_that_is_lost_while_all_connect_is_told_once(
+    checkpoints: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    save_files(checkpoints)
+    script = tmp_path_factory.mktemp("torn") / "average.py"
+    script.write_text(TORN)
+
+    code, _, errors = finish(start(3, [script, checkpoints]))
+
+    assert code == 1
+    (ours,) = [line for line in errors if line.startswith("trackside average: ")]
+    assert "another rank ended or cannot be reached: Connection closed by peer" in ours
+    assert "the previous average stays" in ours
+    assert debris(checkpoints) == []
 
 
 def test_without_torchrun_it_says_how_to_start(tmp_path: Path) -> None:
