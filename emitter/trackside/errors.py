@@ -4,6 +4,7 @@ What is derived from what:
 
     TracksideError
     +-- ConfigError          a setting that cannot be used (also a ValueError)
+    +-- DeviceNotSupported   tensors on a device that nothing is recorded from
     +-- WireError
         +-- SegmentRefused   a file that is not a segment we may read
         |   +-- LayoutMismatch   a segment of another wire version
@@ -19,6 +20,10 @@ class TracksideError(Exception):
 
 class ConfigError(TracksideError, ValueError):
     """A setting has a value that cannot be used; the message names it and the mend."""
+
+
+class DeviceNotSupported(TracksideError):
+    """Tensors lie on a device that they cannot be copied from; the message names its type."""
 
 
 class WireError(TracksideError):

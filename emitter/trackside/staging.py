@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from trackside.errors import DeviceNotSupported
 from trackside.wire.layout import align
 from trackside.wire.records import DTYPE_BYTES, widen_bfloat16
 
@@ -48,6 +49,9 @@ class HostArray:
 
 class Device(Protocol):
     """What staging asks of an accelerator; `Cuda` is the real one."""
+
+    type: str
+    """Of the tensors that it copies, as `torch.device.type`."""
 
     def can_copy(self) -> bool:
         """Whether copies may be started and asked about now."""
@@ -123,11 +127,20 @@ class Staging:
 
         Tensors on the CPU are viewed, not copied: nobody may write to them afterwards. One tensor
         under several names becomes one array.
+
+        Raises:
+            DeviceNotSupported: a tensor is neither on the CPU nor on the accelerator.
         """
         once = {id(tensor): _shippable(tensor) for tensor in tensors.values()}
-        if all(tensor.device.type == "cpu" for tensor in once.values()):
+        types = {tensor.device.type for tensor in once.values()}
+        if types <= {"cpu"}:
             arrays = {key: _view(tensor) for key, tensor in once.items()}
             is_done: Callable[[], bool] = _always
+        elif unknown := types - {"cpu", self._device.type}:
+            raise DeviceNotSupported(
+                f"tensors are on {' and '.join(sorted(unknown))}; only those on CPU and "
+                f"{self._device.type} can be recorded"
+            )
         else:
             buffer = self._buffers[self._next]
             if buffer.user is not None and not buffer.user.is_over():
@@ -173,6 +186,8 @@ class Staging:
 
 class Cuda:
     """Copies by CUDA, on one side stream per device."""
+
+    type = "cuda"
 
     def __init__(self) -> None:
         self._streams: dict[torch.device, torch.cuda.Stream] = {}

@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from trackside.errors import DeviceNotSupported
 from trackside.staging import NUM_BUFFERS, Staged, Staging
 
 
 class _Device:
     """Pretends that the meta device is an accelerator; a copy is done when `finish` says so."""
+
+    type = "meta"
 
     def __init__(self) -> None:
         self.allocated: list[int] = []
@@ -163,3 +166,10 @@ def test_draining_gives_up_at_its_deadline() -> None:
     assert not staging.drain(staged, 0.0)
     device.finish(0)
     assert staging.drain(staged, 0.0)
+
+
+def test_tensors_of_a_device_that_is_not_known_are_refused_by_its_name() -> None:
+    tensors = {"x": _on_device(3), "y": torch.ones(2)}
+
+    with pytest.raises(DeviceNotSupported, match="tensors are on meta; only those on CPU and cuda"):
+        Staging().stage(tensors)
