@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import ClassVar, Self
 
 from tracksided.checkpoints.directory_lock import locked
+from tracksided.checkpoints.ending import signals_held
 from tracksided.checkpoints.naming import temporary_name
 from tracksided.checkpoints.renaming import exchange
 from tracksided.checkpoints.writeback import FileTarget
@@ -20,6 +21,7 @@ from tracksided.errors import OutputError
 
 _MODE_BITS = 0o777  # no bits that give a file the rights of its owner
 WRITABLE = 0o600  # while it is written, also by other ranks of the same user
+NOT_OPEN = -1  # in place of a descriptor
 
 
 class Unnamed(ABC):
@@ -42,10 +44,7 @@ class Unnamed(ABC):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._is_committed:
-            self._close()
-        else:
-            self._remove()
+        self._end()
         if not isinstance(error, OSError):
             return
         if self._is_committed:
@@ -57,9 +56,17 @@ class Unnamed(ABC):
             f"{self.path}: writing failed: {error.strerror}; the previous {self.noun} stays"
         ) from error
 
+    def _end(self) -> None:
+        """Close it, and remove it if it is uncommitted; who asks twice for the end waits."""
+        with signals_held():
+            if self._is_committed:
+                self._close()
+            else:
+                self._remove()
+
     @abstractmethod
     def _remove(self) -> None:
-        """Remove and close everything."""
+        """Remove and close everything that has been made."""
 
     @abstractmethod
     def _close(self) -> None:
@@ -86,17 +93,22 @@ class Publication(Unnamed):
         self.like = like
         self._is_aside = False  # the file that had the name is under the temporary one
         self._is_reversible = False
+        self.descriptor = NOT_OPEN
         try:
-            with locked(path.parent):  # so that nobody sweeps it before it is locked itself
+            # So that nobody sweeps it before it is locked itself, nor a signal leaves it behind.
+            with locked(path.parent), signals_held():
                 self.descriptor = _create_locked(self.temporary)
         except OSError as error:
             raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+        except BaseException:  # the signal that was held
+            self._end()
+            raise
         try:
             take_owner_and_mode(self.descriptor, like, besides=WRITABLE)
             if nbytes:
                 os.posix_fallocate(self.descriptor, 0, nbytes)
         except BaseException as error:  # the signal that ends us may come right here
-            self._remove()
+            self._end()
             if not isinstance(error, OSError):
                 raise
             raise OutputError(
@@ -161,7 +173,8 @@ class Publication(Unnamed):
         self._close()
 
     def _close(self) -> None:
-        os.close(self.descriptor)
+        if self.descriptor != NOT_OPEN:
+            os.close(self.descriptor)
 
 
 def _create_locked(path: Path) -> int:
@@ -180,9 +193,10 @@ def commit_together(publications: Sequence[Publication]) -> None:
     """Sync files of one directory, then give them their names, all or none.
 
     What can fail for want of space or for a broken disk fails before the first has its name. Two
-    averagings at once into one output take turns, so that its files are of one of them. A
-    writer that is killed between two renames leaves a new file beside an old one: the next
-    averaging finds that its sources are not those of the description, and makes both anew.
+    averagings at once into one output take turns, so that its files are of one of them. A signal
+    that ends us waits until all is in order. A writer that is killed between two renames leaves a
+    new file beside an old one: the next averaging finds that its sources are not those of the
+    description, and makes both anew.
 
     Raises:
         OSError: none has its name.
@@ -191,7 +205,7 @@ def commit_together(publications: Sequence[Publication]) -> None:
     for publication in publications:
         publication.take_mode()
         publication.sync()
-    with locked(publications[0].path.parent):
+    with locked(publications[0].path.parent), signals_held():
         _take_names(publications)
         sync_directory(publications[0].path.parent)
         for publication in publications:
@@ -204,9 +218,9 @@ def _take_names(publications: Sequence[Publication]) -> None:
         for publication in publications:
             publication.take_name()
             taken.append(publication)
-    except BaseException as error:  # the signal that ends us may come right here
+    except OSError as error:
         kept = [publication for publication in taken if not publication.give_back()]
-        if kept and isinstance(error, OSError):
+        if kept:
             raise OutputError(
                 f"{publications[len(taken)].path}: cannot be replaced: {error.strerror}; "
                 f"{kept[0].path.name} is new already and does not fit it: average again once "

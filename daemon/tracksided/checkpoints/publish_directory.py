@@ -18,9 +18,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from tracksided.checkpoints.directory_lock import locked
+from tracksided.checkpoints.ending import signals_held
 from tracksided.checkpoints.formats.base import OutputFile
 from tracksided.checkpoints.naming import aside_name, temporary_name
-from tracksided.checkpoints.publish import WRITABLE, Unnamed, take_owner_and_mode
+from tracksided.checkpoints.publish import NOT_OPEN, WRITABLE, Unnamed, take_owner_and_mode
 from tracksided.checkpoints.renaming import exchange
 from tracksided.checkpoints.replaced import discard, hand_over, open_directory
 from tracksided.checkpoints.writeback import FileTarget
@@ -52,17 +53,22 @@ class DirectoryPublication(Unnamed):
         self._like = like
         self.likes: list[os.stat_result] = []  # of each target
         self._within: dict[str, int] = {}  # descriptors of the directories in it
+        self._directory = NOT_OPEN
         try:
-            with locked(path.parent):  # so that nobody sweeps it before it is locked itself
+            # So that nobody sweeps it before it is locked itself, nor a signal leaves it behind.
+            with locked(path.parent), signals_held():
                 self.temporary.mkdir(0o700)
                 self._directory = _open_locked(self.temporary)
         except OSError as error:
             raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+        except BaseException:  # the signal that was held
+            self._end()
+            raise
         try:
             for file in files:
                 self.add(file)
         except BaseException as error:  # the signal that ends us may come right here
-            self._remove()
+            self._end()
             if not isinstance(error, OSError):
                 raise
             nbytes = sum(file.nbytes for file in files)
@@ -98,16 +104,16 @@ class DirectoryPublication(Unnamed):
         self.sync()
         for descriptor in self._directories:
             take_owner_and_mode(descriptor, self._like, besides=stat.S_IRWXU)
-        with locked(self.path.parent):
+        with locked(self.path.parent), signals_held():
             aside = _take_name(self.temporary, self.path)
             self._is_committed = True
             old = None if aside is None else _open_if_directory(aside)
             own = frozenset[str]() if old is None else hand_over(old, self._directory)
             self._close_for_changes()
-        sync_directory(self.path.parent)
-        if aside is not None and old is not None:
-            discard(aside, old, own)
-            os.close(old)
+            sync_directory(self.path.parent)
+            if aside is not None and old is not None:
+                discard(aside, old, own)
+                os.close(old)
 
     @property
     def _directories(self) -> tuple[int, ...]:
@@ -127,7 +133,6 @@ class DirectoryPublication(Unnamed):
         return self._within[name]
 
     def _remove(self) -> None:
-        # A signal may have come when it had left its temporary name, and was not yet committed.
         with suppress(OSError):
             if os.path.samestat(self.temporary.lstat(), os.fstat(self._directory)):
                 remove_unpublished(self.temporary, self._directory)
@@ -136,7 +141,8 @@ class DirectoryPublication(Unnamed):
     def _close(self) -> None:
         files = (target.descriptor for target in self.targets)
         for descriptor in (*files, *self._directories):
-            os.close(descriptor)
+            if descriptor != NOT_OPEN:
+                os.close(descriptor)
         self.targets = ()
         self._within.clear()
 

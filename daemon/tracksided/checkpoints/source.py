@@ -186,9 +186,10 @@ class SourceFile:
 
     def close(self) -> None:
         """Close the descriptor; may be called again."""
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-            self.descriptor = -1
+        # In this order: a signal that comes here may lead to another call.
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 class SourceDirectory:
@@ -344,9 +345,9 @@ class SourceDirectory:
         self._close_itself()
 
     def _close_itself(self) -> None:
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-            self.descriptor = -1
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 def is_entry_name(name: str) -> bool:
