@@ -38,6 +38,8 @@ SIGN_OF_LIFE_S = 0.5  # often enough for a progress display, rare enough to cost
 def main() -> int:
     """Serve one request and return the exit code."""
     os.chdir("/")  # nobody's directory is kept in use
+    for number in (signal.SIGINT, signal.SIGHUP):  # of a terminal, for the daemon, which ends us
+        signal.signal(number, signal.SIG_IGN)
     with signals_as_exits(signal.SIGTERM):
         return _serve()
 

@@ -93,6 +93,22 @@ def test_closing_ends_the_child_without_debris(
     assert not service.is_busy()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_what_a_terminal_sends_to_all_is_for_the_daemon_alone(
+    tmp_path: Path,
+    clock: Clock,
+    make_service: Callable[..., CheckpointService],
+    number: signal.Signals,
+) -> None:
+    service, pid = averaging(tmp_path, clock, make_service)
+
+    os.kill(pid, number)
+    (event,) = settle(service, clock)
+
+    assert event.error is None
+    assert torch.equal(averaged(tmp_path)[:3], torch.full((3,), 2.0))
+
+
 def test_a_child_dies_with_its_daemon(tmp_path: Path) -> None:
     slow_checkpoints(tmp_path)
     code = (
