@@ -1,13 +1,16 @@
-# Everything lies in .venv of this clone; nothing outside it is written.
-#   make venv    set up .venv from nothing (quick when it is up to date)
-#   make test    lint, types and all tests: what must pass before a change goes in;
-#                PYTEST_ARGS="tests/unit -k ring" runs some
-#   make docs    the documentation as a site, in build/site
-#   make demo    the guided tour; DEMO_ARGS="--steps 60 --out DIR" is passed on
-#   make bench   all benchmarks, then docs/performance.md; BENCH_ARGS="--quick" or "--only ring tap"
-#   make peers   what benchmarks compare with: wandb, and others' scripts in build/peers
+# Everything lies in .venv of this clone; nothing outside it is written. `make` shows this:
+#   make demo         the guided tour; DEMO_ARGS="--steps 60 --out DIR" is passed on
+#   make venv         set up .venv from nothing (quick when it is up to date)
+#   make test         lint, types and all tests: what must pass before a change goes in;
+#                     PYTEST_ARGS="tests/unit -k ring" runs some
+#   make lint         ruff and the import contracts alone
+#   make types        mypy alone
+#   make docs         the documentation as a site, in build/site
+#   make bench        all benchmarks, then docs/performance.md; BENCH_ARGS="--only ring tap" runs some
+#   make peers        what benchmarks compare with: wandb, and others' scripts in build/peers
 #   make performance  the pages of figures from the stored results
 #   make pictures     the pictures of README, docs and gallery, from runs of their own
+#   make clean        remove .venv, and all that was built
 PYTHON ?= python3
 DEMO_ARGS ?=
 BENCH_ARGS ?=
@@ -21,7 +24,11 @@ BIN := .venv/bin
 RUNS := .venv/runs
 STAMP := .venv/installed
 
-.PHONY: venv test lint types docs demo bench peers performance pictures clean
+.PHONY: help venv test lint types docs demo bench peers performance pictures clean
+
+# The first target: whoever types `make` alone wants to know, not to download PyTorch.
+help:
+	@sed -n 's/^#   //p' Makefile
 
 venv: $(STAMP)
 

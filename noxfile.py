@@ -16,6 +16,7 @@ def install(session: nox.Session, *groups: str) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
+    """Run ruff and the import contracts."""
     install(session, "lint")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
@@ -24,24 +25,28 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
+    """Run mypy."""
     install(session, "types")
     session.run("mypy")
 
 
 @nox.session(python=["3.11", "3.12", "3.13"])
 def tests(session: nox.Session) -> None:
+    """Run all tests but whole runs; arguments go to pytest: nox -s tests -- -k ring."""
     install(session, "test")
     session.run("pytest", "-m", "not e2e", *session.posargs)
 
 
 @nox.session
 def e2e(session: nox.Session) -> None:
+    """Run the tests that are whole runs, as a user starts them."""
     install(session, "test")
     session.run("pytest", "-m", "e2e", *session.posargs)
 
 
 @nox.session
 def docs(session: nox.Session) -> None:
+    """Build the documentation as a site."""
     install(session, "docs")
     session.run("mkdocs", "build", "--strict", *session.posargs)
 

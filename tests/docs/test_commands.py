@@ -71,6 +71,13 @@ _MAKE = command_lines("make")
 _TARGETS = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+def test_make_alone_names_every_target_and_does_nothing() -> None:
+    done = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert set(re.findall(r"^make (\w+) ", done.stdout, re.MULTILINE)) == {*_TARGETS} - {"help"}
+
+
 @pytest.mark.parametrize("place", sorted(_MAKE))
 def test_a_documented_target_of_make_is_there(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = dict(word.split("=", 1) for word in _MAKE[place] if "=" in word)
