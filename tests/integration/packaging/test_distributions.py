@@ -115,7 +115,11 @@ def test_the_metadata_names_what_a_user_gets(metadata: Metadata) -> None:
 
     assert base == {"msgpack", "numpy", "pyzmq", "torch"}
     assert metadata.provides_extra == ["alerts", "daemon", "gs", "s3"]
-    assert metadata.license_files == ["LICENSE"]
+    vendored = "daemon/tracksided/web/static/vendor/uplot/LICENSE"
+    assert (metadata.license_expression, metadata.license_files) == (
+        "Apache-2.0 AND MIT",
+        ["LICENSE", vendored],
+    )
 
 
 def test_the_readme_is_a_description_that_an_index_can_show(metadata: Metadata) -> None:
