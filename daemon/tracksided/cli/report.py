@@ -16,10 +16,11 @@ from rich.text import Text
 
 from tracksided.errors import OutputError, ReportError, TracksidedError
 from tracksided.progress.compare import Comparison, compare, comparison_document
+from tracksided.progress.directories import is_directory
 from tracksided.progress.locate import Source, latest_checkpoint, newest_in, place_for, source_at
 from tracksided.progress.summary import Summary, summarise
 from tracksided.progress.wording import Section, describe, document, readable
-from tracksided.sinks.json_file import write_whole
+from tracksided.sinks.json_file import replace_file
 
 DEFAULT_OUTPUTS = Path("outputs")
 OWN_OUTPUTS = Path("trackside_logs")  # where `attach` lets its runs be written
@@ -100,7 +101,7 @@ def _only_source(named: Sequence[Path], outputs: Path, *, latest: bool) -> Sourc
     if len(named) > 1:
         raise ReportError("several directories can only be compared: --compare DIR DIR")
     is_by_default = not named and outputs == DEFAULT_OUTPUTS
-    if is_by_default and not outputs.is_dir() and OWN_OUTPUTS.is_dir():
+    if is_by_default and not is_directory(outputs) and is_directory(OWN_OUTPUTS):
         raise ReportError(f"{outputs} is no directory; for runs of trackside: -o {OWN_OUTPUTS}")
     return _source(named[0], latest=latest) if named else newest_in(outputs, latest=latest)
 
@@ -125,23 +126,31 @@ def _draw(
     curves = [replace(curve, name=name) for curve, name in zip(curves, names, strict=True)]
     written: list[Path] = []
     if file is not None:
-        write_whole(file, draw(curves, file.suffix.removeprefix(".")))
+        _write(file, draw(curves, file.suffix.removeprefix(".")))
         written.append(file)
     if beside is not None:
         written.append(_write_beside(beside / PLOT_NAME, draw(curves, "png")))
     return tuple(written)
 
 
+def _write(path: Path, picture: bytes) -> None:
+    try:
+        replace_file(path, picture)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}; name another file") from error
+
+
 def _write_beside(path: Path, picture: bytes) -> Path:
     """Write a picture, into a temporary file where the directory is not ours to write."""
     try:
-        write_whole(path, picture)
-    except OutputError as error:
+        replace_file(path, picture)
+    except OSError as error:
         with tempfile.NamedTemporaryFile(
             prefix="trackside-", suffix=path.suffix, delete=False
         ) as file:
             file.write(picture)
-        click.echo(f"{readable(str(error))}; the curves go elsewhere", err=True)
+        said = f"cannot write {path}: {error.strerror}; the curves go elsewhere"
+        click.echo(readable(said), err=True)
         return Path(file.name)
     return path
 

@@ -229,7 +229,7 @@ def _who_serves_already(entry: pwd.struct_passwd) -> str:
     """Explain a failed start by a daemon that a training or a shell has started."""
     moved = _moved_shm_dir()
     directory = moved or Path("/dev/shm") / f"trackside-{entry.pw_uid}"  # noqa: S108 - looked at
-    pid = daemon_pid(directory) if directory.is_dir() else None
+    pid = daemon_pid(directory)
     if pid is None:
         return ""
     how = f"with `kill {pid}`" if pid else f"({name_holder(pid)})"

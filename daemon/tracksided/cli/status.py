@@ -87,7 +87,7 @@ def show_checkpoints(directories: list[dict[str, Any]], console: Console) -> Non
 
 
 def _gather(directory: Path) -> dict[str, Any]:
-    pid = daemon_pid(directory) if directory.is_dir() else None
+    pid = daemon_pid(directory)
     segments = [path.name for path in segment.scan(directory)]
     content = None if pid is None else read_status(directory)
     if content is None:

@@ -39,6 +39,9 @@ class OutputFacts:
     """A directory into which outputs go, or its nearest parent that exists."""
 
     path: Path
+    in_the_way: Path | None
+    """What stands where this directory, or one above it, should be."""
+
     is_writable: bool
     space: SpaceFacts | None
     problem: str | None

@@ -99,7 +99,7 @@ def _directory(path: Path) -> DirectoryFacts:
             is_directory=False,
             owner=None,
             mode=None,
-            can_be_made=path.parent.is_dir() and os.access(path.parent, os.W_OK | os.X_OK),
+            can_be_made=_existing(path) == path.parent and _may_be_written(path.parent),
         )
     return DirectoryFacts(
         path=path,
@@ -113,8 +113,17 @@ def _directory(path: Path) -> DirectoryFacts:
 
 def _output(path: Path, problem: str | None) -> OutputFacts:
     place = _existing(path)
-    is_writable = place.is_dir() and os.access(place, os.W_OK | os.X_OK)
-    return OutputFacts(path=path, is_writable=is_writable, space=_space(path), problem=problem)
+    return OutputFacts(
+        path=path,
+        in_the_way=None if place.is_dir() else place,
+        is_writable=_may_be_written(place),
+        space=_space(path),
+        problem=problem,
+    )
+
+
+def _may_be_written(place: Path) -> bool:
+    return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
 
 
 def _space(path: Path) -> SpaceFacts | None:
@@ -131,8 +140,9 @@ def _space(path: Path) -> SpaceFacts | None:
 
 
 def _existing(path: Path) -> Path:
-    """Return the path, or the nearest of its parents that exists."""
-    return next((place for place in (path, *path.parents) if place.exists()), Path("/"))
+    """Return the path, or the nearest of its parents that is known to exist."""
+    # Not Path.exists(), which raises where a directory may not be entered.
+    return next((place for place in (path, *path.parents) if os.path.exists(place)), Path("/"))  # noqa: PTH110 - see above
 
 
 def _file_system(path: Path) -> str | None:

@@ -16,6 +16,12 @@ def check_outputs(facts: Facts) -> Iterator[Finding]:
         space = output.space
         if output.problem is not None:
             yield fail(check, output.problem, "once that is mended the daemon goes on by itself")
+        elif output.in_the_way is not None:
+            yield fail(
+                check,
+                f"{output.in_the_way} is a file, no directory",
+                "move it away, or set save_dir= elsewhere",
+            )
         elif not output.is_writable:
             yield fail(
                 check,

@@ -1,10 +1,24 @@
-"""Looks into directories that others write and rotate meanwhile: what has gone is not there."""
+"""Looks into directories that others write and rotate meanwhile, and close.
+
+What has gone is not there, nor is what lies where we may not look; `Path.is_file` and
+`Path.is_dir` raise there.
+"""
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from tracksided.checkpoints.naming import is_checkpoint_directory, step_in_directory_name
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file is there for us."""
+    return os.path.isfile(path)  # noqa: PTH113 - see above
+
+
+def is_directory(path: Path) -> bool:
+    """Whether a directory is there for us."""
+    return os.path.isdir(path)  # noqa: PTH112 - see above
 
 
 def directories_in(directory: Path) -> tuple[Path, ...]:

@@ -8,7 +8,13 @@ from tracksided.checkpoints.naming import is_checkpoint_directory
 from tracksided.errors import ReportError
 from tracksided.progress import event_files, history, trainer_state
 from tracksided.progress.curve import Kind, TrainingCurve
-from tracksided.progress.directories import checkpoints_in, directories_in, written_at
+from tracksided.progress.directories import (
+    checkpoints_in,
+    directories_in,
+    is_directory,
+    is_file,
+    written_at,
+)
 from tracksided.sinks.history import FILE_NAME as HISTORY_FILE
 
 DEPTH = 3  # levels below a directory of outputs that are looked at: outputs/run/runs/start
@@ -51,10 +57,10 @@ def source_at(path: Path) -> Source:
     Raises:
         ReportError: there is none; the message names what was looked for.
     """
-    if path.is_file():
+    if is_file(path):
         return _source_of_file(path)
-    if not path.is_dir():
-        raise ReportError(f"{path} does not exist; expected a directory with {SOURCES}")
+    if not is_directory(path):
+        raise ReportError(f"{path} {_absence(path)}; expected a directory with {SOURCES}")
     found = _direct(path) or _newest_checkpoint(path) or _events_below(path)
     return newest_in(path, latest=False) if found is None else found
 
@@ -84,8 +90,8 @@ def newest_in(outputs: Path, *, latest: bool) -> Source:
     Raises:
         ReportError: there is none.
     """
-    if not outputs.is_dir():
-        raise ReportError(f"{outputs} is no directory; name one with -o, or a run with -c")
+    if not is_directory(outputs):
+        raise ReportError(f"{outputs} {_absence(outputs)}; name one with -o, or a run with -c")
     find, wanted = (
         (_newest_checkpoint, f"checkpoint-N with a {trainer_state.FILE_NAME}")
         if latest
@@ -106,6 +112,17 @@ def place_for(source: Source) -> Path:
     return directory.parent if is_part else directory
 
 
+def _absence(path: Path) -> str:
+    """Say why there is no directory for us."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return "does not exist"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return "is no directory"
+
+
 def _source_of_file(path: Path) -> Source:
     kinds = {trainer_state.FILE_NAME: Kind.TRAINER_STATE, HISTORY_FILE: Kind.HISTORY}
     kind = kinds.get(path.name)
@@ -117,7 +134,7 @@ def _source_of_file(path: Path) -> Source:
 def _direct(directory: Path) -> Source | None:
     """Return what lies in a directory itself, the best first."""
     for file_name in (trainer_state.FILE_NAME, HISTORY_FILE):
-        if (directory / file_name).is_file():
+        if is_file(directory / file_name):
             return _source_of_file(directory / file_name)
     if event_files.event_files(directory):
         return Source(Kind.EVENTS, directory, _name(directory))
@@ -136,7 +153,7 @@ def _of_run(directory: Path) -> Source | None:
 
 def _newest_checkpoint(directory: Path) -> Source | None:
     states = (path / trainer_state.FILE_NAME for path in checkpoints_in(directory).values())
-    complete = [state for state in states if state.is_file()]
+    complete = [state for state in states if is_file(state)]
     return _source_of_file(complete[-1]) if complete else None
 
 

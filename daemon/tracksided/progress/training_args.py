@@ -15,7 +15,7 @@ from tracksided.checkpoints.formats.pickle_nodes import (
 from tracksided.checkpoints.formats.torch_archive import read_object
 from tracksided.checkpoints.refusals import SourceRefused, refused_as
 from tracksided.checkpoints.source import SourceFile
-from tracksided.progress.directories import checkpoints_in
+from tracksided.progress.directories import checkpoints_in, is_file
 from tracksided.sinks.json_file import Json
 
 ARGUMENTS_FILE = "training_args.bin"
@@ -58,7 +58,7 @@ def read_training_args(directory: Path) -> tuple[dict[str, Json], str | None]:
 
 def _find(directory: Path) -> Path | None:
     places = (directory, *reversed(tuple(checkpoints_in(directory).values())))
-    return next((p / ARGUMENTS_FILE for p in places if (p / ARGUMENTS_FILE).is_file()), None)
+    return next((p / ARGUMENTS_FILE for p in places if is_file(p / ARGUMENTS_FILE)), None)
 
 
 def _plain(node: Node) -> tuple[bool, Json]:

@@ -71,6 +71,23 @@ def write_whole(path: Path, content: bytes, *, mode: int = AS_UMASK_SAYS) -> Non
     Raises:
         OutputError: it cannot be written; what was there stays.
     """
+    try:
+        replace_file(path, content, mode=mode)
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
+def replace_file(path: Path, content: bytes, *, mode: int = AS_UMASK_SAYS) -> None:
+    """Do what `write_whole` does, for those who know another mend.
+
+    Args:
+        path: of the file.
+        content: all of it.
+        mode: permission bits, of which the umask takes its own away.
+
+    Raises:
+        OSError: it cannot be written; what was there stays.
+    """
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
@@ -80,10 +97,10 @@ def write_whole(path: Path, content: bytes, *, mode: int = AS_UMASK_SAYS) -> Non
             os.fsync(file.fileno())
         temporary.replace(path)
         sync_directory(path.parent)
-    except OSError as error:
+    except OSError:
         with contextlib.suppress(OSError):  # debris of a full disk; the next write replaces it
             temporary.unlink()
-        raise output_error(path, error) from error
+        raise
 
 
 def read_json(path: Path) -> dict[str, Json] | None:

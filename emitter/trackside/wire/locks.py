@@ -42,9 +42,10 @@ def name_holder(pid: int) -> str:
 def daemon_pid(directory: Path) -> int | None:
     """Return the pid of the daemon that serves a node-local directory; see `lock_holder`.
 
-    None where no daemon runs. Never call this in the daemon's own process.
+    None where no daemon runs, and where we may not look: a daemon of ours could not run there
+    either. Never call this in the daemon's own process.
     """
     try:
         return lock_holder(directory / DAEMON_LOCK_NAME)
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return None

@@ -69,6 +69,8 @@ def test_directory_that_is_missing_is_named(tmp_path: Path) -> None:
 
     assert result.exit_code == 1
     assert f"cannot write {tmp_path / 'missing' / 'plot.png'}" in result.stderr
+    assert "name another file" in result.stderr
+    assert "save_dir" not in result.stderr  # it is the user who cannot write, not the daemon
 
 
 def test_plot_goes_to_a_temporary_file_where_the_run_cannot_be_written(

@@ -22,7 +22,9 @@ from tracksided.doctor.finding import Finding, Level
 NODE = Path("/dev/shm/trackside-1000")  # noqa: S108 - a name in facts
 ROOM = SpaceFacts(kind="tmpfs", total_bytes=8 << 30, free_bytes=8 << 30)
 DISK = SpaceFacts(kind="ext4", total_bytes=1 << 40, free_bytes=1 << 39)
-OUTPUT = OutputFacts(path=Path("/data/out"), is_writable=True, space=DISK, problem=None)
+OUTPUT = OutputFacts(
+    path=Path("/data/out"), in_the_way=None, is_writable=True, space=DISK, problem=None
+)
 DAEMON = DaemonFacts(
     pid=42, version="1.0", silent_s=2.0, refused={}, problems=(), runs=(), averages=()
 )
@@ -193,7 +195,13 @@ ILL: dict[str, tuple[dict[str, Any], str, Level, str]] = {
     "refused segment": (daemon(refused={"x": "bad magic"}), "segments", WARN, "remove it"),
     "lost rank": (daemon(problems=("was removed",)), "segments", WARN, "restart the training"),
     "logout deletes": ({"lingers": False}, "logout", WARN, "loginctl enable-linger ada"),
-    "read-only outputs": (output(is_writable=False), "outputs", FAIL, "save_dir="),
+    "read-only outputs": (output(is_writable=False), "outputs", FAIL, "permissions"),
+    "file in place of outputs": (
+        output(is_writable=False, in_the_way=Path("/data")),
+        "outputs",
+        FAIL,
+        "move it away",
+    ),
     "full disk": (output(space=replace(DISK, free_bytes=1 << 20)), "outputs", FAIL, "free some"),
     "filling disk": (
         output(space=replace(DISK, free_bytes=500 << 20)),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from closed_directory import close_directory
 from fake_trainer import FakeRank, make_hello
 
 from trackside.wire.segment import remove
@@ -28,17 +29,33 @@ def test_facts_of_a_directory_with_a_segment(shm_dir: Path, tmp_path: Path) -> N
     assert facts.space.total_bytes == space.f_blocks * space.f_frsize
     (output,) = facts.outputs
     assert (output.path, output.is_writable) == (tmp_path / "not" / "there", True)
+    assert output.in_the_way is None
     assert facts.versions["torch"] is not None
     rank.abandon()
     remove(rank.writer.path)
 
 
-def test_output_that_is_a_file_is_not_writable(shm_dir: Path, tmp_path: Path) -> None:
+def test_a_file_in_the_way_of_outputs_is_named(shm_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
     (output,) = gather(shm_dir, [tmp_path / "file" / "out"], tmp_path).outputs
 
     assert not output.is_writable
+    assert output.in_the_way == tmp_path / "file"
+
+
+def test_what_lies_below_a_closed_directory_is_not_there_and_cannot_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    close_directory(closed, monkeypatch)
+
+    facts = gather(closed / "shm" / "mine", [closed / "out"], tmp_path)
+
+    assert facts.daemon is None
+    assert (facts.node.exists, facts.node.can_be_made) == (False, False)
+    assert [output.path for output in facts.outputs] == [closed / "out"]
 
 
 def test_node_directory_without_a_parent_cannot_be_made(tmp_path: Path) -> None:
@@ -98,6 +115,6 @@ def test_command_exits_1_where_something_fails(shm_dir: Path, tmp_path: Path) ->
     findings = {entry["check"]: entry for entry in json.loads(good.output)["findings"]}
     assert findings["outputs"]["result"] == "ok"
     assert ill.exit_code == 1
-    assert "-> change its permissions" in ill.output
+    assert "-> move it away" in ill.output
     assert open_to_all.exit_code == 1
     assert json.loads(open_to_all.output)["result"] == "fail"

@@ -4,11 +4,13 @@ import os
 from pathlib import Path
 
 import pytest
+from closed_directory import close_directory
 from training_logs import train_row, write_run, write_state
 
 from tracksided.errors import ReportError
 from tracksided.progress.curve import Kind
 from tracksided.progress.locate import Source, latest_checkpoint, newest_in, place_for, source_at
+from tracksided.progress.training_args import read_training_args
 from tracksided.reports import Scalar
 from tracksided.sinks import event_protos
 from tracksided.sinks.event_file import frame
@@ -97,8 +99,19 @@ def test_what_is_missing_is_named(tmp_path: Path, *, latest: bool) -> None:
 
     with pytest.raises(ReportError, match=wanted):
         newest_in(tmp_path, latest=latest)
-    with pytest.raises(ReportError, match="is no directory"):
+    with pytest.raises(ReportError, match="missing does not exist"):
         newest_in(tmp_path / "missing", latest=latest)
+
+
+def test_a_directory_of_somebody_else_among_outputs_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = state(tmp_path / "mine")
+    state(tmp_path / "theirs")
+    close_directory(tmp_path / "theirs", monkeypatch)
+
+    assert newest_in(tmp_path, latest=False).path == path
+    assert read_training_args(tmp_path / "theirs") == ({}, None)
 
 
 def test_named_directory_without_a_source_is_named(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from closed_directory import close_directory
 from training_logs import eval_row, make_alert, train_row, write_run, write_state
 
 from tracksided.cli.group import group
@@ -115,9 +116,14 @@ def test_latest_checkpoint_is_the_one_of_the_largest_step(tmp_path: Path) -> Non
     [
         (["-c", "missing"], "missing does not exist"),
         (["-c", "empty"], "empty has no trainer_state.json, history.jsonl or TensorBoard"),
-        (["-o", "missing"], "missing is no directory"),
+        (["-o", "missing"], "missing does not exist; name one with -o"),
         (["-o", "empty", "-l"], "empty has no checkpoint-N with a trainer_state.json"),
-        ([], "outputs is no directory; name one with -o"),
+        ([], "outputs does not exist; name one with -o"),
+        (["-o", "file"], "file is no directory"),
+        (["-c", "x" * 300], "cannot be read: File name too long"),
+        (["-c", "closed/run"], "closed/run cannot be read: Permission denied"),
+        (["-o", "closed/runs"], "closed/runs cannot be read: Permission denied"),
+        (["-c", "closed/run", "-l"], "closed/run has no checkpoint-N"),
         (["a", "b"], "several directories can only be compared"),
         (["-c", "torn"], "torn/trainer_state.json is not valid JSON"),
         (["-c", "fieldless"], "fieldless/trainer_state.json has no 'log_history'"),
@@ -127,6 +133,8 @@ def test_what_is_missing_is_named_on_one_line_with_exit_code_1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    close_directory(Path("closed"), monkeypatch)
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "trainer_state.json").write_text("{")
     (tmp_path / "fieldless").mkdir()
