@@ -18,8 +18,11 @@ USER_DIRECTORY = Path(".config/systemd/user")
 _SYSTEM_TEMPLATE = "trackside@.service"
 _SLICE = "trackside.slice"
 _USER_TEMPLATE = "user/trackside.service"
-_DROP_IN = "paths.conf"
+# systemd reads drop-ins in the order of their names, and the last command holds: that of HTTP
+# comes after this one, and what `systemctl edit` writes, override.conf, after both.
+_COMMAND_DROP_IN = "command.conf"
 _HTTP_DROP_IN = "http.conf"
+_DROP_IN = "paths.conf"
 _EXEC_START = re.compile(r"^ExecStart=.*$", re.MULTILINE)
 # PrivateTmp puts empty directories here; what the daemon shall see is bound back in.
 _PRIVATE = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 - compared with, nothing is made there
@@ -122,25 +125,24 @@ def system_service(
     lines.extend(f"BindReadOnlyPaths={quoted(f'-{path}')}" for path in hidden)
     lines.extend(_environment(shm_dir))
     templates = units_directory()
-    opening = _http_files(SYSTEM_DIRECTORY / f"{name}.d", "system", program, http)
+    drop_ins = SYSTEM_DIRECTORY / f"{name}.d"
+    opening = _http_files(drop_ins, "system", program, http)
+    shared = (
+        UnitFile(
+            SYSTEM_DIRECTORY / file, (templates / file).read_text(encoding="ascii"), shared=True
+        )
+        for file in (_SYSTEM_TEMPLATE, _SLICE)
+    )
     return Service(
         scope="system",
         name=name,
         files=(
-            UnitFile(
-                SYSTEM_DIRECTORY / _SYSTEM_TEMPLATE,
-                _with_command(templates / _SYSTEM_TEMPLATE, program.python),
-                shared=True,
-            ),
-            UnitFile(
-                SYSTEM_DIRECTORY / _SLICE,
-                (templates / _SLICE).read_text(encoding="ascii"),
-                shared=True,
-            ),
-            UnitFile(SYSTEM_DIRECTORY / f"{name}.d" / _DROP_IN, "\n".join(lines) + "\n"),
+            *shared,
+            UnitFile(drop_ins / _COMMAND_DROP_IN, _command_drop_in(program)),
+            UnitFile(drop_ins / _DROP_IN, "\n".join(lines) + "\n"),
             *opening,
         ),
-        obsolete=() if opening else (SYSTEM_DIRECTORY / f"{name}.d" / _HTTP_DROP_IN,),
+        obsolete=() if opening else (drop_ins / _HTTP_DROP_IN,),
     )
 
 
@@ -164,18 +166,21 @@ def user_service(
     """
     directory = config_home / USER_DIRECTORY
     name = "trackside.service"
+    drop_ins = directory / f"{name}.d"
     text = _with_command(units_directory() / _USER_TEMPLATE, program.python)
     files = [UnitFile(directory / name, text)]
     environment = _environment(shm_dir)
     if environment:
-        drop_in = "\n".join(("[Service]", *environment)) + "\n"
-        files.append(UnitFile(directory / f"{name}.d" / _DROP_IN, drop_in))
-    opening = _http_files(directory / f"{name}.d", "user", program, http)
+        text = "\n".join(("[Service]", *environment)) + "\n"
+        files.append(UnitFile(drop_ins / _DROP_IN, text))
+    files.extend(_http_files(drop_ins, "user", program, http))
+    written = {file.path for file in files}
+    possible = (drop_ins / _HTTP_DROP_IN, drop_ins / _DROP_IN)
     return Service(
         scope="user",
         name=name,
-        files=(*files, *opening),
-        obsolete=() if opening else (directory / f"{name}.d" / _HTTP_DROP_IN,),
+        files=tuple(files),
+        obsolete=tuple(path for path in possible if path not in written),
     )
 
 
@@ -217,6 +222,12 @@ def _http_files(
 def _command(python: Path) -> str:
     # The colon keeps systemd from replacing $NAMES in the path.
     return f"ExecStart=:{quoted(str(python))} -P -m tracksided daemon"
+
+
+def _command_drop_in(program: Program) -> str:
+    """Name the interpreter for one user: the template is everybody's."""
+    lines = ("# The installation of trackside that this user's daemon is of.", "[Service]")
+    return "\n".join((*lines, "ExecStart=", _command(program.python))) + "\n"
 
 
 def _with_command(template: Path, python: Path) -> str:

@@ -14,6 +14,7 @@ UNIT = "trackside@ada.service"
 # Outside the home, and below the directory that the unit has a private one of.
 OPENED = "/tmp/opened"  # noqa: S108 - in the machine's own /tmp
 TRAINER = REPOSITORY / "tests/support/fake_trainer.py"
+SOURCES = {str(REPOSITORY / "emitter"), str(REPOSITORY / "daemon")}
 RESTART_DEADLINE_S = 60
 # The periods of the unit are made for busy machines; a test need not wait for them.
 IMPATIENT = r"[Service]\nRestartSec=100ms\nWatchdogSec=%s\nTimeoutAbortSec=500ms\n"
@@ -53,6 +54,18 @@ def be_impatient(machine: Machine, watchdog: str) -> None:
     machine.run("install", "-D", "-m", "644", "/dev/null", drop_in)
     machine.run("sh", "-c", f"printf '{IMPATIENT % watchdog}' > {drop_in}")
     machine.run("systemctl", "daemon-reload")
+
+
+def install_beside(machine: Machine, directory: str, user: str) -> str:
+    """Make a virtual environment that has what this one has; return its interpreter."""
+    python = f"{directory}/bin/python"
+    machine.run(sys.executable, "-m", "venv", "--without-pip", directory, user=user)
+    places = machine.run(python, "-c", "import site; print(*site.getsitepackages())", user=user)
+    # A .pth file is not read in the directories that another one names: all of them stand here.
+    lines = "\n".join(path for path in sys.path if "packages" in path or path in SOURCES)
+    target = f"{places.stdout.split()[0]}/same.pth"
+    machine.run("sh", "-c", 'printf "%s\\n" "$0" > "$1"', lines, target, user=user)
+    return python
 
 
 def main_pid(machine: Machine) -> str:
@@ -118,6 +131,35 @@ def test_the_daemon_takes_only_idle_time(service: Machine):
 
     assert "SCHED_IDLE" in status
     assert service.property("trackside.slice", "CPUWeight") == "1"
+
+
+def test_the_installation_of_another_user_changes_nothing_for_this_one(service: Machine):
+    service.run("useradd", "--create-home", "bob")
+    service.run("chmod", "700", "/home/bob")
+    python = install_beside(service, "/home/bob/venv", user="bob")
+    before = service.property(UNIT, "ExecStart")
+
+    service.run(
+        *(python, "-P", "-m", "tracksided"),
+        *("service", "install", "--system", "--for", "bob", "--no-start"),
+    )
+
+    assert python in service.property("trackside@bob.service", "ExecStart")
+    assert sys.executable in before
+    assert python not in service.property(UNIT, "ExecStart")
+    service.run("systemctl", "restart", UNIT)
+    service.trackside("service", "uninstall", "--system", "--for", "bob")
+
+
+def test_the_service_of_a_user_who_is_no_more_is_uninstalled(service: Machine):
+    service.run("useradd", "--create-home", "carl")
+    service.trackside("service", "install", "--system", "--for", "carl", "--no-start")
+    service.run("userdel", "carl")
+
+    service.trackside("service", "uninstall", "--system", "--for", "carl")
+
+    assert "carl" not in service.run("find", "/etc/systemd/system").stdout
+    assert service.property(UNIT, "ActiveState") == "active"
 
 
 def test_a_killed_daemon_comes_back(service: Machine):

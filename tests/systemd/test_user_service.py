@@ -37,8 +37,8 @@ class Login:
 
         wait_for(is_over, DEADLINE_S)
 
-    def trackside(self, *arguments: str, check: str = "yes") -> str:
-        done = self._machine.trackside(*arguments, user="ada", check=check)
+    def trackside(self, *arguments: str, check: str = "yes", **environment: str) -> str:
+        done = self._machine.trackside(*arguments, user="ada", check=check, **environment)
         return done.stdout + done.stderr
 
 
@@ -78,6 +78,22 @@ def test_install_runs_the_daemon_and_uninstall_ends_it(login: Login):
 
     assert login.systemctl("is-active", UNIT, check=False) == "inactive"
     assert login.systemctl("list-unit-files", UNIT, "--no-legend", check=False) == ""
+
+
+def test_a_moved_directory_is_forgotten_by_an_installation_without_it(
+    login: Login, machine: Machine
+):
+    moved = "/dev/shm/of-ada"  # noqa: S108 - in the machine's own /dev/shm
+    login.trackside("service", "install", TRACKSIDE_SHM_DIR=moved)
+    login.trackside("status", TRACKSIDE_SHM_DIR=moved)  # exit code 3 without a daemon there
+
+    login.trackside("service", "install")
+
+    login.trackside("status")
+    assert "no daemon" in login.trackside("status", check="no", TRACKSIDE_SHM_DIR=moved)
+    login.trackside("service", "install", "--no-start", TRACKSIDE_SHM_DIR=moved)
+    login.trackside("service", "uninstall")
+    assert machine.run("find", "/home/ada/.config", "-name", "*.conf").stdout == ""
 
 
 def test_the_daemon_of_the_users_service_comes_back(login: Login):

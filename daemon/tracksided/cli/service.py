@@ -118,7 +118,7 @@ def install(
 def uninstall(*, system: bool, account: str | None) -> None:
     """Stop the service and remove its units."""
     scope: Scope = "system" if system else "user"
-    service = _service(scope, _account(scope, account), ())
+    service = _installed_service(scope, account)
     manager = ServiceManager(scope, os.environ)
     _check_rights(scope)
     if not any(file.path.exists() for file in service.files if not file.shared):
@@ -144,16 +144,24 @@ def show(
 
 
 def _account(scope: Scope, account: str | None) -> pwd.struct_passwd:
+    name = _name_for_system(scope, account)
+    if name is None:
+        return pwd.getpwuid(os.getuid())
+    try:
+        return pwd.getpwnam(name)
+    except KeyError:
+        raise SettingsError(f"there is no user {name!r} on this machine") from None
+
+
+def _name_for_system(scope: Scope, account: str | None) -> str | None:
+    """Return the name that --for gives; None for one's own service, which takes none."""
     if scope == "user":
         if account is not None:
             raise SettingsError("--for belongs to --system; --user is always about yourself")
-        return pwd.getpwuid(os.getuid())
+        return None
     if account is None:
         raise SettingsError("--system needs --for USER: whose trainings shall the daemon serve?")
-    try:
-        return pwd.getpwnam(account)
-    except KeyError:
-        raise SettingsError(f"there is no user {account!r} on this machine") from None
+    return account
 
 
 def _http_opening(scope: Scope, option: str | None, entry: pwd.struct_passwd) -> HttpOpening | None:
@@ -186,6 +194,15 @@ def _service(
         return user_service(Path.home(), program, shm_dir, http=http)
     writable = [path.expanduser().absolute() for path in read_write]
     return system_service(entry.pw_name, Path(entry.pw_dir), program, writable, shm_dir, http=http)
+
+
+def _installed_service(scope: Scope, account: str | None) -> Service:
+    """Return where the files of a service lie, also of a user who is no more."""
+    name = _name_for_system(scope, account)
+    program = Program(python=Path(sys.executable))
+    if name is None:
+        return user_service(Path.home(), program)
+    return system_service(name, Path("/"), program)  # the home shapes no file's name
 
 
 def _moved_shm_dir() -> Path | None:

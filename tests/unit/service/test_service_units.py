@@ -37,8 +37,8 @@ def settings_of(text: str, name: str) -> list[str]:
     return re.findall(rf"^{name}=(.*)$", text, re.MULTILINE)
 
 
-def drop_in(service: Service) -> str:
-    (text,) = (file.text for file in service.files if not file.shared)
+def drop_in(service: Service, name: str = "paths.conf") -> str:
+    (text,) = (file.text for file in service.files if file.path.name == name)
     return text
 
 
@@ -54,8 +54,44 @@ def test_the_system_unit_runs_this_interpreter_as_the_instance_user():
 
     assert service.name == "trackside@ada.service"
     assert unit.path == Path("/etc/systemd/system/trackside@.service")
-    assert settings_of(unit.text, "ExecStart") == [f':"{PYTHON}" -P -m tracksided daemon']
+    assert settings_of(drop_in(service, "command.conf"), "ExecStart") == [
+        "",
+        f':"{PYTHON}" -P -m tracksided daemon',
+    ]
     assert settings_of(unit.text, "User") == ["%i"]
+
+
+def test_the_template_of_all_users_names_the_interpreter_of_none():
+    other = Program(python=Path("/home/bob/venv/bin/python"))
+
+    of_ada, of_bob = service_for(), system_service("bob", Path("/home/bob"), other)
+
+    assert [file for file in of_ada.files if file.shared] == [
+        file for file in of_bob.files if file.shared
+    ]
+    assert str(PYTHON) not in of_ada.files[0].text
+    assert {file.path for file in of_ada.files if not file.shared}.isdisjoint(
+        file.path for file in of_bob.files
+    )
+
+
+def test_a_command_of_the_administrator_wins_over_all_that_the_install_writes():
+    http = HttpOpening(address=ListenAddress("127.0.0.1", 9470), is_option=True)
+
+    service = system_service("ada", HOME, PROGRAM, http=http)
+
+    # systemd.unit(5): drop-ins are read in the order of their names; `systemctl edit` writes
+    # override.conf.
+    with_command = [
+        file.path.name
+        for file in service.files
+        if settings_of(file.text, "ExecStart") and not file.shared
+    ]
+    assert sorted([*with_command, "override.conf"]) == [
+        "command.conf",
+        "http.conf",
+        "override.conf",
+    ]
 
 
 def test_the_slice_of_the_system_unit_is_installed_with_it():
@@ -94,8 +130,7 @@ def test_an_installation_below_tmp_is_bound_into_the_private_one():
 
 
 def http_drop_in(service: Service) -> str:
-    (text,) = (file.text for file in service.files if file.path.name == "http.conf")
-    return text
+    return drop_in(service, "http.conf")
 
 
 def test_without_http_no_network_is_opened_and_an_old_opening_goes():
@@ -177,6 +212,15 @@ def test_the_user_unit_hands_on_a_moved_node_local_directory():
 
     assert service.files[1].path.parent.name == "trackside.service.d"
     assert f"TRACKSIDE_SHM_DIR={MOVED}" in service.files[1].text
+
+
+def test_a_user_unit_without_a_moved_directory_drops_the_one_of_an_earlier_installation():
+    moved, default = user_service(HOME, PROGRAM, Path(MOVED)), user_service(HOME, PROGRAM)
+
+    (left,) = {file.path for file in moved.files} - {file.path for file in default.files}
+
+    assert left in default.obsolete
+    assert left not in moved.obsolete
 
 
 @given(st.text(st.characters(min_codepoint=32, exclude_characters="\x7f")))
