@@ -111,7 +111,7 @@ class Ranks:
         """Let every rank read what another wrote; see `Workers.read_back`."""
         order = ReadBackOrder(self._round + 1, crcs)
         with self._ordered(order.to_json()) as reports:
-            _read_back_share(self._group, crcs, work)
+            _read_back_share(self._group, order, work)
             reports.append(Report())
 
     def end(self, exit_code: int) -> None:
@@ -147,6 +147,9 @@ class Ranks:
             report.raise_failure(rank, self._owners)
         if failure is not None:
             raise failure
+        for rank, report in enumerate(others, start=1):
+            if report.is_failed:
+                raise Stopped(f"rank {rank} was asked to end")
         reports += others
 
 
@@ -190,7 +193,7 @@ def _write(
 
 def _read_back(group: Group, order: ReadBackOrder, work: Work) -> Report:
     try:
-        _read_back_share(group, order.crcs, work)
+        _read_back_share(group, order, work)
     except (TracksidedError, OSError) as error:
         return Report.of(error, work.paths[0].name)
     return Report()
@@ -206,8 +209,7 @@ def _run_share(
     """Write this rank's share, and bring it to disk, so that other nodes see it."""
 
     def watch(done: int, total: int) -> None:
-        if group.is_alarmed(order.round):
-            raise Stopped("ended before it was done")
+        _require_calm(group, order.round)
         if progress is not None:
             progress(done, total)
 
@@ -220,14 +222,26 @@ def _run_share(
     return crcs
 
 
-def _read_back_share(group: Group, crcs: Crcs, work: Work) -> None:
+def _read_back_share(group: Group, order: ReadBackOrder, work: Work) -> None:
     """Read what the next rank wrote: only a file system that all share shows it."""
     averaging = work.averaging
     theirs = (group.rank + 1) % group.size
     share = shares(averaging.checkpoints, averaging.jobs, group.size)[theirs]
-    written = {chunk: crcs.chunks[chunk].output for chunk in share.chunks}
-    compare(work.paths, averaging.jobs, work.places, written)
+    written = {chunk: order.crcs.chunks[chunk].output for chunk in share.chunks}
+    compare(
+        work.paths,
+        averaging.jobs,
+        work.places,
+        written,
+        watch=lambda: _require_calm(group, order.round),
+    )
     require_unchanged(averaging)
+
+
+def _require_calm(group: Group, number: int) -> None:
+    """Raise Stopped where another rank failed, or this one is asked to end."""
+    if group.is_alarmed(number):
+        raise Stopped("ended before it was done")
 
 
 def _source_order(checkpoint: Checkpoint) -> SourceOrder:

@@ -1,6 +1,6 @@
 """Who does the work of an averaging: this process alone, or others beside it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -91,6 +91,7 @@ def compare(
     written: Mapping[Chunk, int],
     *,
     num_threads: int = 1,
+    watch: Callable[[], None] = lambda: None,
 ) -> None:
     """Read chunks of an output's files, and compare them with the CRC-32 of what was written.
 
@@ -100,6 +101,7 @@ def compare(
         places: key of a record to where it lies.
         written: chunk to CRC-32.
         num_threads: that read.
+        watch: called after each chunk; what it raises ends the work.
 
     Raises:
         OutputError: they differ, or cannot be read.
@@ -114,11 +116,11 @@ def compare(
         files += [SourceFile(path) for path in paths]
         chunks = tuple(written)
         with crew(num_threads, "read-back") as pool:
-            found = [
-                crc
-                for start in range(0, len(chunks), _AHEAD)
-                for crc in pool.map(crc32, chunks[start : start + _AHEAD])
-            ]
+            found: list[int] = []
+            for start in range(0, len(chunks), _AHEAD):
+                for crc in pool.map(crc32, chunks[start : start + _AHEAD]):
+                    found.append(crc)
+                    watch()
     except SourceRefused as error:
         raise OutputError(f"{paths[0].parent}: the average does not read back: {error}") from error
     finally:

@@ -300,6 +300,29 @@ def test_bytes_that_read_back_differently_at_another_rank_are_not_published(
         average_with(2, AverageRequest(directory=tmp_path), damage)
 
 
+@pytest.mark.usefixtures("previous")
+@pytest.mark.parametrize("order", ["write", "read back"])
+def test_a_rank_that_a_signal_ends_alone_ends_all_and_no_source_is_to_blame(
+    tmp_path: Path, save_steps: Save, monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
+    save_steps(1, 2, 3, make=mixed)
+    orders: list[str] = []
+
+    def is_alarmed(self: ThreadRank, number: int) -> bool:
+        del number
+        return self.rank == 1 and orders[-1] == order
+
+    # Its alarm comes too late for the others, which have done their shares by then.
+    monkeypatch.setattr(ThreadRank, "is_alarmed", is_alarmed)
+
+    with pytest.raises(Stopped, match="rank 1 was asked to end"):
+        average_with(
+            3,
+            AverageRequest(directory=tmp_path),
+            lambda content: orders.append(json.loads(content)["order"]),
+        )
+
+
 def test_a_rank_that_only_stopped_leaves_the_word_to_the_one_that_failed() -> None:
     stopped = Report.of(Stopped("ended before it was done"), "out")
 
