@@ -47,14 +47,12 @@ class ClipWatch:
     themselves, their norms are put together, and the last limit counts.
     """
 
-    def __init__(
-        self, own: OwnParameters | None = None, can_compute: Callable[[], bool] | None = None
-    ) -> None:
+    def __init__(self, own: OwnParameters, can_compute: Callable[[], bool]) -> None:
         """Start empty.
 
         Args:
-            own: calls that clip none of these are another model's; None to count all.
-            can_compute: whether work may be given to a device now; None for always.
+            own: calls that clip none of these are another model's.
+            can_compute: whether work may be given to a device now.
         """
         self.norms: list[torch.Tensor] = []
         """Of the step in progress, of each time it was clipped, or could have been."""
@@ -91,7 +89,7 @@ class ClipWatch:
         given: dict[str, Any] = {**dict(zip(_NAMES, args, strict=False)), **kwargs}
         norm, limit = given["total_norm"], given["max_norm"]
         parameters = given["parameters"]
-        if self._own is not None and not self._own.are_in(parameters):
+        if not self._own.are_in(parameters):
             return
         if isinstance(parameters, list) and parameters:
             self._first = parameters[0]
@@ -134,8 +132,7 @@ class ClipWatch:
 
     def end_step(self) -> None:
         """Note the step in progress, if that can be done now, and begin the next."""
-        can_compute = self._can_compute is None or self._can_compute()
-        if can_compute and self._max_norm is not None and self.norms:
+        if self._max_norm is not None and self.norms and self._can_compute():
             largest = self.norms[0]
             for norm in self.norms[1:]:
                 largest = torch.maximum(largest, norm)
@@ -151,8 +148,7 @@ class ClipWatch:
 
     def take_tally(self) -> ClipTally:
         """Return what was seen since the last call."""
-        if self._own is not None:
-            self._own.forget()
+        self._own.forget()
         self._compare()
         count, self._num_clipped = self._num_clipped, None
         peak, self._peak = self._peak, None

@@ -8,6 +8,9 @@ from torch.distributed.tensor import Partial
 
 from trackside.capture import clipping
 from trackside.capture.clipping import ClipWatch
+from trackside.capture.owned import OwnParameters
+
+PARAMETER = torch.nn.Parameter(torch.ones(1))
 
 
 class _OnDevice(torch.Tensor):
@@ -28,9 +31,13 @@ def _norm(value: float) -> torch.Tensor:
     return torch.tensor(value).as_subclass(_OnDevice)
 
 
+def _watch() -> ClipWatch:
+    return ClipWatch(OwnParameters(lambda: [PARAMETER]), lambda: True)
+
+
 def _clip(watch: ClipWatch, *calls: tuple[float, float]) -> None:
     for norm, limit in calls:
-        watch.on_clip(([], limit), {"total_norm": _norm(norm)})
+        watch.on_clip(([PARAMETER], limit), {"total_norm": _norm(norm)})
     watch.end_step()
 
 
@@ -40,7 +47,7 @@ def _read(number: float | torch.Tensor | None) -> float:
 
 
 def test_norms_on_a_device_are_counted_without_a_wait() -> None:
-    watch = ClipWatch()
+    watch = _watch()
 
     _clip(watch, (2.0, 1.0))
     _clip(watch, (0.5, 1.0))
@@ -53,7 +60,7 @@ def test_norms_on_a_device_are_counted_without_a_wait() -> None:
 
 
 def test_parts_on_a_device_count_as_one_step() -> None:
-    watch = ClipWatch()
+    watch = _watch()
 
     _clip(watch, (0.5, 1.0), (3.0, 1.0), (2.0, 1.0))
 
@@ -62,7 +69,7 @@ def test_parts_on_a_device_count_as_one_step() -> None:
 
 def test_a_long_time_without_a_sample_is_folded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clipping, "MAX_UNREAD", 4)
-    watch = ClipWatch()
+    watch = _watch()
 
     for index in range(11):
         _clip(watch, (float(index), 5.5))
@@ -73,8 +80,8 @@ def test_a_long_time_without_a_sample_is_folded(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_limit_that_is_on_a_device_is_not_counted() -> None:
-    watch = ClipWatch()
-    watch.on_clip(([], torch.empty((), device="meta"), torch.tensor(3.0)), {})
+    watch = _watch()
+    watch.on_clip(([PARAMETER], torch.empty((), device="meta"), torch.tensor(3.0)), {})
 
     event = watch.event()
     watch.end_step()
@@ -85,7 +92,7 @@ def test_a_limit_that_is_on_a_device_is_not_counted() -> None:
 
 
 def test_one_nan_among_the_norms_is_the_peak() -> None:
-    watch = ClipWatch()
+    watch = _watch()
 
     for norm in (3.0, float("nan"), 5.0):
         _clip(watch, (norm, 1.0))
@@ -100,8 +107,8 @@ class _InParts:
 
 
 def test_a_norm_that_no_rank_knows_is_not_taken_for_the_whole() -> None:
-    watch = ClipWatch()
-    watch.on_clip(([], 1.0), {"total_norm": _InParts()})
+    watch = _watch()
+    watch.on_clip(([PARAMETER], 1.0), {"total_norm": _InParts()})
 
     event = watch.event()
     watch.end_step()

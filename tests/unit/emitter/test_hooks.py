@@ -9,6 +9,7 @@ from torch import nn
 
 from trackside.capture.clipping import ClipWatch
 from trackside.capture.gradients import strip_wrappers
+from trackside.capture.owned import OwnParameters
 from trackside.capture.scalars import LocalClock, LossWatch, StepClock, as_number
 from trackside.hooks import FunctionHook, backward_hook, clip_hook
 
@@ -116,8 +117,8 @@ def test_a_reentrant_checkpoint_is_one_backward() -> None:
 
 
 def test_clipping_is_heard_however_it_is_called() -> None:
-    watch = ClipWatch()
     model = nn.Linear(2, 2)
+    watch = ClipWatch(OwnParameters(model.parameters), lambda: True)
     early = nn.utils.clip_grad_norm_
     clip_hook.add(watch.on_clip)
     try:
@@ -141,9 +142,10 @@ def test_clipping_is_heard_however_it_is_called() -> None:
 
 
 def test_parts_that_are_clipped_by_themselves_are_put_together() -> None:
-    watch = ClipWatch()
+    parameter = nn.Parameter(torch.ones(1))
+    watch = ClipWatch(OwnParameters(lambda: [parameter]), lambda: True)
     for norm, limit in ((3.0, 5.0), (4.0, 1.0)):
-        watch.on_clip(([], limit, torch.tensor(norm)), {})
+        watch.on_clip(([parameter], limit, torch.tensor(norm)), {})
 
     event = watch.event()
     watch.end_step()
