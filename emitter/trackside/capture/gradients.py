@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from trackside.capture.held import UnheldModule
+from trackside.capture.modules import WRAPPER_NAMES
 from trackside.wire.records import REPLICA, Gradients
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ MAX_SAMPLED = 1024  # elements per parameter: the update ratio is then off by 2 
 NUM_COLUMNS = 4  # arrays with sampled elements: the gradient twice, the weights twice
 UNCLIPPED = "gradients/unclipped"
 _NARROW = frozenset({torch.float16, torch.bfloat16})
-_WRAPPERS = ("_orig_mod.", "module.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,11 +232,8 @@ def is_sharded(tensor: torch.Tensor) -> bool:
 
 def strip_wrappers(name: str) -> str:
     """Return a parameter's name without what compile, DDP and FSDP put in."""
-    for wrapper in _WRAPPERS:
-        if name.startswith(wrapper):
-            return strip_wrappers(name[len(wrapper) :])
-        name = name.replace(f".{wrapper}", ".")
-    return name
+    *modules, own = name.split(".")
+    return ".".join([*(part for part in modules if part not in WRAPPER_NAMES), own])
 
 
 def _names(model: nn.Module) -> dict[int, str]:

@@ -188,6 +188,8 @@ def test_the_clock_averages_since_the_last_lap() -> None:
         ("module._orig_mod.a.weight", "a.weight"),
         ("a._orig_mod.b._fsdp_wrapped_module.c", "a.b.c"),
         ("a._checkpoint_wrapped_module.module.b", "a.b"),
+        ("module.module.a.module.module.b", "a.b"),
+        ("a.module", "a.module"),
     ],
 )
 def test_names_lose_what_wrappers_put_in(name: str, expected: str) -> None:
