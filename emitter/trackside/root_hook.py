@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from trackside.capture.held import UnheldModule
-from trackside.capture.module_hooks import ModuleHook, hook_before
+from trackside.capture.module_hooks import ModuleHook, hook_before, takes_hooks
 
 
 class RootHook:
@@ -21,8 +21,8 @@ class RootHook:
         self._hook: ModuleHook | None = None
 
     def install(self) -> None:
-        """Hook the root; twice is fine. TorchScript takes no hooks, and is left alone."""
-        if self._hook is None and not isinstance(self._root, torch.jit.ScriptModule):
+        """Hook the root, if it takes hooks; twice is fine."""
+        if self._hook is None and takes_hooks(self._root):
             self._hook = hook_before(self._root, self._run)
 
     def remove(self) -> None:

@@ -11,7 +11,7 @@ from trackside.capture.captured import CapturedAttention
 from trackside.capture.frozen import frozen_parts
 from trackside.capture.held import UnheldModule
 from trackside.capture.mode import CallMode
-from trackside.capture.module_hooks import Removable, hook_forward, unhook
+from trackside.capture.module_hooks import Removable, hook_forward, takes_hooks, unhook
 from trackside.capture.modules import num_calls
 from trackside.capture.recording import Group, Heads, Recording, TapSettings
 from trackside.capture.sources.catalog import source_of
@@ -101,8 +101,8 @@ class AttentionTap:
         return tuple(self._notes)
 
     def install(self) -> None:
-        """Hook the root module; twice is fine. TorchScript takes no hooks: that is noted."""
-        if isinstance(self._root, torch.jit.ScriptModule):
+        """Hook the root module, or note that it takes no hooks; twice is fine."""
+        if not takes_hooks(self._root):
             self._note(SCRIPTED)
             return
         if self._handles:

@@ -30,6 +30,11 @@ class Removable(Protocol):
         """Remove the hook."""
 
 
+def takes_hooks(module: nn.Module) -> bool:
+    """Whether hooks can be put on a module: TorchScript takes none that it cannot compile."""
+    return not isinstance(module, torch.jit.ScriptModule)
+
+
 def hook_before(module: nn.Module, call: _Call) -> "ModuleHook":
     """Call ``call`` last in front of a forward."""
     hook = ModuleHook(module, call)
