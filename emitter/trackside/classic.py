@@ -111,9 +111,7 @@ class AttentionMonitor:
 
     def close(self) -> None:
         """End the session; twice is fine. The daemon finishes what it has been sent."""
-        self._is_over = True
-        if self._session is not None:
-            self._session.close()
+        self._end("closed")
 
     def __enter__(self) -> Self:
         return self
@@ -124,9 +122,12 @@ class AttentionMonitor:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._end("closed" if kind is None else f"failed: {kind.__name__}")
+
+    def _end(self, reason: str) -> None:
         self._is_over = True
         if self._session is not None:
-            self._session.close("closed" if kind is None else f"failed: {kind.__name__}")
+            self._session.close(reason)
 
     def _open(self, model: nn.Module) -> CalledSession:
         if self._session is not None:
