@@ -9,14 +9,13 @@ from trackside.capture.budget import fit
 from trackside.capture.captured import CapturedAttention
 from trackside.capture.clipping import NOTHING_CLIPPED, ClipTally, Number
 from trackside.capture.gradients import CapturedGradients
-from trackside.capture.logbook import LogPage
+from trackside.capture.logbook import LOGGED_PREFIX, LogPage
 from trackside.staging import HostArray
 from trackside.wire.records import Step
 
 CLIP_EPSILON = 1e-6  # as in torch.nn.utils.clip_grad_norm_
 MAX_LOCAL_DRIFT = 1e-3  # far above the rounding of a norm, far below what averaging changes
 _NUMBER = "number/"
-_LOGGED = "logged/"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -82,8 +81,7 @@ class StepDraft:
         for name, number in self._numbers().items():
             if isinstance(number, torch.Tensor):
                 tensors[_NUMBER + name] = number
-        for index, tensor in enumerate(self.page.tensors()):
-            tensors[f"{_LOGGED}{index}"] = tensor
+        tensors.update(self.page.tensors())
         return tensors
 
     def finish(self, arrays: Mapping[str, HostArray]) -> tuple[Step, dict[str, HostArray]]:
@@ -103,10 +101,6 @@ class StepDraft:
             clipped = before > self.max_norm
         count = found["clip_count"]
         has_rate = self.num_steps > 0 and count is not None and clipped is not None
-        logged = [
-            arrays[f"{_LOGGED}{i}"].numbers()
-            for i in range(sum(name.startswith(_LOGGED) for name in arrays))
-        ]
         is_own = (found["local_drift"] or 0.0) <= MAX_LOCAL_DRIFT
         local_norm = found["local_norm"] if is_own else None
         step = Step(
@@ -132,12 +126,14 @@ class StepDraft:
             tokens=self.tokens,
             attention=tuple(captured.call for captured in self.attention),
             gradients=None if self.gradients is None else self.gradients.meta,
-            scalars=self.page.scalars(logged),
+            scalars=self.page.scalars(arrays),
             texts=self.page.texts,
             arrays=(),
         )
         kept = {
-            name: array for name, array in arrays.items() if not name.startswith((_NUMBER, _LOGGED))
+            name: array
+            for name, array in arrays.items()
+            if not name.startswith((_NUMBER, LOGGED_PREFIX))
         }
         return step, kept
 

@@ -26,7 +26,6 @@ LOG_FULL = (
     "makes room for them"
 )
 _LOSS = "loss"
-_LOGGED = "logged/"
 
 
 class Outbox:
@@ -98,14 +97,13 @@ class Outbox:
             self._publisher.count_drop(DropCause.COPY_LATE, len(self.queue))
             self.queue.clear()
         page = self._logbook.take()
-        tensors = {f"{_LOGGED}{i}": tensor for i, tensor in enumerate(page.tensors())}
-        num_logged = len(tensors)
+        tensors = page.tensors()
         if isinstance(loss, torch.Tensor):
             tensors[_LOSS] = loss
         arrays = self._bring(tensors)
         if arrays is None:
             self._publisher.count_drop(DropCause.COPY_LATE)
-            page, arrays, num_logged = LogPage((), page.texts), {}, 0
+            page, arrays = LogPage((), page.texts), {}
         last = arrays[_LOSS].number() if _LOSS in arrays else loss
         if last is None or isinstance(last, torch.Tensor):
             last = self._last_loss
@@ -119,9 +117,7 @@ class Outbox:
                 published=0,
                 dropped={},
                 loss=last,
-                scalars=page.scalars(
-                    [arrays[f"{_LOGGED}{i}"].numbers() for i in range(num_logged)]
-                ),
+                scalars=page.scalars(arrays),
                 texts=page.texts,
             )
         )

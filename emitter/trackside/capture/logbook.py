@@ -8,7 +8,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import torch
 
@@ -22,6 +22,7 @@ ENTRY_BYTES = 40  # of a record, around a name or text: keys, step, value
 DEVICE_BYTES = 128  # charged for a value on a device, where it takes 512 bytes until it is fetched
 MAX_TOKENS = 16_384  # some hundred kilobytes of a record; axes name a few dozen of them
 MAX_TOKEN_CHARS = 32
+LOGGED_PREFIX = "logged/"  # of tensors with logged values, among those of a step
 STRANGE_STEP = f"log(step=...) takes steps from 0 to {MAX_STEP}; values of others are left out"
 
 
@@ -117,6 +118,13 @@ class Logbook:
         return self._scalars.take_lost() + self._texts.take_lost()
 
 
+class Numbers(Protocol):
+    """What this needs of `trackside.staging.HostArray`."""
+
+    def numbers(self) -> Sequence[float]:
+        """Return all values, in order."""
+
+
 @dataclass(frozen=True, slots=True)
 class LogPage:
     """What one record takes along."""
@@ -124,15 +132,20 @@ class LogPage:
     entries: tuple[LoggedScalar | DeviceScalar, ...] = ()
     texts: tuple[LoggedText, ...] = ()
 
-    def tensors(self) -> list[torch.Tensor]:
-        """Return the values that lie on devices as float64: few tensors, [values] each."""
-        return [torch.stack(group).double() for group in self._groups().values()]
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return the values that lie on devices as float64: few tensors by name, [values] each."""
+        groups = self._groups().values()
+        return {
+            f"{LOGGED_PREFIX}{index}": torch.stack(group).double()
+            for index, group in enumerate(groups)
+        }
 
-    def scalars(self, from_device: Sequence[Sequence[float]]) -> tuple[LoggedScalar, ...]:
-        """Return all values; ``from_device`` are those of `tensors`, in their order."""
-        if not from_device:
-            return tuple(entry for entry in self.entries if isinstance(entry, LoggedScalar))
-        rest = dict(zip(self._groups(), map(iter, from_device), strict=True))
+    def scalars(self, arrays: Mapping[str, "Numbers"]) -> tuple[LoggedScalar, ...]:
+        """Return all values; ``arrays`` are those of `tensors` by name, on the host, and others."""
+        rest = {
+            kind: iter(arrays[f"{LOGGED_PREFIX}{index}"].numbers())
+            for index, kind in enumerate(self._groups())
+        }
         return tuple(
             entry
             if isinstance(entry, LoggedScalar)

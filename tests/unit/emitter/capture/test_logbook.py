@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from trackside.capture.logbook import MAX_KIND_BYTES, Logbook, as_step
+from trackside.staging import Staging
 from trackside.wire.records import Close, LoggedScalar, encode
 
 RING_BYTES = 64 << 20  # of attach
@@ -99,8 +100,10 @@ def test_values_on_a_device_come_to_the_host_together_and_exactly() -> None:
     page = logbook.take()
     stacked = page.tensors()
 
-    assert [tensor.tolist() for tensor in stacked] == [[0.5, 0.25], [float(whole)]]
-    found = page.scalars([tensor.tolist() for tensor in stacked])
+    assert [tensor.tolist() for tensor in stacked.values()] == [[0.5, 0.25], [float(whole)]]
+    staged = Staging().stage(stacked)
+    assert staged is not None
+    found = page.scalars(staged.arrays)
     assert [(entry.name, entry.value) for entry in found] == [
         ("a", 0.5),
         ("b", 1.5),
