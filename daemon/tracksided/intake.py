@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tracksided.config import Settings
 from tracksided.ingest.aligner import Aligner
-from tracksided.ingest.generation import Generation
+from tracksided.ingest.generation import Generation, output_directory
 from tracksided.ingest.segments import SegmentScanner
 from tracksided.ingest.stream import Delivery, RankStream
 from tracksided.outputs import RunOutputs
@@ -128,7 +128,8 @@ class Intake:
             max_lag_s=settings.max_lag_seconds,
         )
         generation = Generation(aligner, stream)
-        run = Run(generation, settings, self._outputs_in, self._tell, self._wall_clock)
+        outputs = self._outputs_in(output_directory(stream.hello))
+        run = Run(generation, settings, outputs, self._tell, self._wall_clock)
         for other in self.runs:
             if other.directory == run.directory and other.run_id != run.run_id and other.is_alive:
                 logger.warning(

@@ -3,7 +3,8 @@
 import enum
 import logging
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from trackside.wire.segment import writer_pid
 from tracksided.alerting import RunAlerting
 from tracksided.config import Settings
 from tracksided.errors import OutputError, OutputPending
-from tracksided.ingest.generation import Generation, output_directory
+from tracksided.ingest.generation import Generation
 from tracksided.monitors.monitor import Watched
 from tracksided.monitors.reading import HostReading, of_ranks
 from tracksided.overviews import Overviews
@@ -19,7 +20,7 @@ from tracksided.patient_outputs import PatientOutputs
 from tracksided.pipeline import Pipeline, Retry
 from tracksided.pool import WorkerPool
 from tracksided.reporting import FinalReport
-from tracksided.reports import Alert, SegmentProgress, StepReport
+from tracksided.reports import Alert, StepReport
 from tracksided.rule_evaluator import RuleEvaluator
 from tracksided.summaries import Finale, final_scalars, final_texts
 from tracksided.totals import leader_close, run_totals
@@ -47,6 +48,14 @@ class State(enum.Enum):
     """Something unforeseen happened to it; its segments stay for the next daemon."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """What serves a run once its output directory is open."""
+
+    pipeline: Pipeline
+    alerting: RunAlerting
+
+
 class Run:
     """A generation, its pipeline and its outputs. One thread."""
 
@@ -54,7 +63,7 @@ class Run:
         self,
         generation: Generation,
         settings: Settings,
-        outputs_in: Callable[[Path], PatientOutputs],
+        outputs: PatientOutputs,
         tell: Callable[[Alert], None],
         wall_clock: Callable[[], float],
     ) -> None:
@@ -63,25 +72,23 @@ class Run:
         Args:
             generation: the ranks of one start of the job.
             settings: of the daemon.
-            outputs_in: gives the outputs in a directory, opened or not.
+            outputs: where it writes, opened or not; shared by all runs of a directory.
             tell: sends a committed alert to the channels; does not wait.
             wall_clock: Unix time in seconds.
         """
         self.generation = generation
         self.state = State.OPENING
-        self.directory = output_directory(generation.hello)
+        self.directory = outputs.directory
         self._settings = settings
-        self._outputs_in = outputs_in
+        self._outputs = outputs
         self._tell = tell
         self._wall_clock = wall_clock
         self._reading: HostReading | None = None
         self._pids: dict[int, int] = {}  # of all trainers that were seen running, to their rank
         self._retry = Retry()
-        self._outputs: PatientOutputs | None = None
-        self._pipeline: Pipeline | None = None
+        self._opened: _Opened | None = None
         words = [word for word in generation.hello.visualize if word in OVERVIEW_WORDS]
         self._overviews = Overviews(self.directory, tuple(words))
-        self._alerting: RunAlerting | None = None
         self._report = FinalReport(self.directory)
         self._end_deadline = 0.0
         self._defect: str | None = None
@@ -113,18 +120,18 @@ class Run:
     @property
     def num_waiting(self) -> int:
         """Steps that wait for a worker."""
-        return 0 if self._pipeline is None else self._pipeline.num_waiting
+        return 0 if self._opened is None else self._opened.pipeline.num_waiting
 
     @property
     def dispatched_at(self) -> float:
         """When a worker was asked last, in monotonic seconds."""
-        return float("-inf") if self._pipeline is None else self._pipeline.dispatched_at
+        return float("-inf") if self._opened is None else self._opened.pipeline.dispatched_at
 
     @property
     def has_work(self) -> bool:
         """Whether steps are on their way to the disk."""
         is_moving = self.state is not State.BROKEN
-        return is_moving and self._pipeline is not None and not self._pipeline.is_empty
+        return is_moving and self._opened is not None and not self._opened.pipeline.is_empty
 
     @property
     def is_alive(self) -> bool:
@@ -136,17 +143,20 @@ class Run:
         """Why outputs cannot be written now, or who else writes them."""
         if self._defect is not None:
             return self._defect
-        retries = [self._retry] if self._pipeline is None else [self._retry, self._pipeline.retry]
-        problem = None if self._outputs is None else self._outputs.problem
-        return next((entry.problem for entry in retries if entry.problem is not None), problem)
+        retries = [self._retry]
+        if self._opened is not None:
+            retries.append(self._opened.pipeline.retry)
+        problems = (entry.problem for entry in retries if entry.problem is not None)
+        return next(problems, self._outputs.problem)
 
     def advance(self, pool: WorkerPool, now: float) -> None:
         """Do all that can be done without waiting."""
         if self.state is State.OPENING:
             self._open(now)
-        if self.state is State.RUNNING:
-            self._take(now)
-            self._move(pool, now)
+        if self.state is State.RUNNING and self._opened is not None:
+            for step in self.generation.take(now, self._outputs.progress):
+                self._opened.pipeline.add(step)
+            self._move(self._opened, pool, now)
 
     def receive(self, ticket: int, outcome: Any, now: float) -> bool:
         """Take a worker's answer; False if it is not for this run.
@@ -158,7 +168,7 @@ class Run:
         """
         if self._overviews.receive(ticket, outcome) or self._report.receive(ticket, outcome):
             return True
-        return self._pipeline is not None and self._pipeline.receive(ticket, outcome, now)
+        return self._opened is not None and self._opened.pipeline.receive(ticket, outcome, now)
 
     def end(self, pool: WorkerPool, now: float, *, is_averaging: bool) -> bool:
         """End a run whose steps are all written; True when done.
@@ -166,15 +176,15 @@ class Run:
         First its totals are written, once nothing is averaged, then its last overview and its
         final report.
         """
-        outputs = self._outputs
-        if self.state is not State.ENDING or outputs is None or now < self._retry.not_before:
+        outputs, opened = self._outputs, self._opened
+        if self.state is not State.ENDING or opened is None or now < self._retry.not_before:
             return False
         if is_averaging and now < self._end_deadline:
             return False
         nonces = self.generation.nonces
         try:
             if not outputs.is_finished(nonces):
-                finale = self._finale()
+                finale = self._finale(opened.alerting)
                 outputs.finish(finale.totals, final_scalars(finale), final_texts(finale), nonces)
             if not self._overviews.finish(pool, self._num_committed()):
                 return False
@@ -211,19 +221,19 @@ class Run:
     def note_machine(self, reading: HostReading | None) -> None:
         """Take the newest reading of the machine, for the steps that are committed from now on."""
         self._reading = reading
-        if reading is not None and self._alerting is not None and self.state is State.RUNNING:
-            self._alerting.look_at_machine(of_ranks(reading, self._pids))
+        if reading is not None and self._opened is not None and self.state is State.RUNNING:
+            self._opened.alerting.look_at_machine(of_ranks(reading, self._pids))
 
     def configure(self, settings: Settings) -> None:
         """Take other settings of the alerts; the others hold from the start of a run on."""
         self._settings = replace(self._settings, alerts=settings.alerts)
-        if self._alerting is not None:
-            self._alerting.evaluator.configure(settings.alerts)
+        if self._opened is not None:
+            self._opened.alerting.evaluator.configure(settings.alerts)
 
     def note_average(self, error: str | None) -> None:
         """Take the outcome of an averaging of this run's checkpoints: why it failed, or None."""
-        if self._alerting is not None:
-            self._alerting.note_average(error)
+        if self._opened is not None:
+            self._opened.alerting.note_average(error)
 
     def close(self, *, remove_segments: bool) -> None:
         """Let go of the segments."""
@@ -233,7 +243,7 @@ class Run:
     def status(self) -> dict[str, Any]:
         """Return what `trackside status` shows."""
         health = [stream.health() for stream in self.generation.streams]
-        pipeline = self._pipeline
+        opened = self._opened
         return {
             "run": self.run_id,
             "state": self.state.value,
@@ -243,10 +253,10 @@ class Run:
             "committed_step": self._last_committed(),
             "waiting": self.num_waiting,
             "late": self.generation.late,
-            "shed": 0 if pipeline is None else pipeline.num_shed,
-            "failed": 0 if pipeline is None else pipeline.num_failed,
+            "shed": 0 if opened is None else opened.pipeline.num_shed,
+            "failed": 0 if opened is None else opened.pipeline.num_failed,
             "problem": self.problem,
-            "alerts": [] if self._alerting is None else self._alerting.status(),
+            "alerts": [] if opened is None else opened.alerting.status(),
             "ranks": [
                 {
                     "rank": entry.rank,
@@ -266,8 +276,8 @@ class Run:
     def _open(self, now: float) -> None:
         if now < self._retry.not_before:
             return
+        outputs = self._outputs
         try:
-            self._outputs = outputs = self._outputs_in(self.directory)
             outputs.open()
             if not outputs.is_finished(self.generation.nonces):
                 outputs.begin(self.generation.hello)
@@ -284,39 +294,33 @@ class Run:
             self._retry.failed(str(error), now)
             return
         self._retry.succeeded()
-        self._alerting = RunAlerting(evaluator, outputs, self._tell, self._wall_clock)
-        self._pipeline = Pipeline(
-            outputs, self._settings.workers, self._hellos, complete=self._complete
-        )
+        alerting = RunAlerting(evaluator, outputs, self._tell, self._wall_clock)
+        complete = partial(self._complete, alerting)
+        pipeline = Pipeline(outputs, self._settings.workers, self._hellos, complete=complete)
+        self._opened = _Opened(pipeline, alerting)
         self.state = State.RUNNING
         logger.info("run %s writes to %s", self.run_id, self.directory)
 
-    def _take(self, now: float) -> None:
-        assert self._pipeline is not None  # noqa: S101 - made by _open
-        for step in self.generation.take(now, self._progress):
-            self._pipeline.add(step)
-
-    def _move(self, pool: WorkerPool, now: float) -> None:
-        assert self._pipeline is not None  # noqa: S101 - made by _open
-        assert self._alerting is not None  # noqa: S101 - made by _open
-        self._pipeline.dispatch(pool, now)
-        for step in self._pipeline.commit(now):
+    def _move(self, opened: _Opened, pool: WorkerPool, now: float) -> None:
+        """Take the steps that are in the pipeline as far as they get."""
+        pipeline, alerting = opened.pipeline, opened.alerting
+        pipeline.dispatch(pool, now)
+        for step in pipeline.commit(now):
             self.generation.settle(step)
-            self._alerting.committed(step.step)
+            alerting.committed(step.step)
         newest = max(stream.last_step for stream in self.generation.streams)
-        self._alerting.look_at_trainer(newest, now, self._is_training)
-        if self._pipeline.is_empty:
+        alerting.look_at_trainer(newest, now, self._is_training)
+        if pipeline.is_empty:
             self._overviews.keep_up(pool, now, self._num_committed())
-        if self._pipeline.is_empty and self.generation.is_over(now):
+        if pipeline.is_empty and self.generation.is_over(now):
             self.state = State.ENDING
             self._end_deadline = now + FLUSH_LIMIT_S
 
-    def _complete(self, report: StepReport) -> StepReport:
-        assert self._alerting is not None  # noqa: S101 - made by _open
+    def _complete(self, alerting: RunAlerting, report: StepReport) -> StepReport:
         narrowed = None if self._reading is None else of_ranks(self._reading, self._pids)
         if not self._num_committed():
             report = add_training_settings(report)
-        return self._alerting.complete(report, narrowed)
+        return alerting.complete(report, narrowed)
 
     def _is_training(self) -> bool:
         return self.is_alive and all(s.close_record is None for s in self.generation.streams)
@@ -324,26 +328,21 @@ class Run:
     def _hellos(self) -> dict[int, Any]:
         return {stream.hello.rank: stream.hello for stream in self.generation.streams}
 
-    def _progress(self, nonce: str) -> SegmentProgress:
-        assert self._outputs is not None  # noqa: S101 - made by _open
-        return self._outputs.progress(nonce)
-
     def _num_committed(self) -> int:
-        return max(self._progress(nonce).num_steps for nonce in self.generation.nonces)
+        return max(self._outputs.progress(nonce).num_steps for nonce in self.generation.nonces)
 
     def _last_committed(self) -> int:
-        if self._outputs is None or not self._outputs.is_open:
+        if not self._outputs.is_open:
             return 0
         newest = max(
             map(self._outputs.progress, self.generation.nonces), key=lambda entry: entry.last_line
         )
         return newest.last_step
 
-    def _finale(self) -> Finale:
-        assert self._alerting is not None  # noqa: S101 - made by _open
-        watched = self._alerting.evaluator.monitoring
+    def _finale(self, alerting: RunAlerting) -> Finale:
+        watched, progress = alerting.evaluator.monitoring, self._outputs.progress
         return Finale(
-            totals=run_totals(self.generation, self._progress, watched.course, watched.verdict),
+            totals=run_totals(self.generation, progress, watched.course, watched.verdict),
             close=leader_close(self.generation),
             course=watched.course,
             verdict=watched.verdict,
