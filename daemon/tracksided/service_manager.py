@@ -10,7 +10,6 @@ from tracksided.errors import OutputError, SettingsError
 from tracksided.service_units import Scope, Service
 
 BOOTED_MARK = Path("/run/systemd/system")  # sd_booted(3)
-LINGER_DIRECTORY = Path("/var/lib/systemd/linger")
 # A start waits for the daemon's READY=1, a stop for its drain; both have limits in the units.
 _CALL_TIMEOUT_S = 180
 _UNIT_MODE = 0o644
@@ -143,11 +142,6 @@ def remove_units(service: Service) -> tuple[Path, ...]:
                 raise OutputError(f"cannot remove {path}: {error.strerror}") from error
             _remove_if_empty(path.parent)
     return tuple(removed)
-
-
-def lingers(user: str) -> bool:
-    """Say whether the user's service manager and shared memory outlive their logout."""
-    return (LINGER_DIRECTORY / user).exists()
 
 
 def _others_exist(service: Service) -> bool:

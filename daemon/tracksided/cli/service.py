@@ -18,7 +18,8 @@ from trackside.wire.segment import SHM_DIR_VARIABLE
 from tracksided.config import load_settings
 from tracksided.errors import OutputError, SettingsError
 from tracksided.listen_address import DEFAULT, parse_listen_address
-from tracksided.service_manager import ServiceManager, lingers, remove_units, write_units
+from tracksided.logind import lingers
+from tracksided.service_manager import ServiceManager, remove_units, write_units
 from tracksided.service_units import (
     HttpOpening,
     Program,

@@ -17,10 +17,10 @@ from trackside.wire.locks import daemon_pid
 from tracksided.config import Settings, load_settings
 from tracksided.doctor.asking import ask_page
 from tracksided.doctor.facts import DirectoryFacts, Facts, OutputFacts, SpaceFacts
-from tracksided.doctor.logind import lingers, removes_ipc
 from tracksided.doctor.serving import daemon_facts, objects, output_problem, text
 from tracksided.errors import SettingsError
 from tracksided.listen_address import parse_listen_address
+from tracksided.logind import lingers, removes_ipc
 from tracksided.monitors.gpus import count_gpus
 from tracksided.sinks.json_file import Json
 from tracksided.status_file import read_status

@@ -12,7 +12,7 @@ from fake_trainer import FakeRank, make_hello
 from trackside.wire.segment import remove
 from tracksided.cli.group import group
 from tracksided.doctor.gather import gather
-from tracksided.doctor.logind import lingers, removes_ipc
+from tracksided.logind import lingers, removes_ipc
 
 
 def test_facts_of_a_directory_with_a_segment(shm_dir: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What systemd-logind is told to do with shared memory."""
+"""What systemd-logind does at a logout: to shared memory, and to services that linger."""
 
 from collections.abc import Iterable
 from pathlib import Path
