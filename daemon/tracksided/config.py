@@ -160,12 +160,20 @@ def public_settings(settings: Settings) -> dict[str, Any]:
     return document
 
 
-def default_config_paths(home: Path) -> tuple[Path, ...]:
+def home_directory() -> Path | None:
+    """Return the user's home, None where nothing names one: a number without an account."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None
+
+
+def default_config_paths(home: Path | None) -> tuple[Path, ...]:
     """Return the places that are looked at when no file is named; later ones win."""
-    return (SYSTEM_CONFIG, home / USER_CONFIG)
+    return (SYSTEM_CONFIG,) if home is None else (SYSTEM_CONFIG, home / USER_CONFIG)
 
 
-def load_settings(explicit: Path | None, home: Path) -> Settings:
+def load_settings(explicit: Path | None, home: Path | None) -> Settings:
     """Read the named file, or the default ones that exist.
 
     Raises:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from tracksided.channels.service import AlertSender
-from tracksided.config import USER_CONFIG, load_settings
+from tracksided.config import default_config_paths, home_directory, load_settings
 from tracksided.reports import Alert
 
 POLL_S = 0.05
@@ -31,9 +31,10 @@ def test(config: Path | None) -> None:
     The channels are `apprise` and `command` in the section [alerts] of the settings. Exit code 1
     if one of them fails, or there is none.
     """
-    settings = load_settings(config, Path.home()).alerts
+    home = home_directory()
+    settings = load_settings(config, home).alerts
     if not (settings.apprise or settings.command):
-        file = config or Path.home() / USER_CONFIG
+        file = config or default_config_paths(home)[-1]
         click.echo(
             f"no channel is configured: set apprise or command in [alerts] of {file}", err=True
         )

@@ -9,7 +9,7 @@ import click
 
 from trackside.wire.segment import node_directory
 from tracksided.app import Daemon
-from tracksided.config import Settings, load_settings
+from tracksided.config import Settings, home_directory, load_settings
 from tracksided.errors import DaemonRunning
 from tracksided.lifecycle import ServiceNotifier, Signals
 from tracksided.listen_address import DEFAULT
@@ -73,7 +73,7 @@ def command(
 
 
 def _settings(config_file: Path | None, http: str | None) -> Settings:
-    settings = load_settings(config_file, Path.home())
+    settings = load_settings(config_file, home_directory())
     if http is None:
         return settings
     return replace(settings, http=replace(settings.http, listen=http))

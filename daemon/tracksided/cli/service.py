@@ -147,7 +147,7 @@ def show(
 def _account(scope: Scope, account: str | None) -> pwd.struct_passwd:
     name = _name_for_system(scope, account)
     if name is None:
-        return pwd.getpwuid(os.getuid())
+        return _own_account()
     try:
         return pwd.getpwnam(name)
     except KeyError:
@@ -163,6 +163,16 @@ def _name_for_system(scope: Scope, account: str | None) -> str | None:
     if account is None:
         raise SettingsError("--system needs --for USER: whose trainings shall the daemon serve?")
     return account
+
+
+def _own_account() -> pwd.struct_passwd:
+    try:
+        return pwd.getpwuid(os.getuid())
+    except KeyError:  # as in a container that runs as some number
+        raise SettingsError(
+            f"user {os.getuid()} has no account on this machine, and systemd serves accounts only; "
+            "start the daemon with `trackside daemon`"
+        ) from None
 
 
 def _http_opening(scope: Scope, option: str | None, entry: pwd.struct_passwd) -> HttpOpening | None:

@@ -14,7 +14,7 @@ import psutil
 from trackside.wire import segment
 from trackside.wire.doorbell import SOCKET_NAME
 from trackside.wire.locks import daemon_pid
-from tracksided.config import Settings, load_settings
+from tracksided.config import Settings, home_directory, load_settings
 from tracksided.doctor.asking import ask_page
 from tracksided.doctor.facts import DirectoryFacts, Facts, OutputFacts, SpaceFacts
 from tracksided.doctor.serving import daemon_facts, objects, output_problem, text
@@ -76,7 +76,7 @@ def gather(directory: Path, outputs: Sequence[Path], working_dir: Path) -> Facts
 
 def _settings() -> tuple[Settings, str | None]:
     try:
-        return load_settings(None, Path.home()), None
+        return load_settings(None, home_directory()), None
     except SettingsError as error:
         return Settings(), str(error)
 

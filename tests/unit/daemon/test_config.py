@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from tracksided.config import Settings, load_settings, parse_settings
+from tracksided.config import (
+    SYSTEM_CONFIG,
+    Settings,
+    default_config_paths,
+    home_directory,
+    load_settings,
+    parse_settings,
+)
 from tracksided.errors import SettingsError
 
 
@@ -76,6 +83,19 @@ def test_a_home_that_may_not_be_looked_into_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(SettingsError, match=r"cannot look for .*/daemon\.toml: File name too long"):
         load_settings(None, home)
+
+
+def test_a_number_without_an_account_has_the_settings_of_the_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+
+    home = home_directory()
+
+    assert home is None
+    assert default_config_paths(home) == (SYSTEM_CONFIG,)
+    assert load_settings(None, home) == load_settings(None, Path("/nobody"))
 
 
 def test_file_in_the_home_is_found(tmp_path: Path) -> None:
