@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.hooks import unserializable_hook
 
-from trackside.capture.gradients import total_norm
+from trackside.capture.gradients import is_sharded, local, total_norm
 from trackside.capture.module_hooks import Removable, unhook
 from trackside.guard import Guard
 
@@ -29,7 +29,8 @@ class LocalNorm:
     """Hooks the leaves for one step; a leaf's hook runs before DDP's all-reduce.
 
     Under accumulation with ``no_sync`` the gradient so far is this rank's own and is added. A
-    rank that averages after every micro-batch has no such gradient: `OwnNorm.drift` tells.
+    rank that averages after every micro-batch has no such gradient: `OwnNorm.drift` tells. Nor
+    has one that holds parts of it (tensor parallelism): to sum them up would be a collective.
     """
 
     def __init__(self, guard: Guard) -> None:
@@ -37,6 +38,7 @@ class LocalNorm:
         self._handles: list[Removable] = []
         self._norms: dict[int, torch.Tensor] = {}
         self._drifts: list[torch.Tensor] = []
+        self._is_in_parts = False
 
     def arm(self, parameters: Iterable[torch.Tensor]) -> None:
         """Listen until `take`."""
@@ -49,13 +51,14 @@ class LocalNorm:
     def disarm(self) -> None:
         """Stop listening and forget."""
         unhook(self._handles)
-        self._norms, self._drifts = {}, []
+        self._norms, self._drifts, self._is_in_parts = {}, [], False
 
     def take(self) -> OwnNorm | None:
-        """Stop listening; return the norm, or None where no gradient came by."""
+        """Stop listening; return the norm, or None where no gradient came by, or parts of one."""
         norms, drifts = list(self._norms.values()), self._drifts
+        is_known = bool(norms) and not self._is_in_parts
         self.disarm()
-        if not norms:
+        if not is_known:
             return None
         # NaN: the gradient is, or nothing was there and nothing came.
         drift = torch.stack(drifts).nan_to_num(0.0).amax() if drifts else None
@@ -69,13 +72,17 @@ class LocalNorm:
         if gradient.layout is not torch.strided or gradient.is_complex():
             return
         so_far, before = parameter.grad, self._norms.get(index)
+        if is_sharded(gradient) or (so_far is not None and is_sharded(so_far)):
+            self._is_in_parts = True
+            return
+        gradient, so_far = local(gradient), None if so_far is None else local(so_far)
         if so_far is not None and before is not None:
             self._drifts.append(((_norm(so_far) - before).abs() / before).float())
         self._norms[index] = _norm(gradient if so_far is None else gradient + so_far)
 
 
 def _norm(gradient: torch.Tensor) -> torch.Tensor:
-    norm: torch.Tensor = torch.linalg.vector_norm(gradient.detach(), dtype=_wide(gradient.dtype))
+    norm: torch.Tensor = torch.linalg.vector_norm(gradient, dtype=_wide(gradient.dtype))
     return norm
 
 

@@ -9,6 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard
 
 from trackside.capture.gradients import MAX_SAMPLED, GradientTap, total_norm, trainable
 from trackside.capture.local_norm import LocalNorm
@@ -94,6 +96,27 @@ def test_the_local_norm_is_that_of_the_sum_over_micro_batches() -> None:
     assert float(found.drift) == 0.0
     assert norm.take() is None
     assert not model.weight._backward_hooks
+
+
+@pytest.mark.usefixtures("process_group")
+@pytest.mark.parametrize("placement", [Replicate(), Shard(0), Partial()])
+def test_the_local_norm_is_unknown_where_a_rank_holds_a_part(placement: Placement) -> None:
+    mesh = init_device_mesh("cpu", (1,))
+    weight = DTensor.from_local(torch.ones(4), mesh, [placement]).requires_grad_()
+    bias = torch.zeros(3, requires_grad=True)
+    norm = LocalNorm(Guard(lambda: None))
+    norm.arm([weight, bias])
+
+    weight.backward(DTensor.from_local(torch.full((4,), 2.0), mesh, [placement]))
+    bias.backward(torch.tensor([3.0, 0.0, 0.0]))
+    found = norm.take()
+
+    if placement.is_replicate():
+        assert found is not None
+        assert type(found.norm) is torch.Tensor
+        assert float(found.norm) == 5.0
+    else:
+        assert found is None
 
 
 @pytest.mark.parametrize("averages_each", [False, True])
