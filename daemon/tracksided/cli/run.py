@@ -71,6 +71,10 @@ def _reasons(directory: Path) -> str:
 
 
 def _run(command_line: Sequence[str]) -> int:
+    """Return the command's exit code. SIGTERM is the command's from here on, also when it ended.
+
+    A scheduler that ends a job sends it more than once, and means: end soon. That is being done.
+    """
     try:
         child = subprocess.Popen(list(command_line))
     except OSError as error:
@@ -78,14 +82,13 @@ def _run(command_line: Sequence[str]) -> int:
 
     def forward(number: int, frame: FrameType | None) -> None:
         del frame
-        child.send_signal(number)
+        child.send_signal(number)  # does nothing once it has ended
 
     # Ctrl-C in a terminal reaches the command by itself; SIGTERM reaches only us.
     old_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    old_terminate = signal.signal(signal.SIGTERM, forward)
+    signal.signal(signal.SIGTERM, forward)
     try:
         code = child.wait()
     finally:
         signal.signal(signal.SIGINT, old_interrupt)
-        signal.signal(signal.SIGTERM, old_terminate)
     return code if code >= 0 else SIGNAL_EXIT_BASE - code
