@@ -166,7 +166,7 @@ class Daemon:
         self._advance_all(current, now)
         outcomes = self._pool.poll(now)
         for ticket, outcome in outcomes:
-            for run in current:
+            for run in self._intake.runs:  # also of one that is held back since its trainer ended
                 if self._guard(run, run.receive, ticket, outcome, now):
                     break
         if outcomes:
@@ -248,13 +248,14 @@ class Daemon:
         """Finish what is published, within the time that a service manager gives."""
         deadline = self._clock() + DRAIN_S
         self._turn(0)
-        while self._clock() < deadline and (
-            self._sender.is_busy or any(run.has_work for run in self._intake.runs)
-        ):
+        while self._clock() < deadline and (self._sender.is_busy or self._num_unwritten()):
             self._turn(BUSY_WAIT_S)
-        left = sum(run.has_work for run in self._intake.runs)
+        left = self._num_unwritten()
         if left:
             logger.warning("steps are left of %d of the runs; they stay in shared memory", left)
+
+    def _num_unwritten(self) -> int:
+        return sum(run.has_work for run in self._intake.runs) + self._intake.num_held_back
 
     def _close(self) -> None:
         self._web.close()

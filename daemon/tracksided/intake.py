@@ -1,6 +1,7 @@
 """From new segments to runs: which segments belong together, and which run goes first."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,10 @@ from tracksided.reports import Alert
 from tracksided.runs import Run, State
 
 logger = logging.getLogger(__name__)
+
+# Runs without trainers that are served at a time, all that can be written: each takes a thread,
+# files and a look in every turn, and hundreds left nothing over for the workers.
+MAX_ENDED = 16
 
 
 class Intake:
@@ -54,19 +59,15 @@ class Intake:
         """The runs to be served now: of each run id and directory the earliest start.
 
         A run whose trainers are gone comes before every later run of its directory, whatever
-        that is called: a job that resumes under a new name writes after what it resumes.
+        that is called: a job that resumes under a new name writes after what it resumes. Of all
+        runs whose trainers are gone the first few are served, the others after them.
         """
-        current: list[Run] = []
-        taken: set[tuple[str, Path] | Path] = set()
-        for run in self.runs:
-            key = (run.run_id, run.directory)
-            if not taken.isdisjoint((key, run.directory)):
-                continue
-            current.append(run)
-            taken.add(key)
-            if self._num_runs_in(run.directory) > 1 and not run.is_alive:
-                taken.add(run.directory)
-        return current
+        return self._line_up()[0]
+
+    @property
+    def num_held_back(self) -> int:
+        """Runs without trainers that wait for others to be written."""
+        return self._line_up()[1]
 
     def look(self, settings: Settings, now: float) -> list[Run]:
         """Take in new segments; return the runs that they began or joined."""
@@ -106,6 +107,29 @@ class Intake:
         for outputs in self._outputs.values():
             outputs.close()
 
+    def _line_up(self) -> tuple[list[Run], int]:
+        """Return the runs to be served now, and how many wait because there are so many."""
+        current: list[Run] = []
+        taken: set[tuple[str, Path] | Path] = set()
+        num_in = Counter(run.directory for run in self.runs)
+        num_ended = num_held_back = 0
+        for run in self.runs:
+            key = (run.run_id, run.directory)
+            if not taken.isdisjoint((key, run.directory)):
+                continue
+            taken.add(key)
+            if run.is_alive:
+                current.append(run)
+                continue
+            if num_in[run.directory] > 1:
+                taken.add(run.directory)
+            if num_ended < MAX_ENDED:
+                current.append(run)
+                num_ended += run.problem is None  # one that cannot be written keeps none waiting
+            else:
+                num_held_back += 1
+        return current, num_held_back
+
     def _run_of(self, stream: RankStream) -> Run | None:
         """Return the run that a segment joins: of several tries, the one that began with it."""
         started = stream.hello.started_boottime
@@ -140,9 +164,6 @@ class Intake:
                 )
         self.runs.append(run)
         return run
-
-    def _num_runs_in(self, directory: Path) -> int:
-        return sum(run.directory == directory for run in self.runs)
 
     def _outputs_in(self, directory: Path) -> PatientOutputs:
         if directory not in self._outputs:

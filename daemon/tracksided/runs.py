@@ -136,7 +136,7 @@ class Run:
     @property
     def is_alive(self) -> bool:
         """Whether any of its trainers still runs."""
-        return any(stream.reader.is_writer_alive() for stream in self.generation.streams)
+        return any(not stream.is_left for stream in self.generation.streams)
 
     @property
     def problem(self) -> str | None:

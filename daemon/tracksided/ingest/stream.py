@@ -70,6 +70,13 @@ class RankStream:
         self._outstanding: deque[int] = deque()
         self._settled: set[int] = set()
         self._kept: int | None = None
+        self._is_left = False
+
+    @property
+    def is_left(self) -> bool:
+        """Whether the trainer is gone, which it is for good: then nothing is asked any more."""
+        self._is_left = self._is_left or not self.reader.is_writer_alive()
+        return self._is_left
 
     @property
     def nonce(self) -> str:

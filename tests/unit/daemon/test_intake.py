@@ -6,7 +6,7 @@ from pathlib import Path
 from fake_trainer import FakeRank, make_hello
 
 from tracksided.config import Settings
-from tracksided.intake import Intake
+from tracksided.intake import MAX_ENDED, Intake
 
 
 def test_a_segment_of_a_name_that_was_there_before_is_taken_in(
@@ -25,3 +25,29 @@ def test_a_segment_of_a_name_that_was_there_before_is_taken_in(
         assert not list(shm_dir.iterdir())
         assert intake.runs == []
     intake.close()
+
+
+def test_of_many_runs_that_are_over_the_first_are_served_and_those_that_train(
+    shm_dir: Path, tmp_path: Path
+) -> None:
+    intake = Intake(shm_dir, [].append, time.time)
+    num_ended = MAX_ENDED + 2
+    ranks = [
+        FakeRank(shm_dir, make_hello(tmp_path / f"{k}", run=f"run-{k:02}"), ring_bytes=1 << 14)
+        for k in range(num_ended + 1)
+    ]
+    runs = intake.look(Settings(), 0.0)
+    for rank in ranks[:num_ended]:
+        rank.abandon()
+
+    assert intake.current == [*runs[:MAX_ENDED], runs[-1]]
+    assert intake.num_held_back == 2
+
+    intake.remove(runs[0])
+
+    assert intake.current == [*runs[1 : MAX_ENDED + 1], runs[-1]]
+    runs[1].break_off(RuntimeError("a defect"))  # and any other that cannot be written
+    assert intake.num_held_back == 0
+    ranks[-1].abandon()
+    for run in tuple(intake.runs):
+        intake.remove(run)
