@@ -3,7 +3,6 @@
 It runs in a worker, beside the daemon that goes on to write there: it sees what is committed.
 """
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any, BinaryIO
 from tracksided.catalog import RUN_RENDERERS
 from tracksided.errors import OutputError
 from tracksided.sinks.history import FILE_NAME as HISTORY_FILE
-from tracksided.sinks.json_file import write_whole
+from tracksided.sinks.json_file import parse_json, write_whole
+from tracksided.sinks.line_file import bounded_lines
 from tracksided.sinks.refusal import output_error
 from tracksided.stages import RecordedStep
 
@@ -73,7 +73,7 @@ class RunDirectory:
         self._offsets: dict[RecordedStep, int] = {}
         steps: list[RecordedStep] = []
         offset = 0
-        for content in history:
+        for content in bounded_lines(history):
             step = _recorded(content)
             if step is not None:
                 # Training went back: what lies ahead belongs to an abandoned try.
@@ -81,13 +81,13 @@ class RunDirectory:
                     self._offsets.pop(steps.pop(), None)
                 steps.append(step)
                 self._offsets[step] = offset
-            offset += len(content)
+            offset = history.tell()
         self.steps: Sequence[RecordedStep] = tuple(steps)
 
     def line(self, step: RecordedStep) -> Mapping[str, Any]:
         """Return the line of a step in ``history.jsonl``."""
         self._history.seek(self._offsets[step])
-        line: Mapping[str, Any] = json.loads(self._history.readline())
+        line: Mapping[str, Any] = parse_json(next(bounded_lines(self._history), b""))
         return line
 
     def files(self, step: RecordedStep) -> Sequence[str]:
@@ -109,7 +109,7 @@ class RunDirectory:
 
 def _recorded(line: bytes) -> RecordedStep | None:
     try:
-        document = json.loads(line)
+        document = parse_json(line)
     except ValueError:
         return None
     match document:

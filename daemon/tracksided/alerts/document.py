@@ -1,5 +1,6 @@
 """Alerts as JSON objects: the lines of ``alerts.jsonl``."""
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -54,4 +55,4 @@ def read_alert(document: Mapping[str, Any]) -> Alert:
 
 
 def _shown(document: object) -> str:
-    return str(document)[:MAX_SHOWN_CHARS]
+    return reprlib.repr(document)[:MAX_SHOWN_CHARS]  # it may nest as deep as it likes

@@ -1,12 +1,14 @@
 """Reads ``alerts.jsonl`` of a run that may still be going on."""
 
-import json
 import logging
+import os
 from pathlib import Path
 
 from tracksided.alerts.document import read_alert
 from tracksided.errors import ObservationError, ReportError
 from tracksided.reports import Alert
+from tracksided.sinks.json_file import open_regular, parse_json
+from tracksided.sinks.line_file import bounded_lines
 
 logger = logging.getLogger(__name__)
 
@@ -19,16 +21,16 @@ def read_alerts(path: Path, run: object) -> tuple[Alert, ...]:
     Raises:
         ReportError: the file cannot be read.
     """
+    alerts: list[Alert] = []
     try:
-        lines = path.read_bytes().splitlines()
+        with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
+            for line in bounded_lines(file):
+                try:
+                    alerts.append(read_alert(parse_json(line)))
+                except (ValueError, ObservationError) as error:  # or it is still written
+                    logger.debug("%s: %s", path, error)
     except FileNotFoundError:
         return ()
     except OSError as error:
         raise ReportError(f"cannot read {path}: {error.strerror}") from error
-    alerts: list[Alert] = []
-    for line in lines:
-        try:
-            alerts.append(read_alert(json.loads(line)))
-        except (ValueError, ObservationError) as error:  # also of a line that is still written
-            logger.debug("%s: %s", path, error)
     return tuple(alert for alert in alerts if alert.run == run)

@@ -22,6 +22,7 @@ from tracksided.progress.rows import Rows
 from tracksided.sinks.alerts import FILE_NAME as ALERTS_FILE
 from tracksided.sinks.history import FILE_NAME
 from tracksided.sinks.json_file import Json, read_json
+from tracksided.sinks.line_file import bounded_lines
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ def read_history(path: Path, name: str) -> History:
     lines = _Lines()
     try:
         with path.open("rb") as file:
-            for line in file:
+            for line in bounded_lines(file):
                 if line.endswith(b"\n"):  # else it is torn, or not finished yet
                     lines.add(line)
     except OSError as error:

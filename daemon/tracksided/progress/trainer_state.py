@@ -1,6 +1,6 @@
 """Reads ``trainer_state.json`` of Hugging Face's Trainer."""
 
-import json
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,14 @@ from tracksided.progress.curve import EMPTY, Kind, Series, Totals, TrainingCurve
 from tracksided.progress.directories import checkpoints_in, written_at
 from tracksided.progress.rows import Rows
 from tracksided.progress.training_args import read_training_args
-from tracksided.sinks.json_file import Json, plain_object
+from tracksided.sinks.json_file import Json, is_shallow, parse_json, plain_object
 
 FILE_NAME = "trainer_state.json"
 _ROWS = "log_history"
 # Its settings, beside what it logs and where it is.
 _SETTINGS = ("train_batch_size", "logging_steps", "eval_steps", "save_steps")
 _RUNTIME = "train_runtime"
+MAX_STATE_BYTES = 512 << 20  # three million logged steps
 MIN_INTERVAL_S = 1.0  # between checkpoints; copies of them have nearly the same time
 _BY_FILE_TIMES = (
     "steps per second come from the times of the checkpoints' files, with all that was done "
@@ -41,7 +42,7 @@ def read_trainer_state(path: Path, name: str) -> TrainingCurve:
     global_step = _required(state, "global_step", path)
     step = fields.step(global_step)
     if step is None:
-        raise ReportError(f"{path}: 'global_step' is {global_step!r:.40}, expected a step")
+        raise ReportError(f"{path}: 'global_step' is {reprlib.repr(global_step)}, expected a step")
     history = _required(state, _ROWS, path)
     if not isinstance(history, list):
         raise ReportError(f"{path}: {_ROWS!r} is a {type(history).__name__}, expected a list")
@@ -81,10 +82,16 @@ def read_trainer_state(path: Path, name: str) -> TrainingCurve:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        state = json.loads(path.read_bytes())
+        with path.open("rb") as file:
+            content = file.read(MAX_STATE_BYTES + 1)
+        if len(content) > MAX_STATE_BYTES:
+            raise ReportError(
+                f"{path} has more than {MAX_STATE_BYTES >> 20} MiB, which no training logs"
+            )
+        state = parse_json(content)
     except OSError as error:
         raise ReportError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ReportError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(state, dict):
         raise ReportError(f"{path} holds a {type(state).__name__}, expected an object")
@@ -140,4 +147,5 @@ def _totals(state: Mapping[str, Any], history: list[Any]) -> Totals:
 
 
 def _settings(state: Mapping[str, Any]) -> dict[str, Json]:
-    return plain_object({key: state[key] for key in _SETTINGS if state.get(key) is not None})
+    found = {key: state[key] for key in _SETTINGS if state.get(key) is not None}
+    return plain_object({key: value for key, value in found.items() if is_shallow(value)})

@@ -46,7 +46,7 @@ class HistoryFile:
         for number, document in self._file.lines():
             try:
                 self._note(document)
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
+            except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
                 logger.warning("%s: line %d is left as it is: %s", self.path, number, error)
 
     def progress(self, nonce: str) -> SegmentProgress:

@@ -8,7 +8,7 @@ import os
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from tracksided.sinks.refusal import output_error
 
 TEMPORARY_SUFFIX = ".trackside-tmp"
 AS_UMASK_SAYS = 0o666  # what `open` asks for
+MAX_OBJECT_BYTES = 16 << 20  # of a file that is read whole; a run's settings have at most 1 MiB
+MAX_DEPTH = 100  # of what is read and may be written again; settings nest up to 64 deep
 _SAFE = os.O_CLOEXEC | os.O_NONBLOCK  # opening a pipe that lies there must not wait
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
@@ -104,13 +106,37 @@ def replace_file(path: Path, content: bytes, *, mode: int = AS_UMASK_SAYS) -> No
 
 
 def read_json(path: Path) -> dict[str, Json] | None:
-    """Read a JSON object; None where there is no file or it holds anything else."""
+    """Read a JSON object; None where there is no file or it holds anything else.
+
+    Anything else is also what has more than `MAX_OBJECT_BYTES` or nests deeper than `MAX_DEPTH`.
+    """
     try:
         with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
-            document = json.loads(file.read())
+            content = file.read(MAX_OBJECT_BYTES + 1)
+            document = parse_json(content) if len(content) <= MAX_OBJECT_BYTES else None
     except (OSError, ValueError):
         return None
-    return document if isinstance(document, dict) else None
+    return document if isinstance(document, dict) and is_shallow(document) else None
+
+
+def parse_json(content: bytes) -> Any:
+    """Parse JSON that anybody may have written.
+
+    Raises:
+        ValueError: it is no JSON, or nests too deep or has too long numbers for Python.
+    """
+    try:
+        return json.loads(content)
+    except RecursionError as error:
+        raise ValueError("it nests too deep") from error
+
+
+def is_shallow(value: Json, max_depth: int = MAX_DEPTH) -> bool:
+    """Tell whether a value nests no deeper than that, so that `plain` and `encode` can take it."""
+    if not isinstance(value, dict | list):
+        return True
+    entries = value.values() if isinstance(value, dict) else value
+    return max_depth > 0 and all(is_shallow(entry, max_depth - 1) for entry in entries)
 
 
 def open_regular(path: Path, flags: int, mode: int = AS_UMASK_SAYS) -> int:

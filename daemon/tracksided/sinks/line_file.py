@@ -1,20 +1,21 @@
 """A file of JSON lines that is only ever appended to, durably: a line is whole or not there."""
 
 import io
-import json
 import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tracksided.durable import sync_directory
-from tracksided.sinks.json_file import is_in_place, open_regular
+from tracksided.sinks.json_file import is_in_place, open_regular, parse_json
 from tracksided.sinks.refusal import output_error
 
 logger = logging.getLogger(__name__)
 
 BLOCK_BYTES = 1 << 20  # first guess of how much the newest lines take
+MAX_NEWEST_BYTES = 64 << 20  # of the newest lines together; what lies before is not looked at
+MAX_LINE_BYTES = 16 << 20  # far beyond any line of ours: its record's metadata has no more
 
 
 class LineFile:
@@ -45,7 +46,7 @@ class LineFile:
         """
         try:
             with self.path.open("rb") as file:
-                for number, line in enumerate(file, start=1):
+                for number, line in enumerate(bounded_lines(file), start=1):
                     value = self._decode(line, f"line {number}")
                     if value is not None:
                         yield number, value
@@ -54,6 +55,8 @@ class LineFile:
 
     def newest(self, count: int) -> list[Any]:
         """Return the JSON values of the newest lines, oldest first.
+
+        Fewer where they are longer together than `MAX_NEWEST_BYTES`.
 
         Raises:
             OutputError: the file cannot be read.
@@ -66,12 +69,14 @@ class LineFile:
                     start = max(size - num_bytes, 0)
                     file.seek(start)
                     lines = file.read(size - start).splitlines(keepends=True)
-                    if start == 0 or len(lines) > count:  # the first one may be cut
+                    is_enough = len(lines) > count or num_bytes >= MAX_NEWEST_BYTES
+                    if start == 0 or is_enough:  # then the first one may be cut
                         break
                     num_bytes *= 2
         except OSError as error:
             raise output_error(self.path, error) from error
-        values = [self._decode(line, "a line near its end") for line in lines[-count:]]
+        whole = lines if start == 0 else lines[1:]
+        values = [self._decode(line, "a line near its end") for line in whole[-count:]]
         return [value for value in values if value is not None]
 
     def append(self, encoded: bytes) -> None:
@@ -167,7 +172,20 @@ class LineFile:
 
     def _decode(self, line: bytes, where: str) -> Any:
         try:
-            return json.loads(line)
+            return parse_json(line)
         except ValueError as error:
             logger.warning("%s: %s is left as it is: %s", self.path, where, error)
             return None
+
+
+def bounded_lines(file: BinaryIO) -> Iterator[bytes]:
+    """Yield the lines of a file with their ends, from where it stands.
+
+    What lies there may be one line without end: of a line beyond `MAX_LINE_BYTES` the beginning
+    is yielded, without a line's end.
+    """
+    while line := file.readline(MAX_LINE_BYTES):
+        yield line
+        piece = line
+        while piece and not piece.endswith(b"\n"):
+            piece = file.readline(BLOCK_BYTES)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from trackside.wire.records import LoggedScalar
 from tracksided.alerts.document import alert_document
 from tracksided.errors import ReportError
 from tracksided.progress.history import _parse, read_history
+from tracksided.sinks import line_file
 from tracksided.sinks.alerts import AlertsFile
 
 TEXT = st.text(max_size=12) | st.sampled_from(['"ranks": [', ', "ranks": [', '\\", "ranks": ['])
@@ -185,6 +187,33 @@ def test_an_alert_with_a_number_beyond_any_is_passed_over(tmp_path: Path) -> Non
     (tmp_path / "alerts.jsonl").write_text("\n".join(lines))
 
     assert read_history(path, "run").curve.alerts == (make_alert(step=10),)
+
+
+def test_a_line_of_alerts_that_nests_too_deep_is_passed_over(tmp_path: Path) -> None:
+    path = write_run(tmp_path, [{"step": 10}])
+    lines = ["[" * 100_000, json.dumps(alert_document(make_alert(step=10))), ""]
+    (tmp_path / "alerts.jsonl").write_text("\n".join(lines))
+
+    assert read_history(path, "run").curve.alerts == (make_alert(step=10),)
+
+
+def test_a_pipe_in_the_place_of_the_alerts_is_not_waited_for(tmp_path: Path) -> None:
+    path = write_run(tmp_path, [{"step": 10}])
+    (tmp_path / "alerts.jsonl").unlink(missing_ok=True)
+    os.mkfifo(tmp_path / "alerts.jsonl")
+
+    with pytest.raises(ReportError, match=r"cannot read .*alerts\.jsonl: No such device"):
+        read_history(path, "run")
+
+
+def test_a_line_without_end_takes_no_memory_and_counts_for_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(line_file, "MAX_LINE_BYTES", 1 << 16)
+    path = write_run(tmp_path, [{"step": 10}])
+    path.write_bytes(path.read_bytes() + b" " * (1 << 17) + b'{"step": 20}\n')
+
+    assert read_history(path, "run").curve.step == 10
 
 
 def test_alerts_of_the_run_are_read_and_those_of_others_are_not(tmp_path: Path) -> None:

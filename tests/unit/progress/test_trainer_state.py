@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from training_logs import eval_row, train_row, write_state
 
 from tracksided.errors import ReportError
+from tracksided.progress import trainer_state
 from tracksided.progress.trainer_state import read_trainer_state
 
 NUMBERS = st.floats() | st.integers() | st.none() | st.text(max_size=3) | st.booleans()
@@ -206,3 +207,24 @@ def test_damaged_training_arguments_cost_the_settings_only(tmp_path: Path) -> No
 
     assert len(curve.loss) == 1
     assert curve.notes[0] == ("training_args.bin tells no settings: 9 bytes are no checkpoint")
+
+
+def test_settings_that_nest_too_deep_are_left_out(tmp_path: Path) -> None:
+    path = write_state(tmp_path, [train_row(5, 3.0)])
+    deep = "[" * 500 + "]" * 500
+    state = json.loads(path.read_text()) | {"save_steps": "deep", "eval_steps": 7}
+    path.write_text(json.dumps(state).replace('"deep"', deep))
+
+    settings = read_trainer_state(path, "run").settings
+
+    assert settings["eval_steps"] == 7
+    assert "save_steps" not in settings
+
+
+def test_a_state_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_state(tmp_path, [train_row(5, 3.0)])
+    os.truncate(path, 1 << 40)  # sparse
+    monkeypatch.setattr(trainer_state, "MAX_STATE_BYTES", 1 << 20)
+
+    with pytest.raises(ReportError, match=r"trainer_state\.json has more than 1 MiB"):
+        read_trainer_state(path, "run")

@@ -10,7 +10,7 @@ import pytest
 
 from tracksided.errors import OutputError
 from tracksided.sinks import line_file
-from tracksided.sinks.line_file import LineFile
+from tracksided.sinks.line_file import LineFile, bounded_lines
 
 
 @pytest.mark.parametrize("block_bytes", [1, 7, 64, 1 << 20])
@@ -42,6 +42,47 @@ def test_line_that_is_no_json_is_left_as_it_is(
     assert list(file.lines()) == [(1, 1), (3, 3), (4, 4)]
     assert "line 2 is left as it is" in caplog.text
     assert path.read_bytes() == b"1\nnot json\n3\n4\n"
+    file.close()
+
+
+def test_line_that_nests_too_deep_for_python_is_left_as_it_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_bytes(b"1\n" + b"[" * 100_000 + b"\n3\n")
+
+    file = LineFile(path)
+
+    assert list(file.lines()) == [(1, 1), (3, 3)]
+    assert file.newest(5) == [1, 3]
+    assert "line 2 is left as it is: it nests too deep" in caplog.text
+    file.close()
+
+
+@pytest.mark.parametrize("end", [b"", b"\n4\n"])
+@pytest.mark.parametrize("num_bytes", [31, 32, 33, 80])
+def test_of_a_line_that_is_too_long_only_the_beginning_is_read(
+    monkeypatch: pytest.MonkeyPatch, num_bytes: int, end: bytes
+) -> None:
+    monkeypatch.setattr(line_file, "MAX_LINE_BYTES", 32)
+    monkeypatch.setattr(line_file, "BLOCK_BYTES", 16)
+    long = b"x" * num_bytes
+
+    lines = list(bounded_lines(io.BytesIO(b"1\n" + long + end)))
+
+    beginning = (long + end[:1])[:32]
+    assert lines == [b"1\n", beginning, *([b"4\n"] if end else [])]
+
+
+def test_newest_lines_are_no_more_than_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line_file, "BLOCK_BYTES", 4)
+    monkeypatch.setattr(line_file, "MAX_NEWEST_BYTES", 16)
+    path = tmp_path / "lines.jsonl"
+    path.write_bytes(b'"' + b"x" * 1000 + b'"\n11\n12\n')
+
+    file = LineFile(path)
+
+    assert file.newest(3) == [11, 12]
     file.close()
 
 

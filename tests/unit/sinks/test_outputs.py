@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from fake_trainer import make_hello
 from observed import make_report
-from written import history
+from written import history, load
 
 from tracksided.errors import OutputError
 from tracksided.outputs import RunOutputs
@@ -48,6 +48,38 @@ def test_the_last_events_of_a_run_outlive_the_next_one_that_took_no_step(
     RunOutputs(finished, time.time).close()
 
     assert FINAL in tags(finished)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"step": 11, "records": {"0": ["m", Infinity]}, "tensorboard": null}',
+        b'{"step": 11, "records": {}, "tensorboard": {"file": "x", "end": -Infinity}}',
+        b'{"step": 11, "records": ' + b"[" * 100_000,
+    ],
+)
+def test_a_line_that_somebody_edited_costs_no_more_than_itself(finished: Path, line: bytes) -> None:
+    with (finished / "history.jsonl").open("ab") as file:
+        file.write(line + b"\n")
+
+    outputs = RunOutputs(finished, time.time)
+    outputs.commit(make_report(12), {0: ("n", 2)})
+    outputs.close()
+
+    assert outputs.progress("n").last_sequence == 2
+    assert (finished / "history.jsonl").read_bytes().splitlines()[1] == line
+
+
+@pytest.mark.parametrize("depth", [400, 100_000])
+def test_a_run_goes_on_whose_settings_somebody_made_too_deep(finished: Path, depth: int) -> None:
+    deep = '{"run": "first", "config": ' + "[" * depth + "]" * depth + "}"
+    (finished / "run.json").write_text(deep)
+
+    outputs = RunOutputs(finished, time.time)
+    outputs.begin(make_hello(finished, run="first"))
+    outputs.close()
+
+    assert load(finished / "run.json")["config"] == {}
 
 
 def test_events_of_a_step_that_was_not_committed_go(
