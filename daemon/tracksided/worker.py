@@ -36,6 +36,7 @@ from tracksided.jobs import (
     ReportJob,
 )
 from tracksided.overview import write_overview
+from tracksided.printable import log_to_stderr
 from tracksided.priority import become_idle, die_with
 from tracksided.progress.final_files import write_final_report
 from tracksided.samples import Sample, StepSamples, build_sample
@@ -178,9 +179,7 @@ def main(arguments: Sequence[str]) -> int:
     die_with(parent)
     # Counts private memory only: a large ring that we map is not ours.
     resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(levelname)s worker %(process)d: %(message)s"
-    )
+    log_to_stderr(logging.WARNING, "worker %(process)d")
     worker = Worker(time.time)
     with Connection(descriptor) as connection:
         while True:

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from daemon_process import DaemonProcess, wait_until
 from fake_trainer import FakeRank, make_attention, make_hello
 from written import history, load, scalars, steps
 
 from trackside.wire.records import Gradients, LoggedScalar, LoggedText, RecordKind
-from trackside.wire.segment import remove
+from trackside.wire.segment import SHM_DIR_VARIABLE, remove
+from tracksided.cli.group import group
 
 pytestmark = pytest.mark.integration
 
@@ -67,6 +69,28 @@ def test_hostile_hellos_are_refused_or_served(
     wait_until(lambda: not list(shm_dir.glob("*.ring")))
     assert daemon.stop() == 0
     assert "Traceback" not in daemon.output
+
+
+def test_no_name_reaches_a_terminal_or_the_log_as_a_command(
+    shm_dir: Path, tmp_path: Path, daemon: DaemonProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon.start()
+    out = tmp_path / "\x1b]0;out\x07\u202e\n"
+    checkpoints = tmp_path / "\x1b[2J\n"
+    checkpoints.mkdir()
+    rank = FakeRank(shm_dir, make_hello(out, checkpoints=(str(checkpoints),)))
+    rank.publish(1)
+    wait_until(lambda: steps(out) == [1])
+    monkeypatch.setenv(SHM_DIR_VARIABLE, str(shm_dir))
+    wait_until(lambda: bool(load(shm_dir / "status.json")["checkpoints"]["directories"]))
+
+    shown = [CliRunner().invoke(group, [word]).output for word in ("status", "doctor")]
+    rank.close()
+    wait_until(lambda: not list(shm_dir.glob("*.ring")))
+
+    for output in (*shown, daemon.output):
+        assert f"{tmp_path}/\\x1b]0;out\\x07\\u202e\\n" in output
+        assert all(map(str.isprintable, output.split("\n")))
 
 
 def test_hostile_records_cost_only_themselves(

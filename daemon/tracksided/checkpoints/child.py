@@ -27,9 +27,9 @@ from tracksided.checkpoints.job import (
 )
 from tracksided.checkpoints.placement import HERE
 from tracksided.checkpoints.provenance import SOURCES_IN, Skipped
-from tracksided.checkpoints.shown import printable
 from tracksided.descriptors import allow_many_files
 from tracksided.errors import OutputError, TracksidedError
+from tracksided.printable import printable
 from tracksided.priority import become_idle, die_with
 
 SIGN_OF_LIFE_S = 0.5  # often enough for a progress display, rare enough to cost nothing

@@ -21,19 +21,3 @@ def unquoted(name: str) -> str:
         name: as in `shown`.
     """
     return shown(name)[1:-1]
-
-
-def printable(message: str) -> str:
-    """Escape what a terminal would obey, or cannot show, such as newlines in file names.
-
-    Args:
-        message: of one line.
-    """
-    if message.isprintable():
-        return message
-    return "".join(
-        character
-        if character.isprintable()
-        else character.encode("unicode_escape", "surrogatepass").decode("ascii")
-        for character in message
-    )

@@ -41,11 +41,11 @@ from tracksided.checkpoints.placement import HERE
 from tracksided.checkpoints.policy import BestBy, StepRange
 from tracksided.checkpoints.provenance import Provenance, Skipped, SourceRecord
 from tracksided.checkpoints.remote.address import RemoteAddress
-from tracksided.checkpoints.shown import printable
 from tracksided.checkpoints.weights import DEFAULT_DECAY, METHODS
 from tracksided.checkpoints.workers import Workers
 from tracksided.descriptors import allow_many_files
 from tracksided.errors import RankLost, SettingsError, TracksidedError
+from tracksided.printable import printable
 
 DEFAULT_PATTERN = "*.pt"
 # Tried in turn without a pattern. The Trainer's directories come before other files: beside them

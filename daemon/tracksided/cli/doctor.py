@@ -13,6 +13,7 @@ from trackside.wire.segment import node_directory
 from tracksided.doctor.checks import examine
 from tracksided.doctor.finding import Finding, Level
 from tracksided.doctor.gather import gather
+from tracksided.printable import printable
 
 _COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
 
@@ -57,10 +58,10 @@ def _show(findings: Sequence[Finding], console: Console) -> None:
     for finding in findings:
         colour = _COLOURS[finding.level]
         console.print(f"[{colour}]{finding.level.value:4}[/]", end=" ")
-        text = f"{finding.check}: {finding.found}"
+        text = printable(f"{finding.check}: {finding.found}")
         console.print(text, markup=False, highlight=False, soft_wrap=True)
         if finding.mend is not None:
-            mend = f"       -> {finding.mend}"
+            mend = printable(f"       -> {finding.mend}")
             console.print(mend, markup=False, highlight=False, soft_wrap=True)
     failed, warned = _count(findings, Level.FAIL), _count(findings, Level.WARN)
     console.print(f"{len(findings)} checked, {failed} failed, {warned} to look at")

@@ -10,6 +10,7 @@ import click
 
 from trackside.errors import TracksideError
 from tracksided.errors import TracksidedError
+from tracksided.printable import log_to_stderr, printable
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "alerts": ("tracksided.cli.alerts", "Try the channels to which alerts are sent."),
@@ -61,7 +62,8 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except (TracksidedError, TracksideError) as error:
-            raise click.ClickException(str(error)) from error
+            lines = map(printable, str(error).split("\n"))
+            raise click.ClickException("\n".join(lines)) from error
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -69,10 +71,7 @@ class LazyGroup(click.Group):
 @click.option("-v", "--verbose", is_flag=True, help="Log at DEBUG level.")
 def group(*, verbose: bool) -> None:
     """Telemetry for PyTorch training that never slows the train."""
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    log_to_stderr(logging.DEBUG if verbose else logging.INFO, "%(name)s")
     # Drawing a font for the first time is no news to the user.
     for library in ("matplotlib", "aiobotocore", "botocore", "gcsfs", "google"):
         logging.getLogger(library).setLevel(logging.WARNING)

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tracksided.errors import OutputError, ReportError, TracksidedError
+from tracksided.printable import printable
 from tracksided.progress.compare import Comparison, compare, comparison_document
 from tracksided.progress.directories import is_directory
 from tracksided.progress.locate import Source, latest_checkpoint, newest_in, place_for, source_at
@@ -91,7 +92,7 @@ def command(  # noqa: PLR0917 - click passes everything by keyword
         _fail(str(error))
     if not as_json:
         for picture in pictures:
-            click.echo(f"curves: {readable(picture)}")
+            click.echo(f"curves: {_on_one_line(picture)}")
     for found in summaries:
         if found.loss is None:
             _fail(f"{found.curve.source} has no loss yet")
@@ -150,7 +151,7 @@ def _write_beside(path: Path, picture: bytes) -> Path:
         ) as file:
             file.write(picture)
         said = f"cannot write {path}: {error.strerror}; the curves go elsewhere"
-        click.echo(readable(said), err=True)
+        click.echo(_on_one_line(said), err=True)
         return Path(file.name)
     return path
 
@@ -166,18 +167,19 @@ def _print_json(
 
 def _show_summary(summary: Summary) -> None:
     sections = describe(summary, time.time())
-    title = f"{readable(summary.curve.name)}  ({readable(summary.curve.source)})"
+    title = f"{_on_one_line(summary.curve.name)}  ({_on_one_line(summary.curve.source)})"
     console = Console()
     if console.is_terminal:
         console.print(Text(title, style="bold"))
         console.print(_summary_table(sections))
         return
     click.echo(title)
-    width = max(len(label) for section in sections for label, _ in section.rows)
+    width = max(len(_on_one_line(label)) for section in sections for label, _ in section.rows)
     for section in sections:
         click.echo(f"\n{section.title}")
         for label, text in section.rows:
-            click.echo(f"  {label:{width}}  {text}" if label else f"  {text}")
+            shown = _on_one_line(text)
+            click.echo(f"  {_on_one_line(label):{width}}  {shown}" if label else f"  {shown}")
 
 
 def _summary_table(sections: Sequence[Section]) -> Table:
@@ -187,7 +189,7 @@ def _summary_table(sections: Sequence[Section]) -> Table:
     for section in sections:
         table.add_row(Text(f"\n{section.title}", style="bold not dim default"))
         for label, text in section.rows:
-            table.add_row(Text(f"  {label}"), Text(text))
+            table.add_row(Text(f"  {_on_one_line(label)}"), Text(_on_one_line(text)))
     return table
 
 
@@ -198,18 +200,21 @@ def _show_comparison(comparison: Comparison) -> None:
         f"{comparison.num_lonely} are known of one run only"
     )
     if console.is_terminal:
-        table = Table("", *map(escape, comparison.names), box=None, pad_edge=False)
+        names = (escape(_on_one_line(name)) for name in comparison.names)
+        table = Table("", *names, box=None, pad_edge=False)
         section = None
         for row in comparison.rows:
             if row.section != section:
                 table.add_row(Text(f"\n{row.section}", style="bold"))
                 section = row.section
             style = "yellow" if row.section == "Settings" else ""
-            table.add_row(Text(f"  {row.label}"), *(Text(cell) for cell in row.cells), style=style)
+            label, *cells = (Text(_on_one_line(text)) for text in (f"  {row.label}", *row.cells))
+            table.add_row(label, *cells, style=style)
         console.print(table)
         console.print(f"\n{same}", highlight=False)
         return
-    lines = [("", *comparison.names), *((r.label, *r.cells) for r in comparison.rows)]
+    rows = (("", *comparison.names), *((r.label, *r.cells) for r in comparison.rows))
+    lines = [tuple(map(_on_one_line, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     click.echo(_columns(lines[0], widths))
     section = None
@@ -227,5 +232,10 @@ def _columns(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def _fail(message: str) -> None:
-    click.echo(f"trackside report: {readable(message)}", err=True)
+    click.echo(f"trackside report: {_on_one_line(message)}", err=True)
     sys.exit(1)
+
+
+def _on_one_line(text: str | Path) -> str:
+    """Return a text as a terminal can show it: names and settings come from others' files."""
+    return printable(readable(text))

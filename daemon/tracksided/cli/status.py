@@ -17,6 +17,7 @@ from trackside.wire.locks import daemon_pid
 from trackside.wire.segment import node_directory
 from tracksided.doctor.averages import waits_for
 from tracksided.doctor.finding import counted
+from tracksided.printable import printable
 from tracksided.status_file import SILENT_S, read_status, seconds_silent
 
 EXIT_NO_DAEMON = 3  # as `systemctl status` has it
@@ -42,7 +43,7 @@ def command(*, as_json: bool) -> None:
         click.echo(json.dumps(status, indent=2))
     else:
         # A path that is broken across lines cannot be searched for or copied.
-        _show(status, Console(soft_wrap=True))
+        _show(_printable(status), Console(soft_wrap=True))
     sys.exit(exit_code(status))
 
 
@@ -118,6 +119,15 @@ def _gather(directory: Path) -> dict[str, Any]:
         "checkpoints": content["checkpoints"],
         "segments": segments,
     }
+
+
+def _printable(value: Any) -> Any:
+    """Return a JSON value whose texts a terminal can show: names in it come from trainings."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {_printable(key): _printable(entry) for key, entry in value.items()}
+    return [_printable(entry) for entry in value] if isinstance(value, list) else value
 
 
 def _show(status: dict[str, Any], console: Console) -> None:

@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from tracksided.monitors.catalog import make_monitors
 from tracksided.monitors.monitor import Began, Monitor, Watched
 from tracksided.monitors.reading import HostReading
+from tracksided.printable import log_to_stderr
 from tracksided.priority import die_with
 
 logger = logging.getLogger(__name__)
@@ -53,9 +54,7 @@ def main(arguments: Sequence[str]) -> int:
     descriptor, parent = (int(argument) for argument in arguments)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the daemon, which ends us
     die_with(parent)
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(levelname)s monitors: %(message)s"
-    )
+    log_to_stderr(logging.WARNING, "monitors")
     with Connection(descriptor) as connection:
         sampler = Sampler(make_monitors(), connection.send)
         while True:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tracksided.observations import AttentionObservation
+from tracksided.printable import printable
 from tracksided.progress import fields
 from tracksided.progress.history import History, attention_entries
 from tracksided.progress.summary import Summary, statistics, summarise
@@ -233,7 +234,7 @@ def _table(head: Cells, rows: Iterable[Cells]) -> str:
 
 def _escaped(text: str) -> str:
     """Keep a text in its cell, and from being read as HTML."""
-    plain = " ".join(readable(text).split())
+    plain = printable(" ".join(readable(text).split()))
     return plain.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
 
 

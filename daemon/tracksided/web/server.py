@@ -16,6 +16,7 @@ from pathlib import Path
 import uvicorn
 
 from tracksided.listen_address import ListenAddress
+from tracksided.printable import log_to_stderr
 from tracksided.priority import become_idle, die_with
 from tracksided.web.application import build_application
 from tracksided.web.node import Node
@@ -37,9 +38,7 @@ def main(arguments: list[str]) -> int:
     die_with(request["parent"])
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_DESCRIPTORS, MAX_DESCRIPTORS))
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    log_to_stderr(logging.WARNING, "%(name)s")
     # At lower levels each request that makes no sense is a line: a client could fill the log.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     address = ListenAddress(request["host"], request["port"])

@@ -28,12 +28,13 @@ def test_every_alert_stands_with_its_advice_up_to_a_limit(tmp_path: Path) -> Non
 
 
 def test_nothing_of_the_user_leaves_its_cell(tmp_path: Path) -> None:
-    config = {"a|b": "x\n# heading <script>", "back\\slash": 1}
+    config = {"a|b": "x\n# heading <script>", "back\\slash": 1, "c\x1b[2J": "\u202ed"}
 
     report = compose(history(tmp_path, config=config), None, 0.0)
 
     assert r"| a\|b | x # heading &lt;script> |" in report
     assert r"| back\\slash | 1 |" in report
+    assert r"| c\\x1b[2J | \\u202ed |" in report
 
 
 def test_run_that_nothing_is_known_of_says_so(tmp_path: Path) -> None:

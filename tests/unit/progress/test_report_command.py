@@ -160,6 +160,25 @@ def test_state_without_a_loss_shows_the_rest_and_names_it(tmp_path: Path) -> Non
     assert result.stderr.endswith("trainer_state.json has no loss yet\n")
 
 
+@pytest.mark.parametrize("is_comparison", [False, True])
+def test_no_name_or_setting_reaches_the_terminal_as_a_command(
+    tmp_path: Path, *, is_comparison: bool
+) -> None:
+    hostile = "\x1b]0;a\x07\u202e\n"
+    paths = [tmp_path / f"{hostile}{number}" for number in range(2)]
+    for number, path in enumerate(paths):
+        rows = [*ROWS, {"step": 60, f"eval_{hostile}": 1.0}]
+        write_state(path, rows, save_steps=f"{hostile}{number}")
+
+    found = run("--compare", *paths) if is_comparison else run("-c", paths[0])
+    missing = run("-c", tmp_path / f"missing{hostile}")
+
+    assert found.exit_code == 0
+    assert "\\x1b]0;a\\x07\\u202e\\n" in found.output
+    for output in (found.output, missing.output):
+        assert all(map(str.isprintable, output.split("\n")))
+
+
 def test_name_that_is_not_utf8_is_printed_with_question_marks(tmp_path: Path) -> None:
     directory = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe"))
     write_state(directory, ROWS)
