@@ -10,6 +10,7 @@ from tracksided.web.json_lines import Lines, LineTail
 
 FILE_NAME = "alerts.jsonl"
 KEPT_ALERTS = 100
+MAX_CHARS = 4000  # of a text that is shown; ours are shorter
 MAX_RULES = 200  # times severities; a file of foreign make does not grow the metrics without bound
 SHOWN = (
     *("id", "rule", "severity", "step", "rank", "value", "threshold"),
@@ -45,9 +46,15 @@ class AlertLog:
         for line in lines.objects:
             if line.get("run", self._run) == self._run:
                 self._count(line)
-                self.newest.append({name: line.get(name) for name in SHOWN})
+                self.newest.append({name: _shown(line.get(name)) for name in SHOWN})
 
     def _count(self, line: Mapping[str, Any]) -> None:
         kind = (text(line, "rule") or "unknown", text(line, "severity") or "unknown")
         if kind in self.counts or len(self.counts) < MAX_RULES:
             self.counts[kind] = self.counts.get(kind, 0) + 1
+
+
+def _shown(value: object) -> object:
+    if isinstance(value, str):
+        return value[:MAX_CHARS]
+    return value if isinstance(value, int | float) else None

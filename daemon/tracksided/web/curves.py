@@ -100,11 +100,12 @@ def _row(line: Mapping[str, Any]) -> Row:
             row[name] = NOT_FINITE
     attention = line.get("attention")
     attention = attention if isinstance(attention, dict) else {}
-    row["entropy"] = {
-        f"{stack} {count(entry, 'layer')} {_kind(entry)}": number(entry, "entropy")
+    layers = (
+        (f"{stack} {count(entry, 'layer')} {_kind(entry)}", number(entry, "entropy"))
         for stack in ("encoder", "decoder")
         for entry in objects(attention, stack)
-    }
+    )
+    row["entropy"] = dict(islice(layers, MAX_LAYERS))
     return row
 
 

@@ -11,13 +11,15 @@ from tracksided.outputs import RUN_FILE
 from tracksided.sinks.history import FILE_NAME
 from tracksided.web.alert_log import AlertLog
 from tracksided.web.curves import Curves
-from tracksided.web.fields import objects, text
+from tracksided.web.fields import as_it_is, objects, text
 from tracksided.web.json_lines import Lines, LineTail, read_object
 from tracksided.web.patience import Patient
 from tracksided.web.pictures import OverviewPictures, is_step_folder, picture_names
 
 MAX_UNSEEN = 64  # an overloaded daemon leaves pictures out; those of an older step still show
 KEPT_AVERAGES = 50
+OF_STEP = ("host", "monitoring")
+OF_RUN = ("started_at", "hostname", "every")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +61,10 @@ class RunView:
         """Monotonic seconds, for whoever holds it."""
 
         self.record: Mapping[str, Any] = {}
-        """``run.json``."""
+        """What is sent of ``run.json``."""
 
         self.newest: Mapping[str, Any] = {}
-        """Last line of ``history.jsonl``."""
+        """What is sent of the last line of ``history.jsonl``."""
 
         self.alerts = AlertLog(run, directory)
         self._history = LineTail(directory, FILE_NAME)
@@ -84,7 +86,7 @@ class RunView:
 
     def averages(self) -> list[Mapping[str, Any]]:
         """Return the newest averages of its checkpoints, the newest last."""
-        return list(objects(self.record, "averages"))[-KEPT_AVERAGES:]
+        return list(objects(self.record, "averages"))
 
     async def refresh(self) -> None:
         """Take in what is new."""
@@ -116,14 +118,21 @@ class RunView:
         else:
             self.folder, self.pictures = reading.folder, reading.pictures
         self._unseen.clear()
+        newest: Mapping[str, Any] | None = None
         for line in reading.history.objects:
             if line.get("run", self.run) == self.run:
                 self.curves.add(line)
                 self._note_folder(line)
-                self.newest = line
+                newest = line
+        if newest is not None:
+            self.newest = {name: as_it_is(newest.get(name)) for name in OF_STEP}
         self.alerts.apply(reading.alerts)
         if reading.run_file is not None and reading.run_file.get("run") == self.run:
-            self.record = reading.run_file
+            averages = objects(reading.run_file, "averages")[-KEPT_AVERAGES:]
+            self.record = {
+                **{name: as_it_is(reading.run_file.get(name)) for name in OF_RUN},
+                "averages": [as_it_is(average) for average in averages],
+            }
         self.overview = reading.overview
         return reading.history.has_more or reading.alerts.has_more or bool(self._unseen)
 
