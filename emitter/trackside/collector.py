@@ -52,7 +52,8 @@ class Collector:
         self._thread = thread
         self._parameters: Callable[[], Sequence[torch.Tensor]] = tuple
         self._own: Callable[[], Sequence[torch.Tensor]] = tuple
-        self._trace = GradientTrace()
+        self._trace, self._updated_trace = GradientTrace(), GradientTrace()
+        self._is_looking = False  # a backward runs that was seen from its start
         self._is_armed_in_time = False  # before the first backward of the step
 
     @property
@@ -127,6 +128,7 @@ class Collector:
         return notes
 
     def _end_backward(self) -> None:
+        self._is_looking = False
         backward_hook.remove(self._before_backward)
         backward_hook.remove_after(self._after_backward)
 
@@ -137,9 +139,13 @@ class Collector:
 
     def _look_for_gradients(self) -> None:
         self._trace.look(self._own())
+        self._updated_trace.look(self._parameters())
+        self._is_looking = True
 
     def _after_backward(self) -> None:
-        if not self._thread.is_other():
+        # Armed within it, by an optimizer that steps in backward: it is of the step before.
+        if self._is_looking and not self._thread.is_other():
+            self._is_looking = False
             self._guard.run("end of backward", self._read_backward)
 
     def _read_backward(self) -> None:
@@ -152,6 +158,11 @@ class Collector:
                 return
             if has_changed and not had_any:
                 self._loss.begin_with_last_call()
-        # torch's own clipping says what it does; of any other only the gradients tell.
-        if self._gradients is not None and not self._clip.has_heard and self._can_copy():
+        if self._gradients is None or self._clip.has_heard or not self._can_copy():
+            return
+        # torch's own clipping says what it does; of any other only the gradients tell. Those of
+        # copies in another precision are made after backward, and what is there is old.
+        if self._updated_trace.look(parameters):
             self._gradients.after_backward(parameters)
+        else:
+            self._gradients.forget_unclipped()

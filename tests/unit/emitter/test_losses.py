@@ -119,6 +119,31 @@ def test_several_losses_of_one_step_all_count(quiet_attach: Attach, receive: Rec
     assert step.loss == pytest.approx((first.item() + second.item()) / 2)
 
 
+@pytest.mark.parametrize("every", [1, 3])
+def test_an_optimizer_that_steps_in_backward_has_the_loss_of_that_backward(
+    quiet_attach: Attach, receive: Receive, every: int
+) -> None:
+    """One for each parameter, to keep no gradients: a sample is armed in the backward before."""
+    model, _ = make_regression()
+    for parameter in model.parameters():
+        optimizer = torch.optim.SGD([parameter], lr=0.1)
+        parameter.register_post_accumulate_grad_hook(_step_at_once(optimizer))
+    session = quiet_attach(model, every=every)
+
+    losses = []
+    for _ in range(6):
+        losses.append(_loss(model))
+        losses[-1].backward()
+    session.close()
+
+    steps = receive().steps
+    assert [step.step for step in steps] == list(range(every, 7, every))
+    for step in steps:
+        assert step.loss == pytest.approx(losses[step.step - 1].item())
+        assert step.micro_batches == 1
+        assert step.clipped is False
+
+
 def test_a_closure_that_is_called_many_times_in_a_step_counts_once(
     quiet_attach: Attach, receive: Receive
 ) -> None:
@@ -147,6 +172,14 @@ def test_a_closure_that_is_called_many_times_in_a_step_counts_once(
     for step, first in zip(received.steps, firsts, strict=True):
         assert (step.loss, step.norm_after_clip) == pytest.approx(calls[first])
         assert step.micro_batches == 1
+
+
+def _step_at_once(optimizer: torch.optim.Optimizer) -> Callable[[torch.Tensor], None]:
+    def step(_: torch.Tensor) -> None:
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
 
 
 def _raise(_: torch.Tensor) -> None:

@@ -77,6 +77,31 @@ def test_without_clipping_there_is_none(quiet_attach: Attach, receive: Receive) 
     assert (step.clipped, step.clip_rate) == (False, 0.0)
 
 
+def test_gradients_that_are_copied_after_backward_are_not_clipped(
+    quiet_attach: Attach, receive: Receive
+) -> None:
+    """Those of weights in another precision: what they hold in backward is the step before's."""
+    model, _ = make_regression()
+    masters = [p.detach().double().requires_grad_() for p in model.parameters()]
+    session = quiet_attach(model, optimizer := torch.optim.SGD(masters, lr=0.1), every=2)
+
+    norms = []
+    for scale in (100.0, 1.0):
+        model.zero_grad()
+        (scale * model(torch.randn(5, 4)).square().mean()).backward()
+        norms.append(_norm(model))
+        for master, parameter in zip(masters, model.parameters(), strict=True):
+            master.grad = parameter.grad.double()
+        optimizer.step()
+    session.close()
+
+    (sample,) = receive().samples
+    step = infer_clipping(StepSamples("run", 2, (sample,))).leader.step
+    assert norms[0] > 10 * norms[1]
+    assert step.norm_before_clip == step.norm_after_clip == pytest.approx(norms[1], rel=1e-6)
+    assert step.clipped is False
+
+
 def test_a_gradient_that_grows_is_not_clipped(quiet_attach: Attach, receive: Receive) -> None:
     def grow(model: nn.Module) -> None:
         for parameter in model.parameters():
