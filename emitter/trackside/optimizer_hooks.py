@@ -45,8 +45,9 @@ class OptimizerHooks:
         self._held: nn.Module | None = model  # as long as there is no optimizer
         self._optimizer: weakref.ref[torch.optim.Optimizer] | None = None
         self._keeper: RemovableHandle | None = None
-        if optimizer is not None:
-            self._take(innermost(optimizer))
+        inner = innermost(optimizer)
+        if inner is not None:  # else the one that does the work is found when it steps
+            self._take(inner)
         self._begin = begin
         self._end = end
         self._handles: list[Removable] = []
@@ -162,9 +163,12 @@ def _keep(model: nn.Module | None, optimizer: torch.optim.Optimizer) -> None:
     del model, optimizer
 
 
-def innermost(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """Return the optimizer inside of wrappers such as Accelerate's, whose step they call."""
-    inner = getattr(optimizer, "optimizer", None)
-    while isinstance(inner, torch.optim.Optimizer):
-        optimizer, inner = inner, getattr(inner, "optimizer", None)
-    return optimizer
+def innermost(optimizer: torch.optim.Optimizer | None) -> torch.optim.Optimizer | None:
+    """Return the optimizer inside of wrappers such as Accelerate's, whose step they call.
+
+    None where it takes no hooks around its step: one that was not made by torch's ``__init__``,
+    mostly a wrapper that names the one inside in a way of its own.
+    """
+    while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+        optimizer = inner
+    return optimizer if hasattr(optimizer, "_optimizer_step_post_hooks") else None

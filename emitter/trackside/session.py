@@ -376,7 +376,7 @@ class Session:
         if self._parts is None or self._parts.root() is not unwrap(model):
             return False
         own = self._parts.recorder.hooks.optimizer
-        return optimizer is None or own is None or own is innermost(optimizer)
+        return own is None or innermost(optimizer) in (None, own)
 
     def __reduce__(self) -> "tuple[type[Self], tuple[None]]":
         """Make a session that does nothing of a copy, or of what comes out of a file.

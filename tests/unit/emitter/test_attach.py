@@ -290,6 +290,39 @@ def test_a_default_device_of_the_user_s_does_not_reach_us(
     assert sample.gradients.names == ("0.weight", "0.bias", "1.weight", "1.bias")
 
 
+class _Around(torch.optim.Optimizer):
+    """A wrapper as there are many: not made by torch's ``__init__``, so that it takes no hooks."""
+
+    def __init__(self, base: torch.optim.Optimizer) -> None:
+        self.base = base
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]  # as they do it
+        return self.base.param_groups
+
+    def step(self, closure: Any = None) -> Any:
+        return self.base.step(closure)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:  # noqa: FBT001, FBT002 - torch's own
+        self.base.zero_grad(set_to_none)
+
+
+def test_of_a_wrapper_that_takes_no_hooks_the_optimizer_inside_is_watched(
+    quiet_attach: Attach, receive: Receive
+) -> None:
+    model, base = make_regression()
+    session = quiet_attach(model, _Around(base), every=1)
+
+    losses = [train_step(model, _Around(base)) for _ in range(2)]
+
+    assert quiet_attach(model, _Around(base), every=1) is session
+    session.close()
+    received = receive()
+    assert received.drops == {}
+    assert [step.loss for step in received.steps] == [loss.item() for loss in losses]
+    assert {step.learning_rate for step in received.steps} == {0.1}
+
+
 def test_an_optimizer_is_found_however_many_others_came_and_went(
     quiet_attach: Attach, receive: Receive
 ) -> None:
