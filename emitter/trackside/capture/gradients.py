@@ -73,6 +73,7 @@ class GradientTap:
         self._max_sampled = MAX_SAMPLED
         self._names = _names(model)
         self._notes: dict[str, None] = {}
+        self._has_compared = False  # the optimizer's parameters with the model's
         self._parameters: tuple[_Parameter, ...] = ()
         self._before: CapturedGradients | None = None
         self._unclipped: torch.Tensor | None = None  # sampled elements at the end of backward
@@ -106,7 +107,9 @@ class GradientTap:
             scale: what a fused optimizer will divide its gradients by.
             loss_scale: what the loss was multiplied by, and so the gradients of `after_backward`.
         """
-        self._parameters = tuple(self._collect(trainable(optimizer)))
+        updated = trainable(optimizer)
+        self._parameters = tuple(self._collect(updated))
+        self._note_others(updated)
         self._before = None
         if not self._parameters:
             return
@@ -140,7 +143,7 @@ class GradientTap:
             shrunk=()
             if most == MAX_SAMPLED
             else (f"{most} of {MAX_SAMPLED} elements are sampled of each parameter",),
-            is_sharded=any(is_sharded(parameter) for parameter in trainable(optimizer)),
+            is_sharded=any(map(is_sharded, updated)),
         )
 
     @torch.no_grad()
@@ -156,6 +159,20 @@ class GradientTap:
     def forget_unclipped(self) -> None:
         """Drop what `after_backward` read."""
         self._unclipped = None
+
+    def _note_others(self, updated: Sequence[torch.Tensor]) -> None:
+        """Note it once if other optimizers update the rest of the model."""
+        if self._has_compared:
+            return
+        self._has_compared = True
+        own = {id(parameter) for parameter in self._model.parameters() if parameter.requires_grad}
+        others = own.difference(map(id, updated))
+        if 0 < len(others) < len(own):  # all: it updates copies in another precision
+            self._notes[
+                f"{len(others)} of the model's {len(own)} parameters that learn are not updated by "
+                "the optimizer that is watched: its steps and learning rate are shown, and the "
+                "gradients of the others neither by themselves nor in the norm after clipping"
+            ] = None
 
     def _take_unclipped(
         self, gradients: Sequence[torch.Tensor], loss_scale: torch.Tensor | None

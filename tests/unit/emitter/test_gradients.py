@@ -67,6 +67,21 @@ def test_without_gradients_there_is_nothing() -> None:
     assert tap.after_step() is None
 
 
+def test_what_other_optimizers_update_is_noted_once() -> None:
+    """As of Muon, which takes matrices only, beside an AdamW for the rest."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    model[1].bias.requires_grad_(requires_grad=False)
+    tap = GradientTap(model, sample_bytes=1 << 20)
+    model(torch.ones(2)).sum().backward()
+    matrices = [model[0].weight, model[1].weight]
+
+    for _ in range(2):
+        tap.before_step(torch.optim.SGD(matrices, lr=0.1), None)
+    (note,) = tap.notes
+
+    assert note.startswith("1 of the model's 3 parameters that learn are not updated by")
+
+
 def test_parameters_of_another_model_are_named_by_their_place() -> None:
     model, other = nn.Linear(2, 2), nn.Linear(2, 1, bias=False)
     other(torch.ones(2)).sum().backward()
