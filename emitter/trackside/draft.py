@@ -91,16 +91,7 @@ class StepDraft:
         """
         found = self._read(arrays)
         after = self._norm_after(found)
-        before = found["clip_norm"] if found["clip_norm"] is not None else after
-        clipped: bool | None = None
-        if self.clip_norm is None and self.max_norm is not None:
-            before = None  # clipped by a norm that no rank knows
-        elif self.clip_norm is None:
-            clipped = False if self.gradients is not None else None
-        elif before is not None and self.max_norm is not None:
-            clipped = before > self.max_norm
-        count = found["clip_count"]
-        has_rate = self.num_steps > 0 and count is not None and clipped is not None
+        before, clipped = self._clipped(found["clip_norm"], after)
         is_own = (found["local_drift"] or 0.0) <= MAX_LOCAL_DRIFT
         local_norm = found["local_norm"] if is_own else None
         step = Step(
@@ -114,7 +105,7 @@ class StepDraft:
             norm_after_clip=after,
             max_norm=self.max_norm,
             clipped=clipped,
-            clip_rate=min(count / self.num_steps, 1.0) if has_rate and count is not None else None,
+            clip_rate=None if clipped is None else self._clip_rate(found["clip_count"]),
             norm_peak=found["norm_peak"],
             local_gradient_norm=before if self.is_local_norm_total else local_norm,
             step_seconds=self.step_seconds,
@@ -136,6 +127,26 @@ class StepDraft:
             if not name.startswith((_NUMBER, LOGGED_PREFIX))
         }
         return step, kept
+
+    def _clipped(
+        self, clip_norm: float | None, after: float | None
+    ) -> tuple[float | None, bool | None]:
+        """Return the norm before clipping, and whether that was clipped.
+
+        Args:
+            clip_norm: what clipping was called with; None where it was not, or nobody knows it.
+            after: the norm as the optimizer saw it.
+        """
+        if clip_norm is not None:
+            return clip_norm, None if self.max_norm is None else clip_norm > self.max_norm
+        if self.max_norm is not None:  # clipped by a norm that no rank knows
+            return None, None
+        return after, None if self.gradients is None else False
+
+    def _clip_rate(self, num_clipped: float | None) -> float | None:
+        if num_clipped is None or not self.num_steps:
+            return None
+        return min(num_clipped / self.num_steps, 1.0)
 
     def _norm_after(self, found: Mapping[str, float | None]) -> float | None:
         """Return the norm as the optimizer saw it; of a sharded model it follows from clipping."""
