@@ -61,6 +61,11 @@ class Layout:
     has_captions: bool
     labels: Labels = Labels()
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether panels, being equal, share the numbers at the outer edges."""
+        return all(panel == self.panels[0] for panel in self.panels)
+
 
 @dataclass(frozen=True, slots=True)
 class Canvas:
@@ -113,9 +118,57 @@ class Canvas:
 def build_canvas(layout: Layout) -> Canvas:
     """Draw the canvas of a layout."""
     panels, columns, labels = layout.panels, layout.num_columns, layout.labels
+    places, is_shared = _place(layout), layout.is_shared
+    left, right, top, bottom = places.left, places.right, places.top, places.bottom
+    style, width = places.text_style, places.width
+    image = np.full((places.height, width), WHITE, dtype=np.uint8)
+    for index, (panel, corner) in enumerate(zip(panels, places.corners, strict=True)):
+        is_leftmost = index % columns == 0
+        is_lowest = index + columns >= len(panels)
+        _draw_frame(image, corner, panel.queries.length_px, panel.keys.length_px)
+        _draw_ticks(
+            image,
+            corner,
+            panel,
+            with_queries=is_leftmost or not is_shared,
+            with_keys=is_lowest or not is_shared,
+        )
+    _center(image, line(labels.across, style), bottom + places.numbers_below, (left, right))
+    _center_upright(image, line(labels.upright, style), MARGIN_PX, (top, bottom))
+    bar_rows = (top, places.bar_bottom)
+    _draw_bar(image, right + PANEL_GAP_PX, bar_rows, labels.scale, style)
+    bar_label_left = width - MARGIN_PX - style.height_px
+    _center_upright(image, line(labels.bar, style), bar_label_left, bar_rows)
+    image.flags.writeable = False
+    return Canvas(layout, image, places.corners, places.title_style, style)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Places:
+    """Where everything of a canvas goes, in pixels from its upper left corner."""
+
+    width: int
+    height: int
+    left: int
+    """Of all panels together, as the next three."""
+
+    right: int
+    top: int
+    bottom: int
+    bar_bottom: int
+    numbers_below: int
+    """Height of the numbers below a panel."""
+
+    corners: tuple[tuple[int, int], ...]
+    """As in `Canvas`."""
+
+    title_style: Style
+    text_style: Style
+
+
+def _place(layout: Layout) -> _Places:
+    panels, columns, is_shared = layout.panels, layout.num_columns, layout.is_shared
     panel_width = max(panel.keys.length_px for panel in panels)
-    # Equal panels share the numbers at the outer edges; others each carry their own.
-    is_shared = all(panel == panels[0] for panel in panels)
     numbers_left = TICK_PX + GAP_PX + max(_widest(panel.queries) for panel in panels)
     numbers_below = TICK_PX + max(_depth(panel.keys) for panel in panels)
     pitch_x = panel_width + PANEL_GAP_PX + (0 if is_shared else numbers_left)
@@ -136,39 +189,21 @@ def build_canvas(layout: Layout) -> Canvas:
         corners += [(row_top, left + index * pitch_x) for index in range(len(row))]
         bottom = row_top + max(panel.queries.length_px for panel in row)
     bar_bottom = max(bottom, top + MIN_BAR_PX)
-    bar_labels = tuple(f"{tick:g}" for tick in labels.scale.ticks)
-    widest_bar_label = max(width_px(label, text_style) for label in bar_labels)
-    width = (
-        right
-        + PANEL_GAP_PX
-        + BAR_PX
-        + TICK_PX
-        + GAP_PX
-        + widest_bar_label
-        + text_style.height_px
-        + MARGIN_PX
+    numbers_right = max(width_px(f"{tick:g}", text_style) for tick in layout.labels.scale.ticks)
+    bar_width = PANEL_GAP_PX + BAR_PX + TICK_PX + GAP_PX + numbers_right + text_style.height_px
+    return _Places(
+        width=right + bar_width + MARGIN_PX,
+        height=max(bottom + numbers_below, bar_bottom) + text_style.height_px + MARGIN_PX,
+        left=left,
+        right=right,
+        top=top,
+        bottom=bottom,
+        bar_bottom=bar_bottom,
+        numbers_below=numbers_below,
+        corners=tuple(corners),
+        title_style=title_style,
+        text_style=text_style,
     )
-    height = max(bottom + numbers_below, bar_bottom) + text_style.height_px + MARGIN_PX
-    image = np.full((height, width), WHITE, dtype=np.uint8)
-
-    for index, (panel, corner) in enumerate(zip(panels, corners, strict=True)):
-        is_leftmost = index % columns == 0
-        is_lowest = index + columns >= len(panels)
-        _draw_frame(image, corner, panel.queries.length_px, panel.keys.length_px)
-        _draw_ticks(
-            image,
-            corner,
-            panel,
-            with_queries=is_leftmost or not is_shared,
-            with_keys=is_lowest or not is_shared,
-        )
-    _center(image, line(labels.across, text_style), bottom + numbers_below, (left, right))
-    _center_upright(image, line(labels.upright, text_style), MARGIN_PX, (top, bottom))
-    _draw_bar(image, right + PANEL_GAP_PX, (top, bar_bottom), labels.scale, text_style)
-    bar_label_left = width - MARGIN_PX - text_style.height_px
-    _center_upright(image, line(labels.bar, text_style), bar_label_left, (top, bar_bottom))
-    image.flags.writeable = False
-    return Canvas(layout, image, tuple(corners), title_style, text_style)
 
 
 def _widest(axis: Axis) -> int:
