@@ -35,19 +35,7 @@ def output_name(home: Home, wanted: str, format_name: str) -> str:
         )
     own = next((entry for entry in FILE_FORMATS if entry.name == format_name), None)
     if own is None:
-        name = home.prefix + _directory_output_name(wanted)
-        if name.startswith("checkpoint-" if home.prefix else "checkpoint"):
-            raise SettingsError(
-                f"{name!r} as output: the Trainer's rotation deletes what is named "
-                "checkpoint-*, and scripts of Diffusers end at what begins like that and has no "
-                "number; use another name"
-            )
-        if _STEP_OF_TORCHTITAN.search(name):
-            raise SettingsError(
-                f"{name!r} as output: torchtitan deletes, and loads, what has step-N in its name; "
-                "use another name"
-            )
-        return name
+        return _directory_at(home, wanted)
     of_name = format_of(name)
     if provenance_name(name) != name and (of_name is None or of_name.name != own.name):
         name = _without_suffix(name) + own.suffixes[0]
@@ -75,6 +63,22 @@ def possible_names(wanted: str) -> set[str]:
     stems = (_without_suffix(wanted), stem_of(DEFAULT_OUTPUT))
     names = {stem + suffix for stem in stems for suffix in suffixes}
     return names | {wanted, _directory_output_name(wanted), DEFAULT_DIRECTORY_OUTPUT}
+
+
+def _directory_at(home: Home, wanted: str) -> str:
+    """Name an output that is a directory, and refuse what a trainer would delete."""
+    name = home.prefix + _directory_output_name(wanted)
+    if name.startswith("checkpoint-" if home.prefix else "checkpoint"):
+        raise SettingsError(
+            f"{name!r} as output: the Trainer's rotation deletes what is named checkpoint-*, and "
+            "scripts of Diffusers end at what begins like that and has no number; use another name"
+        )
+    if _STEP_OF_TORCHTITAN.search(name):
+        raise SettingsError(
+            f"{name!r} as output: torchtitan deletes, and loads, what has step-N in its name; use "
+            "another name"
+        )
+    return name
 
 
 def _require_json_of_its_own(store: Store, name: str, suffix: str) -> None:
