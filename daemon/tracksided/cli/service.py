@@ -212,6 +212,7 @@ def _installed_service(scope: Scope, account: str | None) -> Service:
     name = _name_for_system(scope, account)
     program = Program(python=Path(sys.executable))
     if name is None:
+        _own_account()
         return user_service(Path.home(), program)
     return system_service(name, Path("/"), program)  # the home shapes no file's name
 

@@ -63,12 +63,7 @@ def write_json(path: Path, document: Mapping[str, object], *, mode: int = AS_UMA
 
 
 def write_whole(path: Path, content: bytes, *, mode: int = AS_UMASK_SAYS) -> None:
-    """Replace a file, durably.
-
-    Args:
-        path: of the file.
-        content: all of it.
-        mode: permission bits, of which the umask takes its own away.
+    """Replace a file, durably; see `replace_file`.
 
     Raises:
         OutputError: it cannot be written; what was there stays.
@@ -80,7 +75,7 @@ def write_whole(path: Path, content: bytes, *, mode: int = AS_UMASK_SAYS) -> Non
 
 
 def replace_file(path: Path, content: bytes, *, mode: int = AS_UMASK_SAYS) -> None:
-    """Do what `write_whole` does, for those who know another mend.
+    """Replace a file, durably, for those who know what to do where that fails.
 
     Args:
         path: of the file.
