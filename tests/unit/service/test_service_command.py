@@ -56,6 +56,20 @@ def test_options_that_do_not_fit_are_named(arguments: tuple[str, ...], message: 
     assert message in result.output
 
 
+@pytest.mark.parametrize("action", ["install", "show", "uninstall"])
+def test_a_number_without_an_account_is_told_what_to_do_instead(
+    action: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+
+    result = run(action)
+
+    assert result.exit_code == 1
+    assert "has no account on this machine" in result.output
+    assert "`trackside daemon`" in result.output
+
+
 def test_the_page_is_opened_as_asked_for_or_as_the_settings_say(home: Path):
     without = run("show").output
     asked = run("show", "--http").output
