@@ -149,7 +149,7 @@ class Ranks:
             raise failure
         for rank, report in enumerate(others, start=1):
             if report.is_failed:
-                raise Stopped(f"rank {rank} was asked to end")
+                raise Stopped(f"rank {rank} was asked to end; the previous average stays")
         reports += others
 
 
@@ -241,7 +241,7 @@ def _read_back_share(group: Group, order: ReadBackOrder, work: Work) -> None:
 def _require_calm(group: Group, number: int) -> None:
     """Raise Stopped where another rank failed, or this one is asked to end."""
     if group.is_alarmed(number):
-        raise Stopped("ended before it was done")
+        raise Stopped("ended before it was done; the previous average stays")
 
 
 def _source_order(checkpoint: Checkpoint) -> SourceOrder:

@@ -315,7 +315,7 @@ def test_a_rank_that_a_signal_ends_alone_ends_all_and_no_source_is_to_blame(
     # Its alarm comes too late for the others, which have done their shares by then.
     monkeypatch.setattr(ThreadRank, "is_alarmed", is_alarmed)
 
-    with pytest.raises(Stopped, match="rank 1 was asked to end"):
+    with pytest.raises(Stopped, match="rank 1 was asked to end; the previous average stays"):
         average_with(
             3,
             AverageRequest(directory=tmp_path),
