@@ -113,8 +113,10 @@ class Averaging:
                         done += chunk.stop - chunk.start
                     if progress is not None:
                         progress(done, total)
-            except BaseException:
+            except BaseException as error:
                 self._stop.set()  # the other threads end at their next block
+                if not isinstance(error, Exception):  # a signal: nobody waits for their block
+                    self.checkpoints[-1].sources[0].give_up()
                 raise
         return crcs
 

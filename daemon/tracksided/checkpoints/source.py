@@ -184,6 +184,9 @@ class SourceFile:
             return SourceRefused(self.path, reason)
         return SourceRefused(self.owner, f"{self.path.relative_to(self.owner)}: {reason}")
 
+    def give_up(self) -> None:
+        """Let threads that wait for what they read end, where there is a way to."""
+
     def close(self) -> None:
         """Close the descriptor; may be called again."""
         # In this order: a signal that comes here may lead to another call.

@@ -90,6 +90,7 @@ class RemoteFiles:
             raise TypeError(f"{self._scheme.module} has no asynchronous interface")
         self._store = store
         self._errors: tuple[type[Exception], ...] = (OSError, *others)
+        self._is_given_up = False
 
     def url(self, path: str) -> str:
         """Return the URL of an object, for messages."""
@@ -108,7 +109,12 @@ class RemoteFiles:
             return _entry(self._store.info(path))
 
     def fetch(self, path: str, start: int, stop: int) -> Future[bytes]:
-        """Begin to read bytes ``start`` to ``stop`` - 1; use the result inside `reached`."""
+        """Begin to read bytes ``start`` to ``stop`` - 1; use the result inside `reached`.
+
+        Raises:
+            RemoteFailure: all was given up.
+        """
+        self.require_wanted()
         read = self._store._cat_file(path, start=start, end=stop)  # noqa: SLF001 - its async form
         return asyncio.run_coroutine_threadsafe(read, self._store.loop)
 
@@ -128,6 +134,17 @@ class RemoteFiles:
         with self.reached():
             self._store.rm_file(path)
 
+    def give_up(self) -> None:
+        """Cancel all requests: who waits for one ends, however long the store is silent."""
+        self._is_given_up = True
+        loop = self._store.loop
+        loop.call_soon_threadsafe(_cancel_all, loop)
+
+    def require_wanted(self) -> None:
+        """Raise RemoteFailure where all was given up."""
+        if self._is_given_up:
+            raise RemoteFailure("was given up")
+
     @contextlib.contextmanager
     def reached(self) -> Iterator[None]:
         """Turn what the store's library raises into RemoteFailure."""
@@ -142,6 +159,11 @@ class RemoteFiles:
         except self._errors as error:
             hint = f"; check {self._scheme.credentials}" if _is_about_credentials(error) else ""
             raise RemoteFailure(_text(error) + hint) from error
+
+
+def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
 
 
 def _classes(names: tuple[tuple[str, str], ...]) -> tuple[type[Exception], ...]:

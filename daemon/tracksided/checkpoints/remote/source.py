@@ -62,6 +62,10 @@ class RemoteFile(SourceFile):
     def _lost(self, failure: RemoteFailure) -> SourceRefused:
         return self.refusal("was deleted while it was read" if failure.is_missing else str(failure))
 
+    def give_up(self) -> None:
+        """Cancel what is read, and what is sent to the same store."""
+        self._reading.files.give_up()
+
     def close(self) -> None:
         """Nothing is held open."""
 

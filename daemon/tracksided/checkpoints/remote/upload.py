@@ -55,6 +55,7 @@ class UploadTarget:
         if offset != self._position:
             raise ValueError(f"written at {offset} while {self._position} is next")
         with self._uploading():
+            self._files.require_wanted()
             self._upload.write(content)
         self._position += len(content)
         if self._position == self._nbytes:

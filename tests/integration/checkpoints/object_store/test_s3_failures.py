@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,14 @@ from tracksided.checkpoints.job import AverageRequest, TooFewCheckpoints, run_av
 from tracksided.checkpoints.naming import temporary_name
 from tracksided.checkpoints.remote.address import RemoteAddress
 from tracksided.checkpoints.remote.store import open_remote_store
+from tracksided.checkpoints.remote.windows import SMALL_BYTES
 from tracksided.errors import CheckpointError, OutputError
 
 pytestmark = pytest.mark.integration
 
 DEADLINE_S = 120.0
 MEDIUM = 2_000_000  # of float32: some windows
+LARGE = 3_000_000  # more than one part
 
 
 @pytest.mark.parametrize("save", [save_files, save_safetensors])
@@ -133,6 +136,50 @@ def test_an_object_that_goes_or_changes_while_it_is_read_is_replaced(
     reasons = {entry.name: entry.reason for entry in provenance.skipped}
     expected = "was deleted" if change == "delete" else "changed while it was"
     assert reasons["step_2.safetensors"].startswith((expected, "NaN or infinity"))
+    assert pending_uploads(bucket) == []
+
+
+def is_window(environ: Environ) -> bool:
+    first, _, last = environ.get("HTTP_RANGE", "").removeprefix("bytes=").partition("-")
+    return bool(last) and int(last) - int(first) > SMALL_BYTES
+
+
+def is_part(environ: Environ) -> bool:
+    return environ["REQUEST_METHOD"] == "PUT" and "partNumber" in environ["QUERY_STRING"]
+
+
+@pytest.mark.parametrize("is_silent_at", [is_window, is_part])
+def test_a_signal_ends_it_while_the_store_is_silent(
+    server: S3Server, bucket: Any, tmp_path: Path, is_silent_at: Callable[[Environ], bool]
+) -> None:
+    save_safetensors(tmp_path, size=LARGE)
+    upload(bucket, tmp_path)
+    before = keys(bucket)
+    attentive = ("env", "--default-signal=TERM")  # a script's background may ignore it
+    command = [*attentive, sys.executable, "-m", "tracksided", "average", str(ADDRESS)]
+    is_reached, is_over = threading.Event(), threading.Event()
+
+    def be_silent(environ: Environ) -> tuple[int, str] | None:
+        if not is_silent_at(environ):
+            return None
+        is_reached.set()
+        is_over.wait(DEADLINE_S)
+        return (503, "SlowDown")
+
+    server.hook = be_silent
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        assert is_reached.wait(DEADLINE_S)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=DEADLINE_S)
+    finally:
+        process.kill()
+        is_over.set()
+        server.hook = lambda _: None
+
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "Traceback" not in said
+    assert keys(bucket) == before
     assert pending_uploads(bucket) == []
 
 
