@@ -199,6 +199,17 @@ FAMILIES = {
         tokens,
         implementations=("eager",),
     ),
+    "granite_swa": Family(  # sinks that come in after softmax
+        _grouped(
+            "GraniteSWAForCausalLM",
+            "GraniteSWAConfig",
+            sliding_window=3,
+            layer_types=["sliding_attention", "full_attention"],
+        ),
+        _LAYERS,
+        tokens,
+        implementations=("eager",),
+    ),
     "mixtral": Family(
         _grouped(
             "MixtralForCausalLM", "MixtralConfig", num_local_experts=3, num_experts_per_tok=2

@@ -23,6 +23,7 @@ from trackside.capture.sources.call import (
     pick,
     refuse,
 )
+from trackside.capture.sources.softmax import learned_sinks
 
 _NAMES = ("query", "key", "value", "score_mod", "block_mask", "scale")
 _NAME = "flex_attention"
@@ -42,6 +43,7 @@ class _Call:
     scale: float
     mask_mod: Modification | None
     score_mod: Modification | None
+    sinks: torch.Tensor | None  # [heads]
 
     @property
     def heads_per_key(self) -> int:
@@ -55,8 +57,10 @@ def inspect_flex(
 
     With a mask function only, queries and keys are kept with the mask that it makes. A score
     function may do anything to a score: then the scores themselves are computed and kept.
+
+    The operator has no sinks. `transformers` scales what it returns by what a module's ``sinks``
+    leave of each row, so that there the sinks belong to the weights.
     """
-    del module  # the arguments say it all
     passed = bind(_NAMES, args, kwargs)
     query, key, scale = passed.get("query"), passed.get("key"), passed.get("scale")
     block_mask, score_mod = passed.get("block_mask"), passed.get("score_mod")
@@ -73,6 +77,8 @@ def inspect_flex(
         return Refusal(f"{_NAME} was called with arguments of an unknown torch version")
     own_mask = None if _is_called(mask_mod, _NO_MASK_MOD) else mask_mod
     own_score = None if _is_called(score_mod, _NO_SCORE_MOD) else score_mod
+    is_theirs = type(module).__module__.startswith("transformers.")
+    sinks = learned_sinks(module, query.shape[1]) if is_theirs else None
     return AttentionCall(
         batch_size=max(query.shape[0], key.shape[0]),
         num_heads=query.shape[1],
@@ -84,7 +90,7 @@ def inspect_flex(
         is_causal_hint="causal" in getattr(mask_mod, "__name__", ""),
         is_hand_written=False,
         shares_sequence=True if query is key else None,
-        read=functools.partial(_read, _Call(query, key, float(scale), own_mask, own_score)),
+        read=functools.partial(_read, _Call(query, key, float(scale), own_mask, own_score, sinks)),
     )
 
 
@@ -98,6 +104,7 @@ def _read(call: _Call, kept: Kept) -> Mapping[str, torch.Tensor] | Refusal:
     query = as_computed(kept.rows.take(pick(of_sample(call.query, kept.sample), kept.heads)))
     key = as_computed(pick(of_sample(call.key, kept.sample), kept.key_heads))
     indices = _indices(kept, key.shape[1], query.device)
+    sinks = {} if call.sinks is None else {"sinks": pick(call.sinks, kept.heads).float()}
     mask = None
     try:
         if call.mask_mod is not None:
@@ -105,10 +112,11 @@ def _read(call: _Call, kept: Kept) -> Mapping[str, torch.Tensor] | Refusal:
         if call.score_mod is not None:
             scores = _scores(query, key, kept, call.heads_per_key) * call.scale
             logits = _over_indices(call.score_mod, has_score=True)(scores, *indices)
-            return {"logits": logits if mask is None else logits.masked_fill(~mask, -math.inf)}
+            shown = logits if mask is None else logits.masked_fill(~mask, -math.inf)
+            return {"logits": shown, **sinks}
     except Exception as error:  # noqa: BLE001 - theirs, in a call that they did not make
         return Refusal(f"{_NAME} has a function that fails when it is called alone: {error!r:.200}")
-    tensors = {"query": query, "key": key}
+    tensors = {"query": query, "key": key, **sinks}
     if mask is not None:  # what does not depend on the head was expanded to all of them
         tensors["mask"] = mask[:1] if mask.stride(0) == 0 else mask
     return tensors

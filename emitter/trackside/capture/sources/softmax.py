@@ -10,11 +10,13 @@ from trackside.capture.sources.call import (
     AttentionCall,
     Inspection,
     Kept,
+    Refusal,
     bind,
     of_sample,
     pick,
     refuse,
 )
+from trackside.capture.sources.origin import comes_from_linear_layers
 
 # `torch.nn.functional.softmax` has a third positional argument that only warns.
 _FUNCTIONAL_NAMES = ("input", "dim", "_stacklevel", "dtype")
@@ -29,10 +31,11 @@ def inspect_softmax(
     """Describe `torch.softmax` and `Tensor.softmax` of [batch, heads, queries, keys].
 
     Three dimensions are [batch * heads, queries, keys] where the module is an attention that
-    says how many heads it has. All else is not attention for sure: a vocabulary, a router.
+    says how many heads it has. All else is not attention for sure: a vocabulary, a router; nor
+    are four dimensions that `comes_from_linear_layers` knows, or that do not have its heads.
 
     What softmax is called on already holds scale and mask. Where the module has ``sinks``, one
-    per head, the last column is theirs.
+    per head, and there are more columns than queries, the last column is theirs.
     """
     return _inspect(bind(_METHOD_NAMES, args, kwargs), module)
 
@@ -42,6 +45,19 @@ def inspect_functional_softmax(
 ) -> Inspection:
     """Describe `torch.nn.functional.softmax`, which differs in the order of its arguments."""
     return _inspect(bind(_FUNCTIONAL_NAMES, args, kwargs), module)
+
+
+def learned_sinks(module: nn.Module, num_heads: int) -> torch.Tensor | None:
+    """Return the logits that a module has learned for sinks, [heads]; None where it has none.
+
+    Args:
+        module: that made the call.
+        num_heads: of the call.
+    """
+    sinks = getattr(module, "sinks", None)
+    if not isinstance(sinks, torch.Tensor) or refuse("softmax", sinks) is not None:
+        return None
+    return sinks if sinks.shape == (num_heads,) else None
 
 
 def _inspect(passed: Mapping[str, object], module: nn.Module) -> Inspection:
@@ -55,7 +71,16 @@ def _inspect(passed: Mapping[str, object], module: nn.Module) -> Inspection:
         return refusal
     if logits.dim() < _DIMENSIONS:
         logits = logits.reshape(-1, _num_heads(module), *logits.shape[1:])
-    sinks = _sinks(logits, module)
+    elif not _may_have_heads(module, logits.shape[1]):
+        return Refusal(
+            f"softmax was called on other dimensions than [batch, heads, queries, keys] in a "
+            f"{type(module).__name__} of {_num_heads(module)} heads"
+        )
+    elif comes_from_linear_layers(logits):
+        return None
+    # As many columns as queries are all keys: there the sinks come in after softmax.
+    has_column = logits.shape[-1] > logits.shape[-2]
+    sinks = learned_sinks(module, logits.shape[1]) if has_column else None
     batch_size, num_heads, num_queries, num_columns = logits.shape
     dtype = passed.get("dtype")
     return AttentionCall(
@@ -94,11 +119,14 @@ def _num_heads(module: nn.Module) -> int:
     return next((count for count in counts if isinstance(count, int) and count > 0), 0)
 
 
-def _sinks(logits: torch.Tensor, module: nn.Module) -> torch.Tensor | None:
-    sinks = getattr(module, "sinks", None)
-    if not isinstance(sinks, torch.Tensor) or refuse("softmax", sinks) is not None:
-        return None
-    return sinks if sinks.shape == logits.shape[1:2] and logits.shape[-1] > 1 else None
+def _may_have_heads(module: nn.Module, found: int) -> bool:
+    """Whether a module may have so many heads: what it says, twice that, or a rank's share.
+
+    Twice for differential attention (Ye et al. 2024, arXiv:2410.05258). Of windows and sampling
+    points some models put positions where others have heads.
+    """
+    said = _num_heads(module)
+    return not said or said % found == 0 or found == 2 * said
 
 
 def _read(

@@ -177,3 +177,40 @@ def test_a_function_that_fails_is_named_and_the_others_are_captured(make_tap: Ma
     assert [captured.call.layer for captured in tap.take()] == [1]
     assert len(tap.notes) == 1
     assert "LookupError('mine')" in tap.notes[0]
+
+
+class SinkAttention(Attention):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.sinks = nn.Parameter(torch.tensor([0.5, -1.0, 3.0, 0.0]))
+
+
+class TheirSinkAttention(SinkAttention):
+    """What `transformers` runs: sinks scale the result of the operator."""
+
+    __module__ = "transformers.models.made_up"
+
+
+@pytest.mark.parametrize("score", [None, alibi])
+def test_sinks_that_come_in_after_the_operator_travel_with_the_scores(
+    make_tap: MakeTap, score: Modification | None
+) -> None:
+    model = TheirSinkAttention(score_mod=score, block_mask=block_mask(causal))
+    tap = make_tap(model, heads=(2, 0))
+
+    tap.arm()
+    model(*inputs())
+    (captured,) = tap.take()
+
+    assert captured.tensors["sinks"].tolist() == [3.0, 0.5]
+    assert ("logits" in captured.tensors) == (score is not None)
+
+
+def test_sinks_of_others_may_be_anything(make_tap: MakeTap) -> None:
+    model = SinkAttention()
+    tap = make_tap(model)
+
+    tap.arm()
+    model(*inputs())
+
+    assert "sinks" not in tap.take()[0].tensors

@@ -172,3 +172,64 @@ def test_nested_tensors_are_refused_by_name(make_tap: MakeTap, layout: torch.lay
     assert tap.take() == ()
     (note,) = tap.notes
     assert note.startswith("softmax was called on a ")
+
+
+class SinkAfterSoftmax(nn.Module):
+    """Each head's sink scales what softmax gives, as in Granite: no column is its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sinks = nn.Parameter(torch.tensor([0.5, -1.0, 3.0]))
+
+    def forward(self, logits: torch.Tensor) -> torch.Tensor:
+        kept = torch.sigmoid(logits.logsumexp(-1) - self.sinks[:, None])
+        return logits.softmax(-1) * kept[..., None]
+
+
+def test_a_sink_that_comes_in_after_softmax_takes_no_key_away(
+    make_tap: MakeTap, reconstruct: Reconstruct
+):
+    model, logits = SinkAfterSoftmax(), torch.randn(2, 3, 5, 5)
+    tap = make_tap(model)
+
+    tap.arm()
+    model(logits)
+    (captured,) = tap.take()
+
+    assert captured.call.num_keys == 5
+    powers = np.exp(logits[0].double().numpy())
+    expected = powers / powers.sum(-1, keepdims=True)
+    assert np.abs(reconstruct(captured) - expected).max() <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("num_heads", "found"),
+    [(3, 3), (2, 4), (6, 3), (12, 3)],
+    ids=["its own", "two maps for each (differential)", "a rank's half", "a rank's quarter"],
+)
+def test_heads_that_a_module_may_have_are_taken(make_tap: MakeTap, num_heads: int, found: int):
+    model = BatchedAttention(num_heads)
+    tap = make_tap(model)
+
+    tap.arm()
+    model(torch.randn(2, found, 4, 5))
+
+    assert tap.take()[0].call.num_heads == found
+
+
+@pytest.mark.parametrize("shape", [(4, 8, 2, 5), (1, 300, 2, 16)], ids=["windows", "points"])
+def test_positions_in_the_place_of_heads_are_refused_by_name(
+    make_tap: MakeTap, shape: tuple[int, ...]
+):
+    model = BatchedAttention(2)
+    tap = make_tap(model)
+
+    tap.arm()
+    model(torch.randn(shape))
+
+    assert tap.take() == ()
+    (note,) = tap.notes
+    assert note == (
+        "softmax was called on other dimensions than [batch, heads, queries, keys] in a "
+        "BatchedAttention of 2 heads"
+    )
