@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from trackside.wire.records import REPLICA
 from tracksided.samples import FloatArray, GradientSample, StepSamples
 
 _FLOAT = np.float32
@@ -25,7 +26,8 @@ def join_shards(samples: StepSamples) -> StepSamples:
     held = [sample.gradients for sample in samples.samples if sample.gradients is not None]
     step = leader.step
     is_whole = step.norm_after_clip is not None and all(all(part.is_whole) for part in held)
-    if leader.gradients is None or is_whole:
+    has_shards = any(shard != REPLICA for part in held for shard in part.shards)
+    if leader.gradients is None or is_whole or not has_shards:
         return samples
     whole = _join(held)
     if step.norm_after_clip is None and all(whole.is_whole):

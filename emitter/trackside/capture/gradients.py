@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import nn
 
+from trackside.capture.elements import num_elements_sampled, sampled_elements
 from trackside.capture.held import UnheldModule
 from trackside.capture.modules import WRAPPER_NAMES
 from trackside.wire.records import REPLICA, Gradients
@@ -35,8 +36,8 @@ class CapturedGradients:
     tensors: dict[str, torch.Tensor]
     """The arrays of `trackside.wire.records.Gradients`, by their names there."""
 
-    total_norm: torch.Tensor
-    """L2 norm over all parameters of this rank, 0-d."""
+    total_norm: torch.Tensor | None
+    """L2 norm over all parameters of this rank, 0-d; None where a gradient was not read."""
 
     shrunk: tuple[str, ...]
     """What was made smaller to fit the byte budget, in words."""
@@ -75,6 +76,7 @@ class GradientTap:
         self._notes: dict[str, None] = {}
         self._has_compared = False  # the optimizer's parameters with the model's
         self._parameters: tuple[_Parameter, ...] = ()
+        self._has_unread = False  # gradients of this step that `_parameters` lack
         self._before: CapturedGradients | None = None
         self._unclipped: torch.Tensor | None = None  # sampled elements at the end of backward
         self._unclipped_of: tuple[int, ...] = ()
@@ -122,7 +124,7 @@ class GradientTap:
         if scale is not None:
             norms, largest, sample = norms / scale, largest / scale, sample / scale
         unclipped = self._take_unclipped(gradients, loss_scale)
-        counts = [_num_sampled(gradient.numel(), most) for gradient in gradients]
+        counts = [num_elements_sampled(gradient, most) for gradient in gradients]
         self._before = CapturedGradients(
             meta=Gradients(
                 names=tuple(parameter.name for parameter in self._parameters),
@@ -139,7 +141,7 @@ class GradientTap:
                 "gradients/weight_before": _sample(weights, most),
                 **unclipped,
             },
-            total_norm=torch.linalg.vector_norm(norms),
+            total_norm=None if self._has_unread else torch.linalg.vector_norm(norms),
             shrunk=()
             if most == MAX_SAMPLED
             else (f"{most} of {MAX_SAMPLED} elements are sampled of each parameter",),
@@ -191,20 +193,25 @@ class GradientTap:
 
     def _collect(self, parameters: Sequence[torch.Tensor]) -> list[_Parameter]:
         found: list[_Parameter] = []
+        self._has_unread = False
         for position, parameter in enumerate(parameters):
             if parameter.grad is None:
                 continue
             name = self._name(parameter, position)
             gradient = local(parameter.grad)
             if is_partial(parameter.grad):
-                self._notes[f"{name} has a gradient that its ranks have not summed yet"] = None
-            elif gradient.layout is not torch.strided or gradient.is_complex():
+                self._leave_out(f"{name} has a gradient that its ranks have not summed yet")
+            elif not is_readable(gradient):
                 kind = "complex" if gradient.is_complex() else "sparse"
-                self._notes[f"{name} has a {kind} gradient, which is not read"] = None
+                self._leave_out(f"{name} has a {kind} gradient, which is not read")
             elif gradient.numel():  # a shard may be empty
                 weight, shard = local(parameter), _shard(parameter)
                 found.append(_Parameter(name, weight, gradient, parameter.numel(), shard))
         return found
+
+    def _leave_out(self, reason: str) -> None:
+        self._has_unread = True
+        self._notes[reason] = None
 
     def _name(self, parameter: torch.Tensor, position: int) -> str:
         if id(parameter) not in self._names:  # wrapped or sharded since we looked
@@ -228,6 +235,11 @@ def total_norm(norms: Sequence[torch.Tensor]) -> torch.Tensor:
     """Return the L2 norm of parts whose norms are given, on an accelerator if one of them is."""
     norm: torch.Tensor = torch.linalg.vector_norm(_stack(norms))
     return norm
+
+
+def is_readable(gradient: torch.Tensor) -> bool:
+    """Whether a gradient is plain numbers: to put a sparse one together waits for the device."""
+    return gradient.layout is torch.strided and not gradient.is_complex()
 
 
 def is_partial(value: object) -> bool:
@@ -309,26 +321,10 @@ def _common_device(tensors: Sequence[torch.Tensor]) -> torch.device:
     return next((tensor.device for tensor in tensors if not tensor.is_cpu), tensors[0].device)
 
 
-def _num_sampled(num_elements: int, most: int) -> int:
-    return -(-num_elements // _stride(num_elements, most))
-
-
-def _stride(num_elements: int, most: int) -> int:
-    return -(-num_elements // most)
-
-
 def _sample(tensors: Sequence[torch.Tensor], most: int) -> torch.Tensor:
-    """Return every stride-th element of each tensor in row-major order, [sampled elements]."""
+    """Return what is sampled of each tensor, one behind the other, [sampled elements]."""
     device = _common_device(tensors)
-    parts = [_every_stride(tensor, most) for tensor in tensors]
+    parts = [sampled_elements(tensor, most) for tensor in tensors]
     if any(tensor.device != device for tensor in tensors):
         parts = [part.to(device, non_blocking=True) for part in parts]
     return torch.cat(parts)
-
-
-def _every_stride(tensor: torch.Tensor, most: int) -> torch.Tensor:
-    size = tensor.numel()
-    stride = _stride(size, most)
-    if tensor.is_contiguous():  # one call, where reshaping and slicing are two
-        return tensor.as_strided((-(-size // stride),), (stride,))
-    return tensor.reshape(-1)[::stride]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.hooks import unserializable_hook
 
-from trackside.capture.gradients import is_sharded, local, total_norm
+from trackside.capture.gradients import is_readable, is_sharded, local, total_norm
 from trackside.capture.module_hooks import Removable, unhook
 from trackside.guard import Guard
 
@@ -38,7 +38,7 @@ class LocalNorm:
         self._handles: list[Removable] = []
         self._norms: dict[int, torch.Tensor] = {}
         self._drifts: list[torch.Tensor] = []
-        self._is_in_parts = False
+        self._is_incomplete = False
 
     def arm(self, parameters: Iterable[torch.Tensor]) -> None:
         """Listen until `take`."""
@@ -51,12 +51,12 @@ class LocalNorm:
     def disarm(self) -> None:
         """Stop listening and forget."""
         unhook(self._handles)
-        self._norms, self._drifts, self._is_in_parts = {}, [], False
+        self._norms, self._drifts, self._is_incomplete = {}, [], False
 
     def take(self) -> OwnNorm | None:
-        """Stop listening; return the norm, or None where no gradient came by, or parts of one."""
+        """Stop listening; return the norm, or None where nothing, or not all of it, came by."""
         norms, drifts = list(self._norms.values()), self._drifts
-        is_known = bool(norms) and not self._is_in_parts
+        is_known = bool(norms) and not self._is_incomplete
         self.disarm()
         if not is_known:
             return None
@@ -69,11 +69,10 @@ class LocalNorm:
 
     @torch.no_grad()
     def _note(self, index: int, parameter: torch.Tensor, gradient: torch.Tensor) -> None:
-        if gradient.layout is not torch.strided or gradient.is_complex():
-            return
         so_far, before = parameter.grad, self._norms.get(index)
-        if is_sharded(gradient) or (so_far is not None and is_sharded(so_far)):
-            self._is_in_parts = True
+        is_in_parts = is_sharded(gradient) or (so_far is not None and is_sharded(so_far))
+        if is_in_parts or not is_readable(gradient):
+            self._is_incomplete = True
             return
         gradient, so_far = local(gradient), None if so_far is None else local(so_far)
         if so_far is not None and before is not None:

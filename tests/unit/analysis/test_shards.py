@@ -115,9 +115,10 @@ def test_what_other_nodes_hold_stays_unknown(make_samples: MakeSamples) -> None:
     assert broken["nonfinite"] is True
 
 
-def test_without_shards_nothing_changes(make_samples: MakeSamples) -> None:
+@pytest.mark.parametrize("norm", [2.5, None], ids=["known", "a gradient was not read"])
+def test_without_shards_nothing_changes(make_samples: MakeSamples, norm: float | None) -> None:
     replica = held({"a": (np.array([1.0, 2.0]), REPLICA, 2)})
-    samples = of_ranks(make_samples, replica, replica, norm_after_clip=2.5)
+    samples = of_ranks(make_samples, replica, replica, norm_after_clip=norm)
 
     assert join_shards(samples) is samples
 

@@ -94,6 +94,17 @@ def test_parameters_of_another_model_are_named_by_their_place() -> None:
     assert captured.meta.names == ("parameter 0",)
 
 
+def test_a_local_norm_that_lacks_a_gradient_is_none() -> None:
+    model = nn.Sequential(nn.Embedding(5, 3, sparse=True), nn.Linear(3, 1))
+    norm = LocalNorm(Guard(lambda: None))
+    for ids in (torch.tensor([1, 2]), torch.tensor([3])):
+        norm.arm(trainable(torch.optim.SGD(model.parameters(), lr=0.1)))
+
+        model(ids).sum().backward()
+
+        assert norm.take() is None
+
+
 def test_the_local_norm_is_that_of_the_sum_over_micro_batches() -> None:
     torch.manual_seed(0)
     model = nn.Linear(4, 3)

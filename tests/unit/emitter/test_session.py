@@ -130,9 +130,8 @@ def test_large_tensors_are_sampled_with_an_even_stride(
 
     (sample,) = receive().samples
 
-    stride = math.ceil(5000 / 1024)
+    stride = 7  # the first from 5000 / 1024 on that shares no factor with a row of 100
     np.testing.assert_array_equal(sample.gradients.sample[0], gradient[::stride])
-    assert len(sample.gradients.sample[0]) <= 1024
 
 
 def test_a_step_without_clipping_has_one_norm(quiet_attach: Attach, receive: Receive) -> None:
@@ -186,7 +185,7 @@ def test_accumulation_averages_the_loss_and_counts_micro_batches(
     assert step.loss == pytest.approx(np.mean(np.float64(losses[3:])), rel=1e-6)
 
 
-def test_sparse_gradients_are_left_out_with_a_note(
+def test_sparse_gradients_are_left_out_with_a_note_and_no_norm_pretends_to_hold_them(
     quiet_attach: Attach, receive: Receive, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = nn.Sequential(nn.Embedding(5, 3, sparse=True), nn.Linear(3, 1))
@@ -198,6 +197,9 @@ def test_sparse_gradients_are_left_out_with_a_note(
 
     (sample,) = receive().samples
     assert sample.gradients.names == ("1.weight", "1.bias")
+    assert sample.step.norm_after_clip is None
+    assert sample.step.norm_before_clip is None
+    assert sample.step.local_gradient_norm is None
     assert "0.weight has a sparse gradient" in caplog.text
 
 
