@@ -52,20 +52,23 @@ class Publisher:
 
     def has_room(self, num_bytes: int) -> bool:
         """Whether a step of this size could be published now."""
-        return self._ring is not None and self._ring.has_room(num_bytes + self._close_bytes)
+        ring = self._sound_ring()
+        return ring is not None and ring.has_room(num_bytes + self._close_bytes)
 
     @property
     def drops(self) -> dict[str, int]:
         """Drops by cause since the session began, without the causes that did not occur."""
         drops = dict(self._drops)
-        for cause, count in (self._ring.drops if self._ring else {}).items():
+        ring = self._sound_ring()
+        for cause, count in (ring.drops if ring else {}).items():
             drops[cause] = drops.get(cause, 0) + count
         return drops
 
     def count_drop(self, cause: DropCause, count: int = 1) -> None:
         """Count samples, or parts of one, that will not be published."""
-        if self._ring is not None:
-            self._ring.count_drop(cause, count)
+        ring = self._sound_ring()
+        if ring is not None:
+            ring.count_drop(cause, count)
         else:
             self._drops[cause.label] = self._drops.get(cause.label, 0) + count
 
@@ -107,10 +110,23 @@ class Publisher:
         if bell is not None:
             bell.close()
 
+    def _sound_ring(self) -> RingWriter | None:
+        """Return the ring, None where there is none or no more; that its file was cut is told."""
+        if self._ring is not None and self._ring.was_cut:
+            logger.warning(
+                "trackside: somebody cut %s while it was written; nothing more of this rank is "
+                "published, training goes on",
+                self._ring.path,
+            )
+            self._ring.close()
+            self._ring = None
+        return self._ring
+
     def _publish(
         self, kind: RecordKind, step: int, metadata: Metadata, arrays: Mapping[str, HostArray]
     ) -> PublishResult:
-        if self._ring is None:
+        ring = self._sound_ring()
+        if ring is None:
             self.count_drop(DropCause.OTHER)
             return PublishResult.INACTIVE
         layout = _lay_out(arrays)
@@ -119,7 +135,7 @@ class Publisher:
         try:
             packed = encode(metadata)
             kept = self._close_bytes if kind is RecordKind.STEP else 0
-            result = self._ring.publish(
+            result = ring.publish(
                 *(kind, step, packed, layout.chunks, layout.payload_bytes), keep_free_bytes=kept
             )
         except (WireError, ValueError, TypeError) as error:

@@ -47,7 +47,7 @@ class PublishResult(Enum):
     """Dropped and counted: it would not fit an empty ring."""
 
     INACTIVE = "inactive"
-    """The ring is closed, or this process is a fork of the one that made it."""
+    """The ring is closed, was cut, or this process is a fork of the one that made it."""
 
 
 class RingWriter:
@@ -65,6 +65,7 @@ class RingWriter:
         self.path = path
         self.capacity_bytes = header.capacity_bytes
         self._ring_start = header.ring_start
+        self._file_bytes = header.file_bytes
         self._memory = memory
         self._lock = lock
         self._clock = clock
@@ -162,6 +163,12 @@ class RingWriter:
         self._commit(end)
         return PublishResult.PUBLISHED
 
+    @property
+    def was_cut(self) -> bool:
+        """Whether somebody made the file shorter: to touch its missing pages would be a SIGBUS."""
+        is_ours = self._is_open and os.getpid() == self._owner_pid
+        return is_ours and self._memory.size() < self._file_bytes
+
     def has_room(self, num_bytes: int) -> bool:
         """Whether this many bytes are free in the ring."""
         return self._is_active() and self._has_room(num_bytes)
@@ -180,8 +187,11 @@ class RingWriter:
         """End the segment in order; twice is fine.
 
         If the reader has committed everything, the segment is unlinked. Else it stays for a
-        daemon to come, and the memory of its free part goes back to the system.
+        daemon to come, and the memory of its free part goes back to the system. A file that was
+        cut is let go of as it is.
         """
+        if self.was_cut:
+            self._let_go()
         if not self._is_active():
             return
         self._words[STATE_WORD] = STATE_CLOSED
@@ -193,6 +203,9 @@ class RingWriter:
             # Not every file system can; then the memory waits for a daemon.
             with contextlib.suppress(OSError):
                 self._give_back_free_memory()
+        self._let_go()
+
+    def _let_go(self) -> None:
         self._is_open = False
         self._words.release()
         self._ring.release()
@@ -200,7 +213,7 @@ class RingWriter:
         self._lock.release(unlink=False)
 
     def _is_active(self) -> bool:
-        return self._is_open and os.getpid() == self._owner_pid
+        return self._is_open and os.getpid() == self._owner_pid and not self.was_cut
 
     def _has_room(self, num_bytes: int) -> bool:
         limit = self._write + num_bytes - self.capacity_bytes

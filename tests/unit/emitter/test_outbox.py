@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,6 +25,8 @@ class _Ring:
     """Keeps records; refuses payloads above a limit."""
 
     capacity_bytes = 1 << 30
+    path = Path("ring")
+    was_cut = False
 
     def __init__(self, limit: int = 1 << 20) -> None:
         self.limit = limit
@@ -289,3 +292,22 @@ def test_a_host_array_reads_its_numbers(dtype: str, raw: bytes, values: list[flo
     array = HostArray(dtype, (2,), memoryview(raw))
 
     assert (array.numbers(), array.number()) == (values, values[0])
+
+
+def test_a_ring_that_somebody_cut_is_given_up_and_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ring = _Ring()
+    publisher = Publisher(ring, None)  # type: ignore[arg-type] # a fake
+    outbox = _outbox_of(publisher)
+    outbox.submit(_draft(1))
+    ring.was_cut = True
+
+    for step in (2, 3):
+        outbox.submit(_draft(step))
+
+    assert [step.step for step in ring.steps()] == [1]
+    assert publisher.drops == {"other": 2}
+    assert not publisher.has_ring
+    (told,) = caplog.messages
+    assert told.startswith("trackside: somebody cut ring while it was written")

@@ -105,6 +105,9 @@ class Unpunchable:
     def madvise(self, *_: int) -> None:
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
+    def size(self) -> int:
+        return self._memory.size()
+
     def close(self) -> None:
         self._memory.close()
 
@@ -174,3 +177,22 @@ def test_a_writer_that_dies_in_a_record_leaves_the_ones_before_and_one_torn(
     assert (reader.torn_records, reader.corrupt_records) == (1, 0)
     reader.close()
     segment.remove(shm_dir / name.file_name)
+
+
+@pytest.mark.parametrize("num_bytes", [0, 4096])
+def test_a_file_that_was_cut_is_touched_no_more(make_writer: MakeWriter, num_bytes: int) -> None:
+    """To touch a page behind the file's end would kill the training: SIGBUS."""
+    writer = make_writer()
+    assert publish(writer, 1) is PublishResult.PUBLISHED
+    os.truncate(writer.path, num_bytes)
+
+    assert writer.was_cut
+    assert publish(writer, 2) is PublishResult.INACTIVE
+    assert not writer.has_room(64)
+    writer.count_drop(DropCause.ERROR)
+    assert writer.drops == {}
+    writer.close()
+
+    assert not segment.is_writer_alive(writer.path)
+    assert writer.path.stat().st_size == num_bytes
+    segment.remove(writer.path)
