@@ -16,6 +16,7 @@ from trackside.wire.locks import OWNER_ONLY
 SOCKET_NAME = "daemon.sock"
 MAX_PATH_BYTES = 107  # sockaddr_un.sun_path without its final zero
 RECONNECT_MS = 100
+MAX_MESSAGE_BYTES = 64  # a doorbell is empty; who sends more is hung up on
 MAX_RECONNECT_MS = 5000  # a daemon started later is found within this time
 
 # libzmq aborts the process when it cannot open the few descriptors a socket needs (measured: 5).
@@ -76,6 +77,7 @@ class Listener:
         self._path = directory / SOCKET_NAME
         self._context = zmq.Context(io_threads=1)
         self._socket = self._context.socket(zmq.PULL)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
         self._socket.setsockopt(zmq.CONFLATE, 1)
         self._socket.setsockopt(zmq.LINGER, 0)
         try:

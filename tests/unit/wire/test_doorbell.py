@@ -187,3 +187,18 @@ def test_too_few_descriptors_are_an_error_not_an_abort(shm_dir: Path) -> None:
     _, status = os.waitpid(child, 0)
 
     assert os.waitstatus_to_exitcode(status) == 0
+
+
+def test_a_message_that_is_no_doorbell_is_not_taken_in(shm_dir: Path) -> None:
+    listener = Listener(shm_dir)
+    with zmq.Context() as context, context.socket(zmq.PUSH) as stranger:
+        stranger.setsockopt(zmq.LINGER, 0)
+        monitor = stranger.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        stranger.connect(f"ipc://{shm_dir}/daemon.sock")
+        stranger.send(bytes(1 << 20))
+
+        assert monitor.poll(int(PATIENCE_S * 1000))  # it was hung up on
+        assert not listener.wait(0)
+        stranger.disable_monitor()
+        monitor.close()
+    listener.close()
