@@ -19,6 +19,7 @@ from tracksided.progress.directories import checkpoints_in, is_file
 from tracksided.sinks.json_file import Json
 
 ARGUMENTS_FILE = "training_args.bin"
+MAX_ITEMS = 1000  # of a list that is taken over
 _SECRET = "token"  # noqa: S105 - a part of names whose values are never shown
 
 
@@ -68,6 +69,9 @@ def _plain(node: Node) -> tuple[bool, Json]:
     if node is None or isinstance(node, bool | int | float | str):
         return True, node
     if isinstance(node, ListNode | TupleNode):
+        # Lists in lists may unfold without end: pickles share what they hold.
+        if len(node.items) > MAX_ITEMS or any(map(_is_list, node.items)):
+            return False, None
         items = [_plain(item) for item in node.items]
         return all(is_plain for is_plain, _ in items), [value for _, value in items]
     if isinstance(node, CallNode) and not node.has_state and not node.pairs and not node.items:
@@ -75,6 +79,10 @@ def _plain(node: Node) -> tuple[bool, Json]:
         if isinstance(arguments, TupleNode):
             return _member(global_path(node.function), arguments.items)
     return False, None
+
+
+def _is_list(node: Node) -> bool:
+    return isinstance(node, ListNode | TupleNode)
 
 
 def _member(function: str, arguments: tuple[Node, ...]) -> tuple[bool, Json]:

@@ -3,7 +3,9 @@
 import json
 import math
 import os
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -228,3 +230,35 @@ def test_a_state_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
 
     with pytest.raises(ReportError, match=r"trainer_state\.json has more than 1 MiB"):
         read_trainer_state(path, "run")
+
+
+def test_an_argument_that_unfolds_without_end_is_left_out(tmp_path: Path) -> None:
+    path = write_state(tmp_path, [train_row(5, 1.0)])
+    joke: Any = ("ha",)
+    for _ in range(64):
+        joke = (joke, joke)
+    arguments = {"report_to": ["tensorboard"], "joke": joke, "long": ["x"] * 2000}
+    torch.save(arguments, tmp_path / "training_args.bin")
+
+    settings = read_trainer_state(path, "run").settings
+
+    assert settings["report_to"] == ["tensorboard"]
+    assert not settings.keys() & {"joke", "long"}
+
+
+def test_an_argument_that_nests_too_deep_is_left_out(tmp_path: Path) -> None:
+    path = write_state(tmp_path, [train_row(5, 1.0)])
+    torch.save({"a": 1}, tmp_path / "training_args.bin")
+    depth = 20_000
+    with zipfile.ZipFile(tmp_path / "training_args.bin") as archive:
+        records = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    lists = b"]" * depth + b"a" * (depth - 1)
+    with zipfile.ZipFile(tmp_path / "training_args.bin", "w") as archive:
+        for name, content in records.items():
+            pickled = b"\x80\x02}(X\1\0\0\0a" + lists + b"X\1\0\0\0bK\2u."
+            archive.writestr(name, pickled if name.endswith("data.pkl") else content)
+
+    settings = read_trainer_state(path, "run").settings
+
+    assert settings["b"] == 2
+    assert "a" not in settings
