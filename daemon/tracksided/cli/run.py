@@ -1,5 +1,6 @@
 """`trackside run -- CMD`: run a command with a daemon beside it."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -10,10 +11,11 @@ from types import FrameType
 
 import click
 
+from trackside.errors import TracksideError
 from trackside.wire import segment
 from trackside.wire.segment import node_directory
 from tracksided.doctor.finding import counted
-from tracksided.errors import SettingsError
+from tracksided.errors import SettingsError, TracksidedError
 from tracksided.launch import LOG_NAME, DaemonGone, Serving, running_daemon
 from tracksided.status_file import read_status
 
@@ -27,24 +29,47 @@ SIGNAL_EXIT_BASE = 128  # as shells report a command that a signal ended
 def command(*, command_line: Sequence[str]) -> None:
     """Run CMD with a daemon for as long as it lasts, and return its exit code.
 
-    Where a daemon serves this user already, that one is used and left running.
+    Where a daemon serves this user already, that one is used and left running. Where none can be
+    started, CMD runs without.
     """
     directory = node_directory(os.environ)
     # What other trainings left behind may never be written; this command does not wait for it.
     earlier = frozenset(segment.scan(directory))
-    with running_daemon(directory, "--low-priority") as daemon:
+    with contextlib.ExitStack() as stack:
+        daemon = _start_daemon(stack, directory)
         code = _run(command_line)
-        try:
-            _wait(daemon, earlier)
-        except DaemonGone as error:
-            # The exit code is the command's: its training is well.
-            log = "" if daemon.child is None else f"; its log is {directory / LOG_NAME}"
-            click.echo(
-                f"trackside: {error}{log}; {counted(error.num_left, 'segment')} left in "
-                f"{directory} for the next one: start it with `trackside daemon`",
-                err=True,
-            )
+        if daemon is not None:
+            _finish(daemon, earlier)
     sys.exit(code)
+
+
+def _start_daemon(stack: contextlib.ExitStack, directory: Path) -> Serving | None:
+    """Have a daemon until the stack is left; None, and a word, where none can be had.
+
+    A mistyped setting of the machine must not keep anybody from training.
+    """
+    try:
+        return stack.enter_context(running_daemon(directory, "--low-priority"))
+    except (TracksidedError, TracksideError, OSError) as error:
+        click.echo(
+            f"trackside: the command runs without a daemon: {error}; what it publishes stays in "
+            f"{directory} for the next one: mend this, then start it with `trackside daemon`",
+            err=True,
+        )
+        return None
+
+
+def _finish(daemon: Serving, earlier: Collection[Path]) -> None:
+    """Wait for outputs; the exit code is the command's whatever becomes of them."""
+    try:
+        _wait(daemon, earlier)
+    except DaemonGone as error:
+        log = "" if daemon.child is None else f"; its log is {daemon.directory / LOG_NAME}"
+        click.echo(
+            f"trackside: {error}{log}; {counted(error.num_left, 'segment')} left in "
+            f"{daemon.directory} for the next one: start it with `trackside daemon`",
+            err=True,
+        )
 
 
 def _wait(daemon: Serving, earlier: Collection[Path]) -> None:

@@ -227,6 +227,31 @@ def test_run_does_not_wait_for_a_daemon_that_died_under_it(shm_dir: Path, tmp_pa
     remove(left)
 
 
+def test_run_goes_without_a_daemon_where_none_can_be_started(shm_dir: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    settings = home / ".config/trackside/daemon.toml"
+    settings.parent.mkdir(parents=True)
+    settings.write_text("pol_seconds = 1\n", encoding="utf-8")
+    train = f"import sys; sys.argv[1:] = [{str(shm_dir)!r}, {str(tmp_path / 'out')!r}, '3']; "
+    train += f"import runpy; runpy.run_path({str(TRAINER)!r}, run_name='__main__'); sys.exit(7)"
+
+    done = subprocess.run(
+        [*TRACKSIDE, "run", "--", sys.executable, "-c", train],
+        env=os.environ | {"HOME": str(home)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 7
+    assert done.stdout.splitlines() == ["1 published", "2 published", "3 published"]
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("trackside: the command runs without a daemon: the daemon ended at once")
+    assert "unknown key 'pol_seconds'; did you mean 'poll_seconds'?" in line
+    (left,) = scan(shm_dir)
+    remove(left)
+
+
 def test_run_of_a_command_that_is_not_there_is_a_clear_error(shm_dir: Path) -> None:
     done = trackside("run", "--", "no-such-command")
 
