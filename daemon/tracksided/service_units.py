@@ -17,7 +17,8 @@ USER_DIRECTORY = Path(".config/systemd/user")
 
 _SYSTEM_TEMPLATE = "trackside@.service"
 _SLICE = "trackside.slice"
-_USER_TEMPLATE = "user/trackside.service"
+_USER_UNIT = "trackside.service"
+_USER_TEMPLATE = f"user/{_USER_UNIT}"
 # systemd reads drop-ins in the order of their names, and the last command holds: that of HTTP
 # comes after this one, and what `systemctl edit` writes, override.conf, after both.
 _COMMAND_DROP_IN = "command.conf"
@@ -165,10 +166,9 @@ def user_service(
         SettingsError: a path that cannot stand in a unit.
     """
     directory = config_home / USER_DIRECTORY
-    name = "trackside.service"
-    drop_ins = directory / f"{name}.d"
+    drop_ins = directory / f"{_USER_UNIT}.d"
     text = _with_command(units_directory() / _USER_TEMPLATE, program.python)
-    files = [UnitFile(directory / name, text)]
+    files = [UnitFile(directory / _USER_UNIT, text)]
     environment = _environment(shm_dir)
     if environment:
         text = "\n".join(("[Service]", *environment)) + "\n"
@@ -178,10 +178,27 @@ def user_service(
     possible = (drop_ins / _HTTP_DROP_IN, drop_ins / _DROP_IN)
     return Service(
         scope="user",
-        name=name,
+        name=_USER_UNIT,
         files=tuple(files),
         obsolete=tuple(path for path in possible if path not in written),
     )
+
+
+def restart_command(cgroups: str) -> str | None:
+    """Say how the service of a daemon is restarted; None where it runs in none of ours.
+
+    A daemon that is asked to end does so in order, and systemd leaves it at that.
+
+    Args:
+        cgroups: what ``/proc/<pid>/cgroup`` holds of the daemon.
+    """
+    for line in cgroups.splitlines():
+        unit = line.rpartition("/")[2]
+        if unit == _USER_UNIT:
+            return f"systemctl --user restart {unit}"
+        if unit.startswith("trackside@") and unit.endswith(".service"):
+            return f"sudo systemctl restart {unit}"
+    return None
 
 
 def quoted(value: str) -> str:

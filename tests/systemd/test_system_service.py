@@ -151,6 +151,19 @@ def test_the_installation_of_another_user_changes_nothing_for_this_one(service: 
     service.trackside("service", "uninstall", "--system", "--for", "bob")
 
 
+def test_the_doctor_restarts_a_service_as_such(service: Machine):
+    gather = "import os, pathlib, tracksided.doctor.gather as g; from trackside.wire import segment"
+    gather += (
+        "; here = pathlib.Path(); facts = g.gather(segment.node_directory(os.environ), [], here)"
+    )
+
+    said = service.run(
+        sys.executable, "-P", "-c", f"{gather}; print(facts.daemon.restart)", user="ada"
+    )
+
+    assert said.stdout.strip() == f"sudo systemctl restart {UNIT}"
+
+
 def test_the_service_of_a_user_who_is_no_more_is_uninstalled(service: Machine):
     service.run("useradd", "--create-home", "carl")
     service.trackside("service", "install", "--system", "--for", "carl", "--no-start")

@@ -94,6 +94,9 @@ class DaemonFacts:
     pid: int
     """0 where it runs in another PID namespace."""
 
+    restart: str | None
+    """Command that restarts it as the service that it is; None where it is none."""
+
     version: str | None
     silent_s: float | None
     """Seconds since its last sign of life; None before its first."""

@@ -22,6 +22,7 @@ from tracksided.errors import SettingsError
 from tracksided.listen_address import parse_listen_address
 from tracksided.logind import lingers, removes_ipc
 from tracksided.monitors.gpus import count_gpus
+from tracksided.service_units import restart_command
 from tracksided.sinks.json_file import Json
 from tracksided.status_file import read_status
 
@@ -57,7 +58,7 @@ def gather(directory: Path, outputs: Sequence[Path], working_dir: Path) -> Facts
         socket_path=directory / SOCKET_NAME,
         space=_space(directory),
         num_segments=len(segment.scan(directory)),
-        daemon=None if pid is None else daemon_facts(pid, status),
+        daemon=None if pid is None else daemon_facts(pid, _restart_command(pid), status),
         has_logind=LOGIND_STATE.is_dir(),
         removes_ipc=removes_ipc(),
         lingers=lingers(user),
@@ -72,6 +73,14 @@ def gather(directory: Path, outputs: Sequence[Path], working_dir: Path) -> Facts
         http=None if url is None else ask_page(url, status),
         settings_error=settings_error,
     )
+
+
+def _restart_command(pid: int) -> str | None:
+    try:
+        cgroups = Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # it has ended, or lives in another PID namespace
+        return None
+    return restart_command(cgroups)
 
 
 def _settings() -> tuple[Settings, str | None]:

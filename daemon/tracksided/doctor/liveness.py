@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from trackside.wire.layout import OTHER_VERSION
 from trackside.wire.locks import name_holder
-from tracksided.doctor.facts import Facts
+from tracksided.doctor.facts import DaemonFacts, Facts
 from tracksided.doctor.finding import Finding, counted, fail, ok, warn
 from tracksided.status_file import SILENT_S
 
@@ -32,7 +32,7 @@ def check_daemon(facts: Facts) -> Iterator[Finding]:
             check,
             f"{name} gave its last sign of life {daemon.silent_s:.0f} s ago: stopped, starved, "
             "or shared memory is full",
-            f"kill -CONT {daemon.pid}; else kill -9 {daemon.pid} and start another: nothing is lost"
+            f"kill -CONT {daemon.pid}; else {_restart(daemon, 'kill -9')}: nothing is lost"
             if daemon.pid
             else "end its container and start another daemon: nothing is lost",
         )
@@ -43,10 +43,14 @@ def check_daemon(facts: Facts) -> Iterator[Finding]:
         yield warn(
             check,
             f"{name} is version {daemon.version}, installed is {own}",
-            f"restart it: kill {daemon.pid} and start another"
+            f"restart it: {_restart(daemon, 'kill')}"
             if daemon.pid
             else "bring both sides to one version",
         )
+
+
+def _restart(daemon: DaemonFacts, end: str) -> str:
+    return daemon.restart or f"{end} {daemon.pid} and start another"
 
 
 def check_segments(facts: Facts) -> Iterator[Finding]:

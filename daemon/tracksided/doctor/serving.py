@@ -11,11 +11,12 @@ from tracksided.status_file import seconds_silent
 BROKEN = "broken"  # `tracksided.runs.State`
 
 
-def daemon_facts(pid: int, status: Mapping[str, Json] | None) -> DaemonFacts:
+def daemon_facts(pid: int, restart: str | None, status: Mapping[str, Json] | None) -> DaemonFacts:
     """Read the daemon's own words.
 
     Args:
         pid: who holds the lock; 0 in another PID namespace.
+        restart: command that restarts its service; None where it is none.
         status: what it wrote last; None where it has not yet.
     """
     content: Mapping[str, Json] = status or {}
@@ -24,6 +25,7 @@ def daemon_facts(pid: int, status: Mapping[str, Json] | None) -> DaemonFacts:
     problems = [text(rank.get("problem")) for rank in ranks]
     return DaemonFacts(
         pid=pid,
+        restart=restart,
         version=text(content.get("version")),
         silent_s=seconds_silent(content, wall=time.time(), monotonic=time.monotonic()),
         refused={name: str(reason) for name, reason in refused.items()}

@@ -26,7 +26,14 @@ OUTPUT = OutputFacts(
     path=Path("/data/out"), in_the_way=None, is_writable=True, space=DISK, problem=None
 )
 DAEMON = DaemonFacts(
-    pid=42, version="1.0", silent_s=2.0, refused={}, problems=(), runs=(), averages=()
+    pid=42,
+    restart=None,
+    version="1.0",
+    silent_s=2.0,
+    refused={},
+    problems=(),
+    runs=(),
+    averages=(),
 )
 AVERAGE = AverageFacts(
     directory=Path("/data/checkpoints"),
@@ -150,7 +157,19 @@ ILL: dict[str, tuple[dict[str, Any], str, Level, str]] = {
         "shorter",
     ),
     "stopped daemon": (daemon(silent_s=31.0), "daemon", FAIL, "kill -CONT 42"),
-    "old daemon": (daemon(version="0.9"), "daemon", WARN, "restart it"),
+    "old daemon": (daemon(version="0.9"), "daemon", WARN, "restart it: kill 42"),
+    "an old service": (
+        daemon(version="0.9", restart="systemctl --user restart x"),
+        "daemon",
+        WARN,
+        "restart it: systemctl --user restart x",
+    ),
+    "a stopped service": (
+        daemon(silent_s=31.0, restart="systemctl --user restart x"),
+        "daemon",
+        FAIL,
+        "kill -CONT 42; else systemctl --user restart x",
+    ),
     "no daemon, work waits": (
         {"daemon": None, "num_segments": 3},
         "daemon",

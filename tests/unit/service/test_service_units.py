@@ -13,6 +13,7 @@ from tracksided.service_units import (
     Program,
     Service,
     quoted,
+    restart_command,
     system_service,
     units_directory,
     user_service,
@@ -221,6 +222,25 @@ def test_a_user_unit_without_a_moved_directory_drops_the_one_of_an_earlier_insta
 
     assert left in default.obsolete
     assert left not in moved.obsolete
+
+
+BELOW_USER = "/user.slice/user-1001.slice/user@1001.service"
+
+
+@pytest.mark.parametrize(
+    ("place", "command"),
+    [
+        (f"{BELOW_USER}/background.slice/trackside.service", "systemctl --user restart trackside."),
+        ("/trackside.slice/trackside@ada.service", "sudo systemctl restart trackside@ada."),
+        (f"{BELOW_USER}/app.slice/run-r1.scope", None),
+        ("/", None),
+    ],
+)
+def test_the_service_of_a_daemon_is_restarted_as_such(place: str, command: str | None):
+    # As a kernel with both hierarchies shows it.
+    found = restart_command(f"12:pids:/\n1:name=systemd:/\n0::{place}\n")
+
+    assert found == (None if command is None else f"{command}service")
 
 
 @given(st.text(st.characters(min_codepoint=32, exclude_characters="\x7f")))
