@@ -291,6 +291,11 @@ def encode(metadata: Metadata) -> bytes:
     """
     try:
         packed: bytes = msgpack.packb(metadata, default=fields_of, use_bin_type=True)
+    except UnicodeEncodeError as error:  # a name in another encoding, from the file system
+        raise RecordCorrupt(
+            f"{type(metadata).__name__} cannot be packed: {error.object!r} is not UTF-8; choose a "
+            "save_dir= and a run= that are, or set LC_ALL=C.UTF-8 where the locale is at fault"
+        ) from error
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise RecordCorrupt(f"{type(metadata).__name__} cannot be packed: {error}") from error
     return packed

@@ -1,11 +1,13 @@
 """What a segment says of its writer."""
 
+import os
 from pathlib import Path
 
 import pytest
+from fake_trainer import make_hello
 
-from trackside.errors import SegmentNotCreated, SegmentRefused
-from trackside.wire.records import RecordKind
+from trackside.errors import RecordCorrupt, SegmentNotCreated, SegmentRefused
+from trackside.wire.records import RecordKind, encode
 from trackside.wire.ring import RingReader, RingWriter
 from trackside.wire.segment import SegmentName
 
@@ -51,3 +53,10 @@ def test_hello_beyond_the_bound_is_an_error_before_anything_is_made(shm_dir: Pat
         RingWriter.create(shm_dir, name, ring_bytes=4096, hello=bytes((1 << 20) + 1))
 
     assert not list(shm_dir.iterdir())
+
+
+def test_hello_with_a_name_in_another_encoding_says_what_to_do(tmp_path: Path) -> None:
+    of_latin_1 = tmp_path / os.fsdecode(b"M\xfcller")
+
+    with pytest.raises(RecordCorrupt, match="is not UTF-8; choose a save_dir="):
+        encode(make_hello(of_latin_1))
