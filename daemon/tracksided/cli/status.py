@@ -47,6 +47,18 @@ def command(*, as_json: bool) -> None:
     sys.exit(exit_code(status))
 
 
+def page_state(http: dict[str, Any]) -> str:
+    """Say where the page is; what answers there may be another user's where it is not served.
+
+    Args:
+        http: as in ``status.json``.
+    """
+    problem = http["problem"]
+    if http["pid"] is None:
+        return f"not served: {problem}"
+    return http["url"] if problem is None else f"{http['url']} (not served a moment ago: {problem})"
+
+
 def exit_code(status: dict[str, Any]) -> int:
     """Judge what `status --json` prints."""
     daemon, runs = status["daemon"], status["runs"]
@@ -156,8 +168,7 @@ def _show(status: dict[str, Any], console: Console) -> None:
 
 
 def _show_http(http: dict[str, Any], console: Console) -> None:
-    state = http["url"] if http["pid"] is not None else f"not served: {http['problem']}"
-    console.print(f"page {state}", markup=False, highlight=False)
+    console.print(f"page {page_state(http)}", markup=False, highlight=False)
 
 
 def _show_run(run: dict[str, Any], console: Console) -> None:

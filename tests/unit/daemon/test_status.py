@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tracksided.cli.status import exit_code
+from tracksided.cli.status import exit_code, page_state
 
 RANK = {"rank": 0, "problem": None}
 RUN = {"run": "r", "problem": None, "alerts": [], "ranks": [RANK]}
@@ -34,3 +34,24 @@ def test_only_where_all_is_well_it_is_zero(
     }
 
     assert exit_code(status) == code
+
+
+@pytest.mark.parametrize(
+    ("pid", "problem", "said"),
+    [
+        (7, None, "http://127.0.0.1:9470/"),
+        (None, "the address is in use", "not served: the address is in use"),
+        # The next try: its process is up, and the one that has the address still answers there.
+        (
+            7,
+            "the address is in use",
+            "http://127.0.0.1:9470/ (not served a moment ago: the address is in use)",
+        ),
+    ],
+)
+def test_a_page_that_may_be_that_of_somebody_else_is_not_shown_without_a_word(
+    pid: int | None, problem: str | None, said: str
+) -> None:
+    http = {"url": "http://127.0.0.1:9470/", "pid": pid, "problem": problem}
+
+    assert page_state(http) == said
