@@ -5,7 +5,7 @@ which of them belong together.
 """
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
@@ -18,6 +18,8 @@ from tracksided.checkpoints.formats.base import (
     OutputLayout,
     Patch,
     Place,
+    Record,
+    TensorEntry,
 )
 from tracksided.checkpoints.formats.carried import carried_files
 from tracksided.checkpoints.formats.distributed import DistributedCheckpoint
@@ -120,14 +122,7 @@ class HuggingFace:
                 "holds no weights that are read here, nor do directories in it, which are looked "
                 "into in file systems only"
             )
-        tensors, records = {}, {}
-        for part in parts:
-            for name, entry in part.content.tensors.items():
-                if part.key(name) in tensors:
-                    raise directory.refusal(f"tensor {shown(name)} is in two files")
-                tensors[part.key(name)] = replace(entry, record=_record_key(part, entry.record))
-            for key, record in part.content.records.items():
-                records[_record_key(part, key)] = record
+        tensors, records = _put_together(directory, parts)
         used = {part.name for part in parts} | {index.path.name for index in indexes}
         used |= set(nested.names)
         carried = carried_files(directory, used)
@@ -205,6 +200,22 @@ class HuggingFace:
             return any(is_weight_name(name) and not is_name_of_shards(name) for name in names)
 
         return nested_directories(directory, holds_weights, has_weights=has_weights)
+
+
+def _put_together(
+    directory: SourceDirectory, parts: Sequence[_Part]
+) -> tuple[dict[str, TensorEntry], dict[str, Record]]:
+    """Return the tensors and records of all parts, each under its key in the whole."""
+    tensors: dict[str, TensorEntry] = {}
+    records: dict[str, Record] = {}
+    for part in parts:
+        for name, entry in part.content.tensors.items():
+            if part.key(name) in tensors:
+                raise directory.refusal(f"tensor {shown(name)} is in two files")
+            tensors[part.key(name)] = replace(entry, record=_record_key(part, entry.record))
+        for key, record in part.content.records.items():
+            records[_record_key(part, key)] = record
+    return tensors, records
 
 
 def _record_key(part: _Part, key: str) -> str:
