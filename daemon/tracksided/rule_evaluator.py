@@ -109,6 +109,21 @@ class RuleEvaluator:
             report, history=history, texts=(*report.texts, *texts), alerts=(*report.alerts, *alerts)
         )
 
+    def look(self, now: Observation, failures: dict[str, str] | None = None) -> tuple[Alert, ...]:
+        """Ask every rule about a step; what lies ahead of it belongs to an abandoned try."""
+        if self._memory and now.step <= self._memory[-1].step:
+            kept = [entry for entry in self._memory if entry.step < now.step]
+            self._memory = deque(kept, maxlen=MEMORY_STEPS)
+            self._desk.forget(rule.name for rule in self._rules)
+        before = tuple(self._memory)
+        look = Look(run=self._run, step=now.step, timestamp=now.timestamp)
+        alerts = [
+            self._judge(rule.name, look, partial(rule.check, now, before), failures)
+            for rule in self._rules
+        ]
+        self._memory.append(now)
+        return tuple(alert for alert in alerts if alert is not None)
+
     def look_at_machine(self, reading: HostReading) -> tuple[Alert, ...]:
         """Return the alerts that a reading raises; the one before, again, raises none."""
         if not self._settings.enabled or (
@@ -179,21 +194,6 @@ class RuleEvaluator:
             self.look(now, {})
             self._desk.restore(by_moment.get((now.step, now.timestamp), ()))
         self._desk.adopt(known)
-
-    def look(self, now: Observation, failures: dict[str, str] | None = None) -> tuple[Alert, ...]:
-        """Ask every rule about a step; what lies ahead of it belongs to an abandoned try."""
-        if self._memory and now.step <= self._memory[-1].step:
-            kept = [entry for entry in self._memory if entry.step < now.step]
-            self._memory = deque(kept, maxlen=MEMORY_STEPS)
-            self._desk.forget(rule.name for rule in self._rules)
-        before = tuple(self._memory)
-        look = Look(run=self._run, step=now.step, timestamp=now.timestamp)
-        alerts = [
-            self._judge(rule.name, look, partial(rule.check, now, before), failures)
-            for rule in self._rules
-        ]
-        self._memory.append(now)
-        return tuple(alert for alert in alerts if alert is not None)
 
     def _judge(
         self,
