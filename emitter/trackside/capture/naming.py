@@ -10,7 +10,8 @@ Type:
    ``src_attn``, and ``multihead_attn`` of a decoder layer.
 2. Keys and queries are known to come from one tensor (self) or from two (cross): by the arguments
    of `torch.nn.MultiheadAttention`, or of a module that was called with query, key and value.
-3. As many keys as queries, or no encoder in the model: self. Else cross.
+3. As many keys as queries, no encoder in the model, or a path that starts in one (pooled queries,
+   as in Funnel): self. Else cross.
 
 Stack of cross attention: decoder. Stack of self attention:
 
@@ -80,7 +81,8 @@ def _type(call: AttentionCall, place: Place, traits: ModelTraits) -> AttentionTy
     if shares is not None:
         return "self_attention" if shares else "cross_attention"
     differs = call.num_queries != call.num_keys
-    return "cross_attention" if differs and traits.has_encoder else "self_attention"
+    is_outside = traits.has_encoder and _named_stack(place) != "encoder"
+    return "cross_attention" if differs and is_outside else "self_attention"
 
 
 def _named_type(place: Place) -> AttentionType | None:
@@ -99,7 +101,7 @@ def _named_type(place: Place) -> AttentionType | None:
 
 
 def _stack(call: AttentionCall, place: Place, traits: ModelTraits) -> Stack:
-    named = next((word for word in map(_stack_word, place.lineage) if word is not None), None)
+    named = _named_stack(place)
     is_causal = _is_causal(call, place)
     if named == "encoder":
         return "decoder" if is_causal and not traits.has_decoder else "encoder"
@@ -132,6 +134,11 @@ def _configs(place: Place) -> Iterator[object]:
         config = getattr(ancestor.module, "config", None)
         if config is not None:
             yield config
+
+
+def _named_stack(place: Place) -> Stack | None:
+    """Return the outermost stack that the path speaks of."""
+    return next((word for word in map(_stack_word, place.lineage) if word is not None), None)
 
 
 def _stack_word(ancestor: Ancestor) -> Stack | None:

@@ -32,7 +32,8 @@ def inspect_softmax(
 
     Three dimensions are [batch * heads, queries, keys] where the module is an attention that
     says how many heads it has. All else is not attention for sure: a vocabulary, a router; nor
-    are four dimensions that `comes_from_linear_layers` knows, or that do not have its heads.
+    are four dimensions that `comes_from_linear_layers` knows. Refused is what an attention
+    module calls on more than four, or on four without its heads.
 
     What softmax is called on already holds scale and mask. Where the module has ``sinks``, one
     per head, and there are more columns than queries, the last column is theirs.
@@ -71,7 +72,7 @@ def _inspect(passed: Mapping[str, object], module: nn.Module) -> Inspection:
         return refusal
     if logits.dim() < _DIMENSIONS:
         logits = logits.reshape(-1, _num_heads(module), *logits.shape[1:])
-    elif not _may_have_heads(module, logits.shape[1]):
+    elif logits.dim() > _DIMENSIONS or not _may_have_heads(module, logits.shape[1]):
         return Refusal(
             f"softmax was called on other dimensions than [batch, heads, queries, keys] in a "
             f"{type(module).__name__} of {_num_heads(module)} heads"
@@ -106,8 +107,10 @@ def _may_be_attention(logits: torch.Tensor, module: nn.Module) -> bool:
     if logits.dim() == _DIMENSIONS:
         return True
     num_heads = _num_heads(module)
-    if logits.dim() != _DIMENSIONS - 1 or not num_heads:
+    if logits.dim() < _DIMENSIONS - 1 or not num_heads:
         return False
+    if logits.dim() > _DIMENSIONS:  # blocks, or heads in groups: to be refused by name
+        return True
     return logits.is_nested or logits.shape[0] % num_heads == 0  # some nested ones have no shape
 
 

@@ -129,6 +129,16 @@ def test_other_keys_than_queries_are_cross_attention_beside_an_encoder() -> None
     assert classify(call(num_keys=9), where, NOTHING)[1] == "self_attention"
 
 
+def test_pooled_queries_in_an_encoder_are_its_own() -> None:
+    pooled = call(num_queries=2)
+
+    assert classify(pooled, place("encoder.blocks.1.0.attention"), BOTH) == (
+        "encoder",
+        "self_attention",
+    )
+    assert classify(pooled, place("blocks.1.0.attention"), BOTH) == ("decoder", "cross_attention")
+
+
 def test_a_lone_linear_named_decoder_is_no_decoder() -> None:
     bert = nn.ModuleDict({"encoder": nn.Sequential(nn.Linear(1, 1)), "decoder": nn.Linear(1, 1)})
     modules = [Ancestor(name.rpartition(".")[2], module) for name, module in bert.named_modules()]

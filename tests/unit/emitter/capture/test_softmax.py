@@ -217,8 +217,10 @@ def test_heads_that_a_module_may_have_are_taken(make_tap: MakeTap, num_heads: in
     assert tap.take()[0].call.num_heads == found
 
 
-@pytest.mark.parametrize("shape", [(4, 8, 2, 5), (1, 300, 2, 16)], ids=["windows", "points"])
-def test_positions_in_the_place_of_heads_are_refused_by_name(
+@pytest.mark.parametrize(
+    "shape", [(4, 8, 2, 5), (1, 300, 2, 16), (2, 3, 2, 4, 12)], ids=["windows", "points", "blocks"]
+)
+def test_other_dimensions_in_an_attention_are_refused_by_name(
     make_tap: MakeTap, shape: tuple[int, ...]
 ):
     model = BatchedAttention(2)
