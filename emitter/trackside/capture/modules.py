@@ -50,6 +50,9 @@ class Place:
     shares_sequence: bool | None = None
     """Whether the module was called as (x, x, x) or as (x, y, y); None where as neither."""
 
+    has_encoder_states: bool = False
+    """Whether the module was called with a tensor named ``encoder_hidden_states``."""
+
     @property
     def module(self) -> nn.Module:
         """The module that made the call."""
@@ -83,16 +86,20 @@ class ModuleIndex:
             if frame.f_code in _CALL_CODES:
                 module = frame.f_locals["self"]
                 if id(module) in self._paths and not _is_bare_layer(module):
-                    shares_sequence = _shares_sequence(frame.f_locals["args"])
-                    return self._place(self._paths[id(module)], shares_sequence)
-        return self._place(_ROOT_PATH, None)
+                    states = frame.f_locals["kwargs"].get("encoder_hidden_states")
+                    return Place(
+                        self._lineage(self._paths[id(module)]),
+                        shares_sequence=_shares_sequence(frame.f_locals["args"]),
+                        has_encoder_states=isinstance(states, torch.Tensor),
+                    )
+        return Place(self._lineage(_ROOT_PATH))
 
-    def _place(self, path: str, shares_sequence: bool | None) -> Place:  # noqa: FBT001 - private
+    def _lineage(self, path: str) -> tuple[Ancestor, ...]:
         lineage = [Ancestor(_ROOT_PATH, self._modules[_ROOT_PATH])]
         parts = path.split(".") if path else []
         for depth, part in enumerate(parts, 1):
             lineage.append(Ancestor(part, self._modules[".".join(parts[:depth])]))
-        return Place(tuple(lineage), shares_sequence)
+        return tuple(lineage)
 
 
 def num_calls(module: nn.Module) -> int:

@@ -5,13 +5,14 @@ decides; "name" is a part of the module path or the name of a class along it, in
 
 Type:
 
-1. A part of the path says it, innermost first, else a class name does: ``self_attn``,
-   ``SelfAttention``; ``crossattention``, ``cross_attn``, ``encoder_attn``, ``EncDecAttention``,
-   ``src_attn``, and ``multihead_attn`` of a decoder layer.
+1. A part of the path says it, innermost first, else the class of the module or of the one around
+   it: ``self_attn``, ``SelfAttention``; ``crossattention``, ``cross_attn``, ``encoder_attn``,
+   ``EncDecAttention``, ``src_attn``, and ``multihead_attn`` of a decoder layer.
 2. Keys and queries are known to come from one tensor (self) or from two (cross): by the arguments
    of `torch.nn.MultiheadAttention`, or of a module that was called with query, key and value.
-3. As many keys as queries, no encoder in the model, or a path that starts in one (pooled queries,
-   as in Funnel): self. Else cross.
+3. As many keys as queries: self. Else cross where the module is called with
+   ``encoder_hidden_states`` (Diffusers), or the model has an encoder and the path does not start
+   in it (Funnel pools its queries there). Else self.
 
 Stack of cross attention: decoder. Stack of self attention:
 
@@ -80,9 +81,10 @@ def _type(call: AttentionCall, place: Place, traits: ModelTraits) -> AttentionTy
     shares = place.shares_sequence if call.shares_sequence is None else call.shares_sequence
     if shares is not None:
         return "self_attention" if shares else "cross_attention"
-    differs = call.num_queries != call.num_keys
     is_outside = traits.has_encoder and _named_stack(place) != "encoder"
-    return "cross_attention" if differs and is_outside else "self_attention"
+    has_two = place.has_encoder_states or is_outside
+    differs = call.num_queries != call.num_keys
+    return "cross_attention" if differs and has_two else "self_attention"
 
 
 def _named_type(place: Place) -> AttentionType | None:
@@ -91,7 +93,9 @@ def _named_type(place: Place) -> AttentionType | None:
     if last.name == "multihead_attn" and "Decoder" in lineage[max(len(lineage) - 2, 0)].class_name:
         return "cross_attention"
     names = [ancestor.name for ancestor in reversed(lineage)]
-    for word in (*names, *(ancestor.class_name for ancestor in reversed(lineage))):
+    # Of classes farther out a CrossAttnDownBlock2D holds self attention, too.
+    class_names = [ancestor.class_name for ancestor in reversed(lineage[-2:])]
+    for word in (*names, *class_names):
         lowered = word.lower()
         if any(cross in lowered for cross in _CROSS_WORDS):
             return "cross_attention"

@@ -111,3 +111,21 @@ def test_query_key_and_value_tell_one_sequence_from_two() -> None:
         model(*arguments)
 
     assert found == [True, False, None, None, None]
+
+
+def test_encoder_states_are_told_by_their_name() -> None:
+    found: list[bool] = []
+
+    class Attention(nn.Module):
+        def forward(self, *_: torch.Tensor, **__: torch.Tensor | None) -> None:
+            found.append(index.running().has_encoder_states)
+
+    model = Attention()
+    index = ModuleIndex(model)
+    rows = torch.ones(1)
+
+    model(rows, encoder_hidden_states=rows)
+    model(rows, encoder_hidden_states=None)
+    model(rows, rows)
+
+    assert found == [True, False, False]

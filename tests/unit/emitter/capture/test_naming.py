@@ -129,6 +129,15 @@ def test_other_keys_than_queries_are_cross_attention_beside_an_encoder() -> None
     assert classify(call(num_keys=9), where, NOTHING)[1] == "self_attention"
 
 
+def test_a_block_with_cross_attention_somewhere_in_it_has_self_attention_too() -> None:
+    where = place("down.0.attn1", "UNet", "CrossAttnDownBlock2D", "TransformerBlock", "Attention")
+    given = Place(where.lineage, has_encoder_states=True)
+
+    assert classify(call(), where, NOTHING)[1] == "self_attention"
+    assert classify(call(), given, NOTHING)[1] == "self_attention"  # of both, put together
+    assert classify(call(num_keys=9), given, NOTHING)[1] == "cross_attention"
+
+
 def test_pooled_queries_in_an_encoder_are_its_own() -> None:
     pooled = call(num_queries=2)
 
