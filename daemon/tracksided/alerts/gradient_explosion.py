@@ -56,7 +56,7 @@ class GradientExplosion:
         limit = middle + max(math.log(self.warn_ratio), self.sigmas * spread(past))
         if peak <= limit:
             return None
-        recent = (_peak(entry) for entry in before[1 - self.burst_steps :])
+        recent = map(_peak, before[max(len(before) - self.burst_steps + 1, 0) :])
         count = 1 + sum(other is not None and other > limit for other in recent)
         is_lone = peak > limit + math.log(self.lone_ratio / self.warn_ratio)
         if count < self.burst_count and not is_lone:

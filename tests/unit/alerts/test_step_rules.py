@@ -73,6 +73,13 @@ def test_three_of_ten_far_above_are_an_explosion_two_are_not() -> None:
     ]
 
 
+def test_a_burst_of_one_sample_looks_back_at_no_other() -> None:
+    norms = [1.0] * 40 + [6.0, 1.0, 6.0, 1.0, 6.0]
+
+    assert looks(GradientExplosion(burst_steps=1), steps_of(NORM, norms)) == []
+    assert looks(GradientExplosion(burst_steps=5), steps_of(NORM, norms)) != []
+
+
 @pytest.mark.parametrize(("last", "is_found"), [(29.0, False), (31.0, True)])
 def test_one_sample_alone_has_to_be_farther_away(last: float, *, is_found: bool) -> None:
     norms = [1.0] * 40 + [6.0] + [1.0] * 8 + [6.0, last]  # the first is too long ago
