@@ -73,6 +73,12 @@ class WebSite:
         assert self._process is not None
         return self._process.poll() is None
 
+    @property
+    def num_open_files(self) -> int:
+        """Of the server."""
+        assert self._process is not None
+        return sum(1 for _ in Path(f"/proc/{self._process.pid}/fd").iterdir())
+
     def get(self, path: str, *, method: str = "GET", **headers: str) -> Answer:
         return get(self.port, path, method=method, **headers)
 

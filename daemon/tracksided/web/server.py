@@ -12,6 +12,7 @@ import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
@@ -22,6 +23,8 @@ from tracksided.web.application import build_application
 from tracksided.web.node import Node
 from tracksided.web_process import EXIT_IN_USE, EXIT_NOT_ALLOWED
 
+logger = logging.getLogger("tracksided.web.server")  # which runs as __main__
+
 MEMORY_BYTES = 1 << 30
 MAX_DESCRIPTORS = 1024
 MAX_CONNECTIONS = 256  # beyond it requests are answered with 503
@@ -29,6 +32,7 @@ MAX_HEAD_BYTES = 16 << 10  # of a request
 BACKLOG = 64
 NUM_READERS = 48  # threads that read files; up to five of a run hang with its file server
 END_GRACE_S = 1
+_SHORT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}  # what asyncio tries again
 
 
 def main(arguments: list[str]) -> int:
@@ -60,6 +64,7 @@ def main(arguments: list[str]) -> int:
             access_log=False,
             server_header=False,
             proxy_headers=False,
+            backlog=BACKLOG,  # asyncio tries to accept so many at a time, and tells of each failure
             limit_concurrency=MAX_CONNECTIONS,
             h11_max_incomplete_event_size=MAX_HEAD_BYTES,
             timeout_graceful_shutdown=END_GRACE_S,
@@ -70,10 +75,30 @@ def main(arguments: list[str]) -> int:
 
 
 async def _serve(server: uvicorn.Server, listener: socket.socket, node: Node) -> None:
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(NUM_READERS, "reader"))
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(NUM_READERS, "reader"))
+    loop.set_exception_handler(_Complaints().hear)
     looking = asyncio.create_task(node.keep_looking())
     await server.serve(sockets=[listener])
     looking.cancel()
+
+
+class _Complaints:
+    """What the event loop has to say, without what a client could fill the log with."""
+
+    def __init__(self) -> None:
+        self._has_told = False
+
+    def hear(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if not isinstance(error, OSError) or error.errno not in _SHORT:
+            loop.default_exception_handler(context)
+        elif not self._has_told:
+            self._has_told = True
+            logger.warning(
+                "clients hold all connections that there can be (%s); others wait for one",
+                error.strerror,
+            )
 
 
 def _listen(address: ListenAddress) -> socket.socket:

@@ -1,4 +1,5 @@
 import http.client
+import resource
 import socket
 import time
 from contextlib import ExitStack, closing
@@ -8,12 +9,25 @@ from daemon_process import wait_until
 from web_site import EventReader, WebSite, append, free_port, get, make_line, make_run
 
 from tracksided.web.served import run_key
+from tracksided.web.server import MAX_DESCRIPTORS
 from tracksided.web.stream import MAX_CLIENTS
 from tracksided.web_process import EXIT_IN_USE, EXIT_NOT_ALLOWED
 
 pytestmark = pytest.mark.integration
 
 PNG = b"\x89PNG\r\n\x1a\n picture"
+
+
+class Said:
+    """What was written to standard error, by any process, from now on."""
+
+    def __init__(self, capfd: pytest.CaptureFixture[str]) -> None:
+        self._capfd = capfd
+        self._text = ""
+
+    def so_far(self) -> str:
+        self._text += self._capfd.readouterr().err
+        return self._text
 
 
 @pytest.fixture
@@ -204,6 +218,29 @@ def test_connections_that_say_nothing_do_not_keep_others_out(site: WebSite):
             stack.enter_context(socket.create_connection(("127.0.0.1", site.port), timeout=60))
 
         assert site.get("/health").status == 200
+
+
+def test_connections_without_end_are_told_of_once(site: WebSite, capfd: pytest.CaptureFixture[str]):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2 * MAX_DESCRIPTORS:
+        pytest.skip(f"this process may open {hard} files only")
+    site.write_status()
+    site.start()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2 * MAX_DESCRIPTORS), hard))
+
+    with ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        for _ in range(MAX_DESCRIPTORS + 50):
+            silent = socket.create_connection(("127.0.0.1", site.port), timeout=60)
+            stack.enter_context(silent)
+        wait_until(lambda: site.num_open_files == MAX_DESCRIPTORS)
+        said = Said(capfd)
+        wait_until(lambda: "clients hold" in said.so_far())
+
+    site.write_status()
+    assert site.get("/health").status == 200
+    (line,) = said.so_far().splitlines()
+    assert "clients hold all connections that there can be (Too many open files)" in line
 
 
 def test_an_address_that_cannot_be_had_is_an_exit_code(site: WebSite):
