@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,10 @@ MAX_OUTSTANDING = 64
 
 # Decoding costs this process time, 1 us per item: 100,000 parameters need 10 MB.
 MAX_METADATA_BYTES = 16 << 20
+
+# Causes of drops stand in every status.json; ours are six short words.
+MAX_CAUSES = 64
+MAX_CAUSE_CHARS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +189,7 @@ class RankStream:
             if record.kind is RecordKind.CLOSE:
                 close = decode(Close, record.metadata)
                 _check_numbers(close.steps, *_logged_steps(close))
+                _check_drops(close.dropped)
                 self.close_record = close
                 return None
             step = decode(Step, record.metadata)
@@ -216,6 +221,7 @@ def _check_step(step: Step, record: Record) -> None:
     if step.step != record.step or step.step < 0:  # callers of the classic API count from 0
         raise RecordCorrupt(f"metadata says step {step.step}, header {record.step}")
     _check_numbers(step.step, *_logged_steps(step))
+    _check_drops(step.dropped)
 
 
 def _logged_steps(record: Step | Close) -> Iterator[int]:
@@ -228,6 +234,14 @@ def _check_numbers(*steps: int) -> None:
     for step in steps:
         if not 0 <= step <= MAX_STEP:
             raise RecordCorrupt(f"step {step} is out of range")
+
+
+def _check_drops(dropped: Mapping[str, int]) -> None:
+    """Refuse more causes, or longer ones, than there can be."""
+    if len(dropped) > MAX_CAUSES or any(len(cause) > MAX_CAUSE_CHARS for cause in dropped):
+        raise RecordCorrupt(
+            f"{len(dropped)} causes of drops, or one of more than {MAX_CAUSE_CHARS} characters"
+        )
 
 
 def _removed_by_somebody(name: str) -> SegmentRefused:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from fake_trainer import FakeRank, make_hello
 
+from trackside.wire.records import Close, RecordKind, encode
 from trackside.wire.ring import RingReader
 from trackside.wire.segment import remove
 from tracksided.ingest.stream import MAX_OUTSTANDING, RankStream
@@ -80,3 +81,31 @@ def test_how_a_run_ended_is_known_to_the_next_daemon_too(
     assert again.has_ended()
     assert again.close_record is not None
     assert again.close_record.steps == 7
+
+
+@pytest.mark.parametrize("dropped", [{f"cause {number}": 1 for number in range(65)}, {"x" * 65: 1}])
+def test_more_causes_of_drops_than_there_can_be_are_not_taken_in(
+    rank: FakeRank, open_stream: OpenStream, dropped: dict[str, int]
+) -> None:
+    """They would stand in every status of the daemon."""
+    close = Close(
+        reason="closed",
+        timestamp=0.0,
+        steps=2,
+        sampled=2,
+        published=2,
+        dropped=dropped,
+        loss=None,
+        scalars=(),
+        texts=(),
+    )
+    rank.publish(1, dropped=dropped)
+    rank.publish(2, dropped={"ring_full": 3})
+    rank.writer.publish(RecordKind.CLOSE, 0, encode(close))
+    stream = open_stream()
+
+    taken = list(stream.poll())
+
+    assert [delivery.step.step for delivery in taken] == [2]
+    assert stream.close_record is None
+    assert (stream.health().corrupt_records, stream.health().drops) == (2, {})
