@@ -6,15 +6,22 @@ import shlex
 from pathlib import Path
 
 import pytest
+from claimed_lines import LAUNCHERS, ShellLine, claimed
+from daemon_process import wait_until
+from documents import ROOT
 from guide import BIN, Guide, listings, shell_lines, the_run
 from namespaces import INTERFACE, can_make_nodes, joined_nodes
 from quoted import mistakes
 from slurm import submit
-from written import history, load
+from slurm_cluster import COMPUTING, Cluster
+from slurm_cluster import why_not as why_not_a_cluster
+from written import history, load, steps
 
 from trackside.wire import segment
 
 pytestmark = pytest.mark.integration
+
+SUPPORT = ROOT / "tests" / "support"
 needs_nodes = pytest.mark.skipif(
     not can_make_nodes(), reason="network namespaces need root and iproute2"
 )
@@ -89,19 +96,88 @@ def test_torchrun_on_two_nodes(tmp_path: Path, shm_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("script", "run_id"), [("torchrun.sbatch", r"train-\d+"), ("ranks.sbatch", r"slurm-\d+\.\d+")]
 )
-def test_a_batch_job_has_one_daemon_and_one_run(
-    script: str, run_id: str, tmp_path: Path, shm_dir: Path
+def test_a_batch_job_has_a_daemon_on_each_node_and_one_run(
+    script: str, run_id: str, cluster: Cluster | None, tmp_path: Path, shm_dir: Path
 ) -> None:
     Guide("docs/how-to/torchrun.md", tmp_path).save("train.py")
     job = Guide("docs/how-to/slurm.md", tmp_path).save(script)
 
-    code, said = submit(job, {"PATH": f"{BIN}:{os.environ['PATH']}"})
+    code, said = submit(job, {"PATH": f"{BIN}:{os.environ['PATH']}"}, cluster)
 
     assert code == 0, said
     run = the_run(tmp_path)
     assert re.fullmatch(run_id, run.name)
-    assert written_ranks(run) == {(0, 1)}
-    assert [line["step"] for line in history(run)] == list(range(10, 51, 10))
-    assert load(run / "training_statistics.json")["state"] == "finished"
+    ranks = {run: (0, 1)} if cluster is None else {run: (0, 1), run / "node1": (2, 3)}
+    for outputs, written in ranks.items():
+        assert written_ranks(outputs) == {written}
+        assert [line["step"] for line in history(outputs)] == list(range(10, 51, 10))
+        assert load(outputs / "training_statistics.json")["state"] == "finished"
     assert not list(tmp_path.glob("over-*"))
+    assert segment.scan(shm_dir) == ()
+    assert cluster is None or cluster.segments() == []
+
+
+# A rank that publishes until it is ended, and says what it has published.
+ENDLESS = """
+import itertools, os, secrets, time
+from pathlib import Path
+from fake_trainer import FakeRank, make_hello
+from trackside.wire.segment import ensure_node_directory, node_directory
+name = f"rank{os.environ['SLURM_PROCID']}"
+directory = node_directory(os.environ)
+ensure_node_directory(directory)
+rank = FakeRank(directory, make_hello(Path(name).absolute(), run=name), nonce=secrets.token_hex(8))
+with open(f"{name}.txt", "w", buffering=1) as published:
+    for step in itertools.count(1):
+        published.write(f"{step} {rank.publish(step).value}\\n")
+        time.sleep(0.2)
+"""
+
+
+def test_a_job_that_is_cancelled_is_written_to_its_end(
+    cluster: Cluster | None, tmp_path: Path, shm_dir: Path
+) -> None:
+    """SLURM ends it as where its time is up. What it left is written later, as the page says."""
+    if cluster is None:
+        pytest.skip(f"only SLURM cancels jobs: {why_not_a_cluster() or 'not one of others'}")
+    job = Guide("docs/how-to/slurm.md", tmp_path).save("ranks.sbatch")
+    (tmp_path / "train.py").write_text(ENDLESS)
+    outputs = [tmp_path / f"rank{rank}" for rank in range(4)]
+    environ = {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(SUPPORT)}
+
+    number = cluster.start(job, environ)
+    wait_until(lambda: all((out / "history.jsonl").exists() for out in outputs))
+    cluster.type(f"scancel {number}", tmp_path, environ)
+    cluster.wait(number)
+
+    assert cluster.segments() == []
+    for out in outputs:
+        published = out.with_suffix(".txt").read_text().splitlines()
+        assert {line.split()[1] for line in published} == {"published"}
+        # One more may be published than the rank had time to say.
+        assert len(steps(out)) - len(published) in {0, 1}
+        assert steps(out) == list(range(1, len(steps(out)) + 1))
+    assert not list(tmp_path.glob("over-*"))
+    assert segment.scan(shm_dir) == ()
+
+
+@claimed(f"{LAUNCHERS}::test_what_a_job_left_on_a_node_is_written_later")
+def test_what_a_job_left_on_a_node_is_written_later(
+    line: ShellLine, cluster: Cluster | None, tmp_path: Path, shm_dir: Path
+) -> None:
+    if cluster is None:
+        pytest.skip(f"needs a node of SLURM: {why_not_a_cluster() or 'not one of others'}")
+    leave = ENDLESS.replace("itertools.count(1)", "(1, 2, 3)")
+    (tmp_path / "left.py").write_text(leave)
+    environ = {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(SUPPORT)}
+    node = COMPUTING[1]
+    cluster.type(f"srun --nodelist={node} python left.py", tmp_path, environ)
+    left = cluster.segments()
+
+    done = cluster.type(line.text.replace("NODE", node), tmp_path, environ)
+
+    assert done.returncode == 0, done.stderr
+    assert len(left) == 1
+    assert steps(tmp_path / "rank0") == [1, 2, 3]
+    assert cluster.segments() == []
     assert segment.scan(shm_dir) == ()

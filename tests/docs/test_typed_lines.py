@@ -20,6 +20,7 @@ from guide import BIN, Guide
 from readme_path import ADDRESS
 from s3_server import S3Server
 from slurm import submit
+from slurm_cluster import Cluster
 from training_logs import eval_row, train_row, write_run, write_state
 
 from trackside.wire.locks import daemon_pid
@@ -207,11 +208,13 @@ wait
 
 
 @claimed(f"{TYPED}::test_a_job_is_asked_for_its_daemon")
-def test_a_job_is_asked_for_its_daemon(line: ShellLine, tmp_path: Path, shm_dir: Path) -> None:
+def test_a_job_is_asked_for_its_daemon(
+    line: ShellLine, cluster: Cluster | None, tmp_path: Path, shm_dir: Path
+) -> None:
     job = tmp_path / "asked.sbatch"
     job.write_text(JOB.format(line=line.text.replace("JOB", "$SLURM_JOB_ID")))
 
-    code, said = submit(job, {"PATH": f"{BIN}:{os.environ['PATH']}"})
+    code, said = submit(job, {"PATH": f"{BIN}:{os.environ['PATH']}"}, cluster)
 
     assert code == 0, said
     assert f"serving {shm_dir}" in said

@@ -28,6 +28,7 @@ FRAMEWORKS = "docs/test_framework_guides.py"
 LAUNCHERS = "docs/test_launcher_guides.py"
 QUICKSTART = "docs/test_quickstart_guides.py"
 CONTAINERS = "docs/test_container_guides.py"
+SERVICES = "systemd/test_lines_of_pages.py"
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,7 @@ BLOCKS = (
     Claim(ANY, "trackside daemon", f"{TYPED}::test_a_daemon_serves_until_it_is_asked_to_end"),
     Claim(ANY, "trackside (status|doctor)", f"{TYPED}::test_the_machine_is_looked_at"),
     Claim(ANY, f"{_SERVICE}show", f"{TYPED}::test_units_are_shown"),
-    Claim(ANY, f"{_SERVICE}(un)?install .*--system", "systemd/test_system_service.py"),
-    Claim(ANY, f"{_SERVICE}(un)?install", "systemd/test_user_service.py"),
+    Claim(ANY, f"{_SERVICE}(un)?install", SERVICES),
 )
 # Lines in blocks and inline code alike.
 EVERYWHERE = (
@@ -133,11 +133,12 @@ NAMED = (
     Claim(ANY, "torchrun ", f"{TYPED}::test_checkpoints_are_averaged"),
     Claim("docs/how-to/containers.md", "docker stop", CONTAINERS),
     Claim(ANY, "kubectl ", f"{CHECKED}::test_kubectl_names_what_is_in_the_pod"),
+    Claim(ANY, "srun --nodelist=", f"{LAUNCHERS}::test_what_a_job_left_on_a_node_is_written_later"),
     Claim(ANY, "srun ", f"{CHECKED}::test_srun_starts_commands_of_ours"),
+    Claim(ANY, "journalctl |systemctl .*edit |loginctl enable-linger", SERVICES),
     Claim(
         ANY,
-        "(systemctl|journalctl|loginctl|systemd-analyze|scontrol) |"
-        "(chmod|ulimit|kill|ssh|py-spy|docker --gpus) ",
+        "(systemctl|systemd-analyze|scontrol|chmod|ulimit|kill|ssh|py-spy|docker --gpus) ",
         f"{CHECKED}::test_a_line_for_the_system_names_what_is_ours",
     ),
 )
@@ -158,10 +159,16 @@ def claim_of(line: ShellLine) -> Claim | None:
     return next((claim for claim in claims if claim.holds(line)), None)
 
 
-def claimed(test: str) -> pytest.MarkDecorator:
-    """Run a test with each line that it takes care of, as ``line``."""
+def lines_of(test: str) -> list[ShellLine]:
+    """Return the lines that a test takes care of."""
     lines = [line for line in shell_lines() if (claim := claim_of(line)) and claim.test == test]
     assert lines, f"no line is claimed by {test}"
+    return lines
+
+
+def claimed(test: str) -> pytest.MarkDecorator:
+    """Run a test with each line that it takes care of, as ``line``."""
+    lines = lines_of(test)
     return pytest.mark.parametrize("line", [pytest.param(line, id=line.place) for line in lines])
 
 

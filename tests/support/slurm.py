@@ -1,4 +1,4 @@
-"""Submits batch scripts: to a real SLURM where one answers, else to a stand-in on this machine.
+"""Submits batch scripts: to a real SLURM where there is one, else to a stand-in on this machine.
 
 The stand-in knows one node. Its `srun` starts the tasks that SLURM would start, with the variables
 that SLURM would set.
@@ -14,6 +14,8 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+
+from slurm_cluster import Cluster, output_of
 
 FIRST_PORT, NUM_PORTS = 20000, 10000  # as the scripts of the guide choose one
 LIMIT_S = 150.0
@@ -52,8 +54,14 @@ def is_real() -> bool:
     return asked.returncode == 0 and "UP" in asked.stdout
 
 
-def submit(script: Path, environ: Mapping[str, str]) -> tuple[int, str]:
-    """Run a batch script on one node until it ends; return its exit code and what it said."""
+def submit(script: Path, environ: Mapping[str, str], cluster: Cluster | None) -> tuple[int, str]:
+    """Run a batch script until it ends; return its exit code and what it said.
+
+    Without a cluster of the test's own, on one node.
+    """
+    if cluster is not None:
+        code = cluster.wait(cluster.start(script, environ))
+        return code, output_of(script).read_text()
     if is_real():
         return _submit_for_real(script, environ)
     programs = script.parent / "stand-in"
@@ -87,7 +95,7 @@ def submit(script: Path, environ: Mapping[str, str]) -> tuple[int, str]:
 
 
 def _submit_for_real(script: Path, environ: Mapping[str, str]) -> tuple[int, str]:
-    output = script.with_suffix(".out")
+    output = output_of(script)
     done = subprocess.run(
         ["sbatch", "--wait", "--nodes=1", f"--output={output}", script],
         cwd=script.parent,
