@@ -137,7 +137,7 @@ with open(f"{name}.txt", "w", buffering=1) as published:
 def test_a_job_that_is_cancelled_is_written_to_its_end(
     cluster: Cluster | None, tmp_path: Path, shm_dir: Path
 ) -> None:
-    """SLURM ends it as where its time is up. What it left is written later, as the page says."""
+    """SLURM ends it as it ends one whose time is up."""
     if cluster is None:
         pytest.skip(f"only SLURM cancels jobs: {why_not_a_cluster() or 'not one of others'}")
     job = Guide("docs/how-to/slurm.md", tmp_path).save("ranks.sbatch")

@@ -50,9 +50,15 @@ def read_only(directory: Path, seconds: float) -> Iterator[None]:
 
     Descriptors that are open for writing stay so, as they do where a file server changes its mind.
     """
-    subprocess.run(["mount", "--bind", directory, directory], check=True)
+    # Made where nobody looks: a view that has a file open for writing cannot become read-only.
+    aside = directory.with_name(directory.name + ".aside")
+    aside.mkdir()
+    subprocess.run(["mount", "--bind", directory, aside], check=True)
+    subprocess.run(["mount", "-o", "remount,ro,bind", aside], check=True)
+    subprocess.run(["mount", "--bind", aside, directory], check=True)
+    subprocess.run(["umount", aside], check=True)
+    aside.rmdir()
     try:
-        subprocess.run(["mount", "-o", "remount,ro,bind", directory], check=True)
         time.sleep(seconds)
         yield
     finally:

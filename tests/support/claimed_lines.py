@@ -28,6 +28,9 @@ FRAMEWORKS = "docs/test_framework_guides.py"
 LAUNCHERS = "docs/test_launcher_guides.py"
 QUICKSTART = "docs/test_quickstart_guides.py"
 CONTAINERS = "docs/test_container_guides.py"
+MADE = "docs/test_made_lines.py"
+DEMO = "e2e/test_demo.py"
+SITE = "integration/docs/test_site.py"
 SERVICES = "systemd/test_lines_of_pages.py"
 
 
@@ -114,6 +117,10 @@ BLOCKS = (
 # Lines in blocks and inline code alike.
 EVERYWHERE = (
     Claim(ANY, r"(\.venv/bin/)?pip ", f"{CHECKED}::test_pip_is_asked_for_what_there_is"),
+    Claim(ANY, "make venv", f"{MADE}::test_what_is_set_up_is_not_installed_again"),
+    Claim(ANY, "make performance", f"{MADE}::test_pages_of_figures_are_made"),
+    Claim(ANY, "make docs", SITE),
+    Claim(ANY, "make demo", DEMO),
     Claim(ANY, "(sudo )?make ", f"{COMMANDS}::test_a_documented_target_of_make_is_there"),
     Claim(
         ANY,
