@@ -13,7 +13,6 @@ import tomllib
 import click
 import pytest
 import yaml
-from accelerate.commands.merge import merge_command_parser
 from claimed_lines import CHECKED, ShellLine, claimed
 from documents import ROOT
 from guide import file_text
@@ -111,14 +110,6 @@ def test_tensorboard_takes_the_options(line: ShellLine) -> None:
     )
 
     assert done.stdout.strip() == words[words.index("--logdir") + 1]
-
-
-@claimed(f"{CHECKED}::test_accelerate_takes_the_options")
-def test_accelerate_takes_the_options(line: ShellLine) -> None:
-    parser = argparse.ArgumentParser(exit_on_error=False)
-    merge_command_parser(parser.add_subparsers())
-
-    parser.parse_args(words_of(line)[1:])
 
 
 @claimed(f"{CHECKED}::test_pytest_finds_the_tests")

@@ -31,6 +31,7 @@ CONTAINERS = "docs/test_container_guides.py"
 MADE = "docs/test_made_lines.py"
 DEMO = "e2e/test_demo.py"
 SITE = "integration/docs/test_site.py"
+MERGED = "integration/checkpoints/test_accelerate_shards.py"
 SERVICES = "systemd/test_lines_of_pages.py"
 
 
@@ -121,6 +122,7 @@ EVERYWHERE = (
     Claim(ANY, "make performance", f"{MADE}::test_pages_of_figures_are_made"),
     Claim(ANY, "make docs", SITE),
     Claim(ANY, "make demo", DEMO),
+    Claim(ANY, "make$", f"{COMMANDS}::test_make_alone_names_every_target_and_does_nothing"),
     Claim(ANY, "(sudo )?make ", f"{COMMANDS}::test_a_documented_target_of_make_is_there"),
     Claim(
         ANY,
@@ -135,7 +137,7 @@ NAMED = (
     Claim(ANY, "trackside ", f"{COMMANDS}::test_a_documented_command_line_is_understood"),
     Claim("README.md", "apt install ", "docs/test_readme_path.py"),
     Claim("CONTRIBUTING.md", r"\.venv/bin/mkdocs ", f"{CHECKED}::test_mkdocs_has_the_command"),
-    Claim(ANY, "accelerate ", f"{CHECKED}::test_accelerate_takes_the_options"),
+    Claim("docs/averaging.md", "accelerate merge-weights ", MERGED),
     Claim(ANY, "export ", f"{COMMANDS}::test_every_variable_is_read"),
     Claim(ANY, "torchrun ", f"{TYPED}::test_checkpoints_are_averaged"),
     Claim("docs/how-to/containers.md", "docker stop", CONTAINERS),

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from claimed_lines import MERGED, lines_of
+from guide import Guide
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.integration
@@ -18,9 +20,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator, FullyShardedDataParallelPlugin
-from accelerate.utils.fsdp_utils import (
-    load_fsdp_model, merge_fsdp_weights, save_fsdp_model, save_fsdp_optimizer
-)
+from accelerate.utils.fsdp_utils import load_fsdp_model, save_fsdp_model, save_fsdp_optimizer
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from tracksided.checkpoints.job import AverageRequest, run_average
@@ -49,8 +49,6 @@ for step in (1, 2, 3):
 run_average(AverageRequest(directory=out / "checkpoints", patterns=("*/",)))
 load_fsdp_model(plugin, accelerator, model, out / "checkpoints" / "averaged")
 keep("loaded.pt")
-if kind == "SHARDED_STATE_DICT":
-    merge_fsdp_weights(out / "checkpoints" / "averaged" / "pytorch_model_fsdp_0", out / "merged")
 dist.destroy_process_group()
 os._exit(0)  # without the teardown of gloo's threads, which now and then aborts
 """
@@ -59,13 +57,16 @@ os._exit(0)  # without the teardown of gloo's threads, which now and then aborts
 @pytest.mark.parametrize("kind", ["SHARDED_STATE_DICT", "FULL_STATE_DICT"])
 def test_accelerate_loads_the_average_of_a_model_of_fsdp(tmp_path: Path, kind: str) -> None:
     command = [sys.executable, "-c", TRAINING, str(tmp_path), kind]
-    done = subprocess.run(command, capture_output=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr.decode()
+    trained = subprocess.run(command, capture_output=True, timeout=240, check=False)
+    assert trained.returncode == 0, trained.stderr.decode()
 
     seen = [torch.load(tmp_path / f"{step}.pt", weights_only=True) for step in (1, 2, 3)]
     found = [torch.load(tmp_path / "loaded.pt", weights_only=True)]
     if kind == "SHARDED_STATE_DICT":
-        found.append(load_file(tmp_path / "merged" / "model.safetensors"))
+        (line,) = lines_of(MERGED)
+        done = Guide(line.page, tmp_path / "checkpoints").run("bash", "-c", line.text)
+        assert done.returncode == 0, done.stderr
+        found.append(load_file(tmp_path / "checkpoints" / "OUT" / "model.safetensors"))
     for state in found:
         assert state.keys() == seen[0].keys()
         for name, tensor in state.items():
