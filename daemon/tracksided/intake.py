@@ -121,9 +121,10 @@ class Intake:
             if run.is_alive:
                 current.append(run)
                 continue
-            if num_in[run.directory] > 1:
+            is_waited_for = num_in[run.directory] > 1
+            if is_waited_for:
                 taken.add(run.directory)
-            if num_ended < MAX_ENDED:
+            if num_ended < MAX_ENDED or is_waited_for:
                 current.append(run)
                 num_ended += run.problem is None  # one that cannot be written keeps none waiting
             else:

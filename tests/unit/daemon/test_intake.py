@@ -51,3 +51,26 @@ def test_of_many_runs_that_are_over_the_first_are_served_and_those_that_train(
     ranks[-1].abandon()
     for run in tuple(intake.runs):
         intake.remove(run)
+
+
+def test_a_run_that_a_training_waits_for_is_not_held_back(shm_dir: Path, tmp_path: Path) -> None:
+    intake = Intake(shm_dir, [].append, time.time)
+    hellos = [make_hello(tmp_path / f"{k}", run=f"run-{k}") for k in range(MAX_ENDED)]
+    first = make_hello(tmp_path / "resumed", run="resumed")
+    again = make_hello(tmp_path / "resumed", run="resumed", attempt=1)
+    ranks = [
+        FakeRank(shm_dir, hello, nonce=f"{number}", ring_bytes=1 << 14)
+        for number, hello in enumerate([*hellos, first, again])
+    ]
+    runs = intake.look(Settings(), 0.0)
+    runs.sort(key=lambda run: (run.run_id == "resumed", run.generation.hello.attempt))
+    intake.runs[:] = runs
+    for rank in ranks[:-1]:
+        rank.abandon()
+
+    assert intake.current == runs[:-1]
+    assert intake.num_held_back == 0
+
+    ranks[-1].abandon()
+    for run in runs:
+        intake.remove(run)
