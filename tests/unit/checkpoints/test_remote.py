@@ -26,6 +26,7 @@ class MemoryFiles(RemoteFiles):
         self.content = content
         self.fetched: list[tuple[int, int]] = []
         self._errors = (OSError,)
+        self._unreachable = ()
 
     def fetch(self, path: str, start: int, stop: int) -> Future[bytes]:
         del path

@@ -22,6 +22,9 @@ class Scheme:
     errors: tuple[tuple[str, str], ...]
     """(module, class) of what its library raises besides OSError."""
 
+    unreachable: tuple[tuple[str, str], ...]
+    """Those of them that are not about one object."""
+
     credentials: str
     """Where to look when access is denied."""
 
@@ -36,6 +39,12 @@ SCHEMES: Mapping[str, Scheme] = {
             ("botocore.exceptions", "ClientError"),
             *_HTTP_ERRORS,
         ),
+        (
+            ("botocore.exceptions", "EndpointConnectionError"),
+            ("botocore.exceptions", "ConnectionClosedError"),
+            ("botocore.exceptions", "ConnectTimeoutError"),
+            ("botocore.exceptions", "ReadTimeoutError"),
+        ),
         "AWS_PROFILE, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the policy of the bucket",
     ),
     "gs": Scheme(
@@ -46,6 +55,7 @@ SCHEMES: Mapping[str, Scheme] = {
             ("gcsfs.retry", "HttpError"),
             *_HTTP_ERRORS,
         ),
+        (("aiohttp", "ClientConnectionError"), ("asyncio", "TimeoutError")),
         "GOOGLE_APPLICATION_CREDENTIALS, `gcloud auth application-default login`, or the roles "
         "on the bucket",
     ),

@@ -16,13 +16,26 @@ from tracksided.checkpoints.ending import signals_held
 from tracksided.checkpoints.remote.address import SCHEMES, RemoteAddress
 from tracksided.errors import SettingsError, TracksidedError
 
+# Of a few MiB. The libraries below try again by themselves, for hours where nothing answers.
+PATIENCE_S = 300.0
+
 
 class RemoteFailure(TracksidedError):
     """The store cannot be reached, or refuses; the message names the object."""
 
-    def __init__(self, reason: str, *, is_missing: bool = False) -> None:
+    def __init__(
+        self, reason: str, *, is_missing: bool = False, is_unreachable: bool = False
+    ) -> None:
+        """Say what happened.
+
+        Args:
+            reason: for the user.
+            is_missing: there is no such object.
+            is_unreachable: other objects would not be reached either.
+        """
         super().__init__(reason)
         self.is_missing = is_missing
+        self.is_unreachable = is_unreachable
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +92,7 @@ class RemoteFiles:
                 # Listings are kept by who asked for them, for one averaging.
                 store = filesystem(scheme, use_listings_cache=False)
             others = _classes(self._scheme.errors)
+            self._unreachable = _classes(self._scheme.unreachable)
         except ImportError as error:
             raise SettingsError(
                 f"{scheme}:// needs the package {self._scheme.module}; install it with\n"
@@ -109,7 +123,7 @@ class RemoteFiles:
             return _entry(self._store.info(path))
 
     def fetch(self, path: str, start: int, stop: int) -> Future[bytes]:
-        """Begin to read bytes ``start`` to ``stop`` - 1; use the result inside `reached`.
+        """Begin to read bytes ``start`` to ``stop`` - 1, for `received`.
 
         Raises:
             RemoteFailure: all was given up.
@@ -117,6 +131,17 @@ class RemoteFiles:
         self.require_wanted()
         read = self._store._cat_file(path, start=start, end=stop)  # noqa: SLF001 - its async form
         return asyncio.run_coroutine_threadsafe(read, self._store.loop)
+
+    def received(self, future: Future[bytes]) -> bytes:
+        """Wait for what `fetch` began; raises RemoteFailure."""
+        with self.reached():
+            try:
+                return future.result(PATIENCE_S)
+            except TimeoutError:
+                if not future.cancel():
+                    raise  # it ended so itself
+                reason = f"no answer in {PATIENCE_S:.0f} s"
+                raise RemoteFailure(reason, is_unreachable=True) from None
 
     def upload(self, path: str, part_bytes: int) -> Upload:
         """Begin an upload; raises RemoteFailure."""
@@ -158,7 +183,8 @@ class RemoteFiles:
             ) from error
         except self._errors as error:
             hint = f"; check {self._scheme.credentials}" if _is_about_credentials(error) else ""
-            raise RemoteFailure(_text(error) + hint) from error
+            is_unreachable = isinstance(error, self._unreachable)
+            raise RemoteFailure(_text(error) + hint, is_unreachable=is_unreachable) from error
 
 
 def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:

@@ -6,11 +6,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from tracksided.checkpoints.refusals import SourceRefused
 from tracksided.checkpoints.remote.files import RemoteEntry, RemoteFailure, RemoteFiles
 from tracksided.checkpoints.remote.windows import SMALL_BYTES, Windows
 from tracksided.checkpoints.shown import shown
 from tracksided.checkpoints.source import FileIdentity, SourceDirectory, SourceFile, is_entry_name
+from tracksided.errors import CheckpointError
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,11 @@ class RemoteFile(SourceFile):
         if _identity(self._reading.files.scheme, found) != self.identity:
             raise self.refusal("changed while it was being read")
 
-    def _lost(self, failure: RemoteFailure) -> SourceRefused:
+    def _lost(self, failure: RemoteFailure) -> CheckpointError:
+        """Make the error for a failure; one that is not about this object ends the averaging."""
+        if failure.is_unreachable:
+            url = self._reading.files.url(self._place[0])
+            return CheckpointError(f"{url}: cannot be read: {failure}")
         return self.refusal("was deleted while it was read" if failure.is_missing else str(failure))
 
     def give_up(self) -> None:

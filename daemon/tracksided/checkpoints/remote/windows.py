@@ -69,8 +69,7 @@ class Windows:
         if self._ahead and (index + 1) * self._window_bytes < place[1]:
             self._fetched(place, index + 1)
         try:
-            with self._files.reached():
-                return future.result()
+            return self._files.received(future)
         except BaseException:
             with self._lock:
                 self._held.pop((place[0], index), None)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import s3fs
 from s3_checkpoints import (
     ADDRESS,
     BUCKET,
@@ -29,6 +31,7 @@ from s3_server import Environ, S3Server
 
 from tracksided.checkpoints.job import AverageRequest, TooFewCheckpoints, run_average
 from tracksided.checkpoints.naming import temporary_name
+from tracksided.checkpoints.remote import files
 from tracksided.checkpoints.remote.address import RemoteAddress
 from tracksided.checkpoints.remote.store import open_remote_store
 from tracksided.checkpoints.remote.windows import SMALL_BYTES
@@ -181,6 +184,48 @@ def test_a_signal_ends_it_while_the_store_is_silent(
     assert "Traceback" not in said
     assert keys(bucket) == before
     assert pending_uploads(bucket) == []
+
+
+@pytest.mark.parametrize(
+    ("is_silent", "message"),
+    [(False, "Connection was closed before"), (True, "no answer in 2 s")],
+)
+def test_a_store_that_is_lost_ends_it_and_no_older_checkpoint_is_tried(
+    server: S3Server,
+    bucket: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    is_silent: bool,
+    message: str,
+) -> None:
+    save_files(tmp_path, size=MEDIUM)
+    upload(bucket, tmp_path)
+    monkeypatch.setattr(files, "PATIENCE_S", 2.0)
+    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    is_over = threading.Event()
+    asked: set[str] = set()
+
+    def be_lost(environ: Environ) -> tuple[int, str] | None:
+        if not is_window(environ):
+            return None
+        asked.add(environ["PATH_INFO"].rpartition("/")[2])
+        if is_silent:
+            is_over.wait(DEADLINE_S)
+        else:
+            environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+        return (503, "SlowDown")
+
+    server.hook = be_lost
+    with pytest.raises(CheckpointError, match=rf"step_[23]\.pt: cannot be read: {message}") as lost:
+        average(count=2)
+    is_over.set()
+    server.hook = lambda _: None
+
+    assert not isinstance(lost.value, TooFewCheckpoints)
+    assert asked <= {"step_2.pt", "step_3.pt"}
+    assert keys(bucket) == [f"{PREFIX}step_{step}.pt" for step in (1, 2, 3)]
 
 
 def test_a_process_killed_while_it_uploads_leaves_the_previous_average(
