@@ -35,7 +35,7 @@ _OF_STEP = (
         "Gradient norm of the newest sampled step before clipping.",
         "norm_before_clip",
     ),
-    ("step_seconds", "Duration of the newest sampled step.", "step_seconds"),
+    ("step_seconds", "Mean wall time of a step since the sample before.", "step_seconds"),
     (
         "gradient_noise_scale",
         "Gradient noise scale of the newest sampled step, in batches of one rank.",
@@ -101,7 +101,7 @@ class _Snapshot(Collector):
             yield family
         yield from _layer_metrics(read)
         seconds = _gauges(
-            "rank_step_seconds", "Duration of the newest sampled step.", "run", "rank"
+            "rank_step_seconds", "Mean wall time of a step since the sample before.", "run", "rank"
         )
         for run, readings in read:
             for rank in objects(readings.newest, "ranks"):
