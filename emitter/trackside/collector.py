@@ -74,6 +74,7 @@ class Collector:
         """
         if self._tap is not None:
             self._tap.arm()
+        self._clip.look_closely()
         self._parameters, self._own = parameters, own
         self._is_armed_in_time = not self._loss.micro_batches
         self._loss.num_left_out = 0
@@ -115,6 +116,7 @@ class Collector:
         event = self._clip.event()
         if event is not None:
             draft.clip_norm, draft.max_norm = event.norm, event.max_norm
+            draft.clip_order = event.order
         if self._gradients is not None:
             if self._clip.has_heard:
                 self._gradients.forget_unclipped()

@@ -1,5 +1,6 @@
 """A sampled step between its hooks and its record: what is known, and what is still on a device."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -7,13 +8,14 @@ import torch
 
 from trackside.capture.budget import fit
 from trackside.capture.captured import CapturedAttention
-from trackside.capture.clipping import NOTHING_CLIPPED, ClipTally, Number
+from trackside.capture.clipping import L2, NOTHING_CLIPPED, ClipTally, Number
 from trackside.capture.gradients import CapturedGradients
 from trackside.capture.logbook import LOGGED_PREFIX, LogPage
 from trackside.staging import HostArray
 from trackside.wire.records import Step
 
 CLIP_EPSILON = 1e-6  # as in torch.nn.utils.clip_grad_norm_
+SAME_NORM = 1e-2  # rounding in half precision is 4e-3, and loss scales are powers of two
 MAX_LOCAL_DRIFT = 1e-3  # far above the rounding of a norm, far below what averaging changes
 _NUMBER = "number/"
 
@@ -32,6 +34,9 @@ class StepDraft:
     """Before clipping; None where nothing was clipped."""
 
     max_norm: float | None = None
+    clip_order: float = L2
+    """Of the norm that was clipped by, and of its limit."""
+
     clipping: ClipTally = NOTHING_CLIPPED
     """Since the last sample."""
 
@@ -92,6 +97,7 @@ class StepDraft:
         found = self._read(arrays)
         after = self._norm_after(found)
         before, clipped = self._clipped(found["clip_norm"], after)
+        before, max_norm, peak = self._in_true_units(found, before, after)
         is_own = (found["local_drift"] or 0.0) <= MAX_LOCAL_DRIFT
         local_norm = found["local_norm"] if is_own else None
         step = Step(
@@ -103,10 +109,10 @@ class StepDraft:
             learning_rate=found["learning_rate"],
             norm_before_clip=before,
             norm_after_clip=after,
-            max_norm=self.max_norm,
+            max_norm=max_norm,
             clipped=clipped,
             clip_rate=None if clipped is None else self._clip_rate(found["clip_count"]),
-            norm_peak=found["norm_peak"],
+            norm_peak=peak,
             local_gradient_norm=before if self.is_local_norm_total else local_norm,
             step_seconds=self.step_seconds,
             local_seconds=self.local_seconds,
@@ -153,9 +159,30 @@ class StepDraft:
         if self.gradients is None or not self.gradients.is_sharded:
             return found["norm_after"]
         before = found["clip_norm"]
-        if before is None or self.max_norm is None:
+        if before is None or self.max_norm is None or self.clip_order != L2:
             return None
-        return before * min(1.0, self.max_norm / (before + CLIP_EPSILON))
+        return before * _clip_factor(before, self.max_norm)
+
+    def _in_true_units(
+        self, found: Mapping[str, float | None], before: float | None, after: float | None
+    ) -> tuple[float | None, float | None, float | None]:
+        """Return norm, limit and peak of clipping; norm and peak as L2 norms of true gradients.
+
+        Heard is the norm that was clipped by. Of another order, what it left tells the L2 norm;
+        of gradients that were still multiplied by the loss scale, it is divided by that.
+        """
+        norm, limit, peak = found["clip_norm"], self.max_norm, found["norm_peak"]
+        if norm is None or limit is None:
+            return before, limit, peak
+        factor = _clip_factor(norm, limit)
+        if self.clip_order != L2:
+            return (after / factor if after is not None and factor > 0 else None), limit, None
+        scale, left = found["amp_scale"], norm * factor
+        if scale is None or after is None or math.isclose(left, after, rel_tol=SAME_NORM):
+            return before, limit, peak
+        if math.isclose(left, after * scale, rel_tol=SAME_NORM):
+            return norm / scale, limit / scale, None  # the peak may be of another scale
+        return before, limit, peak
 
     def _numbers(self) -> dict[str, Number | None]:
         return {
@@ -175,3 +202,8 @@ class StepDraft:
             name: arrays[_NUMBER + name].number() if isinstance(number, torch.Tensor) else number
             for name, number in self._numbers().items()
         }
+
+
+def _clip_factor(norm: float, limit: float) -> float:
+    """Return what torch's clipping multiplies gradients by."""
+    return min(1.0, limit / (norm + CLIP_EPSILON))

@@ -25,6 +25,11 @@ LOG_FULL = (
     "as log_full. Log less often, lower every= so that records come sooner, and see that a daemon "
     "makes room for them"
 )
+CLIPPED_SCALED = (
+    "gradients were clipped while they were still multiplied by the loss scale, so that the limit "
+    "was max_norm / scale: call scaler.unscale_(optimizer) before clip_grad_norm_. Norm and limit "
+    "are recorded as they would be without the scale"
+)
 _LOSS = "loss"
 
 
@@ -125,6 +130,8 @@ class Outbox:
     def _publish(self, queued: "_Queued") -> None:
         self._count_overflow()
         step, arrays = queued.draft.finish(queued.staged.arrays)
+        if step.max_norm != queued.draft.max_norm:
+            self._note(CLIPPED_SCALED)
         self._last_loss = step.loss if step.loss is not None else self._last_loss
         if not self._publisher.publish_step(step, arrays):
             self._logbook.put_back(LogPage(step.scalars, step.texts))

@@ -1,14 +1,20 @@
 """Clip events: the norm before clipping and its limit, of every step, without waiting."""
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from trackside.capture.gradients import is_partial, local, total_norm
 from trackside.capture.owned import OwnParameters
 
+if TYPE_CHECKING:
+    from types import FrameType
+
+L2 = 2.0  # the order of a norm that nobody says anything of
+MAX_FRAMES = 16  # from the hook up to torch's clip_grad_norm_, past the guard
 MAX_UNREAD = 1024  # steps; each holds a block of 512 bytes on the device
 _NUMBERS = (float, int)
 _NAMES = ("parameters", "max_norm", "total_norm")
@@ -27,6 +33,9 @@ class ClipEvent:
     max_norm: float | None
     """None where it is a tensor on a device."""
 
+    order: float
+    """Of the norm: 2 for L2."""
+
 
 @dataclass(frozen=True, slots=True)
 class ClipTally:
@@ -43,8 +52,8 @@ NOTHING_CLIPPED = ClipTally(0.0, None)
 class ClipWatch:
     """Listens to `torch.nn.utils.clip_grad_norm_` and counts how often it clips.
 
-    Norms of another order than 2 are taken as they come. Where parts of the model are clipped by
-    themselves, their norms are put together, and the last limit counts.
+    Norms of another order than 2 are taken as they come; `ClipEvent.order` tells. Where parts of
+    the model are clipped by themselves, their norms are put together, and the last limit counts.
     """
 
     def __init__(self, own: OwnParameters, can_compute: Callable[[], bool]) -> None:
@@ -61,6 +70,7 @@ class ClipWatch:
         self._first: object = None  # of the parameters in the last call that clipped our own
         self._is_old = False  # backward has run since the norms came
         self._max_norm: float | None = None
+        self._order: float | None = None  # None: to be found
         self._is_in_parts = False  # norms that no rank knows: then all of them are
         self._num_clipped: torch.Tensor | None = None  # of the steps that are compared
         self._peak: torch.Tensor | None = None  # of the same steps
@@ -93,6 +103,8 @@ class ClipWatch:
             return
         if isinstance(parameters, list) and parameters:
             self._first = parameters[0]
+        if self._order is None:
+            self._order = _order_of_caller()
         if self._is_old:  # the step of what is there was skipped, by a GradScaler for example
             self.discard()
         if is_partial(norm):
@@ -104,18 +116,23 @@ class ClipWatch:
         is_known = not isinstance(limit, torch.Tensor) or limit.device.type == "cpu"
         self._max_norm = float(limit) if is_known else None
 
+    def look_closely(self) -> None:
+        """Find out about the next call what takes longer: the step is sampled."""
+        self._first = self._order = None
+
     def note_backward(self) -> None:
         """Let what comes next take the place of what is there; until then it may be stepped on."""
         self._is_old, self._first = True, None
 
     def event(self) -> ClipEvent | None:
         """Return the clip event of the step in progress, None where nothing was clipped."""
+        order = L2 if self._order is None else self._order
         if self._is_in_parts:
-            return ClipEvent(None, self._max_norm)
+            return ClipEvent(None, self._max_norm, order)
         if not self.norms:
             return None
         norm = self.norms[0] if len(self.norms) == 1 else total_norm(self.norms)
-        return ClipEvent(_number(norm), self._max_norm)
+        return ClipEvent(_number(norm), self._max_norm, order)
 
     def end_plain_step(self) -> bool:
         """End a step that was clipped once or not at all, quickly; False: it needs `end_step`."""
@@ -167,6 +184,18 @@ class ClipWatch:
             count = (together > limit).sum(dtype=torch.float32)
             self._num_clipped = _merge(torch.add, self._num_clipped, count)
             self._peak = _merge(torch.maximum, self._peak, together.amax())
+
+
+def _order_of_caller() -> float:
+    """Return the order of the norm that the running ``clip_grad_norm_`` has taken."""
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - no public way to this frame
+    for _ in range(MAX_FRAMES):
+        if frame is None:
+            break
+        if frame.f_code.co_name == "clip_grad_norm_" and "norm_type" in frame.f_locals:
+            return float(frame.f_locals["norm_type"])
+        frame = frame.f_back
+    return L2
 
 
 def _merge(
