@@ -178,8 +178,16 @@ def _gradient_statistics(
 
 
 def _noise_scale(samples: StepSamples) -> float | None:
-    """Estimate the noise scale in units of one rank's batch, whose size is not known here."""
+    """Estimate the noise scale in units of one rank's batch, whose size is not known here.
+
+    None where ranks hold other parameters than the leader: stages of a pipeline share a batch.
+    """
     leader = samples.leader
+    if (
+        len({sample.gradients.names for sample in samples.samples if sample.gradients is not None})
+        > 1
+    ):
+        return None
     num_ranks = leader.hello.world_size
     local = [sample.step.local_gradient_norm for sample in samples.samples]
     local_norms = [norm for norm in local if norm is not None]

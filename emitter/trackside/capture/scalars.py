@@ -80,7 +80,10 @@ class LossWatch:
             root = root[0]
         if not isinstance(root, torch.Tensor) or root.numel() != 1:
             return
-        if (args[1] if len(args) > 1 else kwargs.get("grad_tensors")) is not None:
+        given = args[1] if len(args) > 1 else kwargs.get("grad_tensors")
+        if isinstance(given, Sequence) and len(given) == 1:  # of one root, as the last stage's
+            given = given[0]
+        if given is not None:
             return  # not a loss: the gradient comes from outside
         self.micro_batches += 1
         self._before_call = self._last, self._total, self._num_losses

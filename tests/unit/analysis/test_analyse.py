@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -215,6 +216,27 @@ def test_the_noise_scale_is_unknown_otherwise(
     make_samples: MakeSamples, ranks: tuple[dict[str, object], ...]
 ) -> None:
     assert run(make_samples(*ranks)).statistics["gradient_noise_scale"] is None
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [(("h.0.weight", "h.0.bias"), pytest.approx(5.0 / 1.5)), (("h.1.weight", "h.1.bias"), None)],
+    ids=["replicas", "stages of a pipeline"],
+)
+def test_ranks_with_other_parameters_have_no_noise_scale(
+    make_samples: MakeSamples,
+    gradients: GradientSample,
+    names: tuple[str, ...],
+    expected: float | None,
+) -> None:
+    ranks = ({"local_gradient_norm": 3.0, "norm_before_clip": 2.0}, {"local_gradient_norm": 2.0})
+    samples = make_samples(*ranks, gradients=gradients)
+    first, second = samples.samples
+    second = replace(second, gradients=replace(gradients, names=names))
+
+    found = run(replace(samples, samples=(first, second))).statistics
+
+    assert found["gradient_noise_scale"] == expected
 
 
 def test_a_broken_statistic_costs_its_own_value(

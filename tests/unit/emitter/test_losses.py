@@ -119,6 +119,24 @@ def test_several_losses_of_one_step_all_count(quiet_attach: Attach, receive: Rec
     assert step.loss == pytest.approx((first.item() + second.item()) / 2)
 
 
+def test_a_root_in_a_list_is_a_loss_where_no_gradient_is_given(
+    quiet_attach: Attach, receive: Receive
+) -> None:
+    """As torch.distributed.pipelining calls it: stages before the last give gradients."""
+    model, optimizer = make_regression()
+    session = quiet_attach(model, optimizer, every=1)
+    loss, other = _loss(model), _loss(model)
+
+    torch.autograd.backward([loss], [None])
+    torch.autograd.backward([other], [torch.ones(())])
+    optimizer.step()
+    session.close()
+
+    (step,) = receive().steps
+    assert step.loss == pytest.approx(loss.item())
+    assert step.micro_batches == 1
+
+
 @pytest.mark.parametrize("every", [1, 3])
 def test_an_optimizer_that_steps_in_backward_has_the_loss_of_that_backward(
     quiet_attach: Attach, receive: Receive, every: int
