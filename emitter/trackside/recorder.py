@@ -231,7 +231,7 @@ class Recorder:
         self._stop_waiting()
         loss = self._logged_loss.newest
         if loss is None and not self._is_scaled:  # else the last value of backward is not the loss
-            loss = self._loss.last(has_stepped=self.steps_seen > 0)
+            loss = as_number(self._loss.last(has_stepped=self.steps_seen > 0))
         self._outbox.close(reason, steps=self.steps_seen, sampled=self.sampled, loss=loss)
 
     def _on_forward(self) -> None:

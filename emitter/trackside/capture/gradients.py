@@ -20,7 +20,7 @@ from trackside.capture.modules import WRAPPER_NAMES
 from trackside.wire.records import REPLICA, Gradients
 
 if TYPE_CHECKING:
-    from torch.distributed.tensor import Placement
+    from torch.distributed.tensor import DTensor, Placement
 
 MAX_SAMPLED = 1024  # elements per parameter: the update ratio is then off by 2 % (median)
 NUM_COLUMNS = 4  # arrays with sampled elements: the gradient twice, the weights twice
@@ -73,7 +73,7 @@ class GradientTap:
         self._sample_bytes = sample_bytes
         self._max_sampled = MAX_SAMPLED
         self._names = _names(model)
-        self._notes: dict[str, None] = {}
+        self._notes: dict[str, str] = {}  # by cause
         self._has_compared = False  # the optimizer's parameters with the model's
         self._parameters: tuple[_Parameter, ...] = ()
         self._has_unread = False  # gradients of this step that `_parameters` lack
@@ -84,7 +84,7 @@ class GradientTap:
     @property
     def notes(self) -> tuple[str, ...]:
         """Why something was left out, each reason once."""
-        return tuple(self._notes)
+        return tuple(self._notes.values())
 
     @torch.no_grad()
     def after_backward(self, parameters: Sequence[torch.Tensor]) -> None:
@@ -170,11 +170,11 @@ class GradientTap:
         own = {id(parameter) for parameter in self._model.parameters() if parameter.requires_grad}
         others = own.difference(map(id, updated))
         if 0 < len(others) < len(own):  # all: it updates copies in another precision
-            self._notes[
+            self._notes["other optimizers"] = (
                 f"{len(others)} of the model's {len(own)} parameters that learn are not updated by "
                 "the optimizer that is watched: its steps and learning rate are shown, and the "
                 "gradients of the others neither by themselves nor in the norm after clipping"
-            ] = None
+            )
 
     def _take_unclipped(
         self, gradients: Sequence[torch.Tensor], loss_scale: torch.Tensor | None
@@ -193,25 +193,23 @@ class GradientTap:
 
     def _collect(self, parameters: Sequence[torch.Tensor]) -> list[_Parameter]:
         found: list[_Parameter] = []
-        self._has_unread = False
+        left_out: dict[str, list[str]] = {}
         for position, parameter in enumerate(parameters):
             if parameter.grad is None:
                 continue
             name = self._name(parameter, position)
-            gradient = local(parameter.grad)
-            if is_partial(parameter.grad):
-                self._leave_out(f"{name} has a gradient that its ranks have not summed yet")
-            elif not is_readable(gradient):
-                kind = "complex" if gradient.is_complex() else "sparse"
-                self._leave_out(f"{name} has a {kind} gradient, which is not read")
+            gradient, weight = local(_as_its_weight(parameter)), local(parameter)
+            reason = _reason_to_leave_out(parameter.grad, gradient, weight)
+            if reason is not None:
+                left_out.setdefault(reason, []).append(name)
             elif gradient.numel():  # a shard may be empty
-                weight, shard = local(parameter), _shard(parameter)
+                shard = _shard(parameter)
                 found.append(_Parameter(name, weight, gradient, parameter.numel(), shard))
+        self._has_unread = bool(left_out)
+        for reason, (first, *others) in left_out.items():
+            also = f"; {len(others)} others too" if others else ""
+            self._notes.setdefault(reason, f"{first} has {reason}{also}")
         return found
-
-    def _leave_out(self, reason: str) -> None:
-        self._has_unread = True
-        self._notes[reason] = None
 
     def _name(self, parameter: torch.Tensor, position: int) -> str:
         if id(parameter) not in self._names:  # wrapped or sharded since we looked
@@ -252,6 +250,34 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
     to_local = getattr(tensor, "to_local", None)
     shard = to_local() if to_local is not None else tensor
     return cast("torch.Tensor", shard).detach()
+
+
+def _as_its_weight(parameter: torch.Tensor) -> torch.Tensor:
+    """Return a parameter's gradient; of one that every rank holds whole, as much as of the weight.
+
+    As of an embedding in parts (tensor parallelism). To cut it takes no word from other ranks.
+    """
+    gradient = cast("torch.Tensor", parameter.grad)
+    if not is_sharded(parameter) or is_sharded(gradient) or type(gradient) is not type(parameter):
+        return gradient
+    whole, part = cast("DTensor", gradient), cast("DTensor", parameter)
+    if whole.device_mesh != part.device_mesh:
+        return gradient
+    return whole.redistribute(part.device_mesh, part.placements)
+
+
+def _reason_to_leave_out(
+    given: torch.Tensor, gradient: torch.Tensor, weight: torch.Tensor
+) -> str | None:
+    """Return what a gradient is that is not read; ``gradient`` is what of it lies on this rank."""
+    if is_partial(given):
+        return "a gradient that its ranks have not summed yet"
+    if not is_readable(gradient):
+        kind = "complex" if gradient.is_complex() else "sparse"
+        return f"a {kind} gradient, which is not read"
+    if gradient.shape != weight.shape:
+        return "a gradient that its ranks hold in other parts than the weight"
+    return None
 
 
 def is_sharded(tensor: torch.Tensor) -> bool:

@@ -67,6 +67,22 @@ def test_without_gradients_there_is_nothing() -> None:
     assert tap.after_step() is None
 
 
+def test_gradients_that_are_not_read_are_noted_once_for_each_cause() -> None:
+    model = nn.ModuleList(nn.Embedding(3, 2, sparse=True) for _ in range(3))
+    model.append(nn.Linear(2, 2, dtype=torch.complex64))
+    loss = sum(table(torch.tensor([1])).sum() for table in model[:3])
+    (loss + model[3](torch.ones(2, dtype=torch.complex64)).abs().sum()).backward()
+    tap = GradientTap(model, sample_bytes=1 << 20)
+
+    for _ in range(2):
+        tap.before_step(torch.optim.SGD(model.parameters(), lr=0.1), None)
+
+    assert tap.notes == (
+        "0.weight has a sparse gradient, which is not read; 2 others too",
+        "3.weight has a complex gradient, which is not read; 1 others too",
+    )
+
+
 def test_what_other_optimizers_update_is_noted_once() -> None:
     """As of Muon, which takes matrices only, beside an AdamW for the rest."""
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))

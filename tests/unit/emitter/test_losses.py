@@ -7,6 +7,8 @@ import pytest
 import torch
 from regression import make_regression
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Partial, Placement, Replicate
 
 from trackside.session import Session
 
@@ -117,6 +119,28 @@ def test_several_losses_of_one_step_all_count(quiet_attach: Attach, receive: Rec
 
     (step,) = receive().steps
     assert step.loss == pytest.approx((first.item() + second.item()) / 2)
+
+
+@pytest.mark.usefixtures("process_group")
+@pytest.mark.parametrize("placement", [Replicate(), Partial()])
+def test_a_loss_of_several_ranks_is_known_where_each_has_the_whole(
+    quiet_attach: Attach, receive: Receive, placement: Placement
+) -> None:
+    """As under loss_parallel."""
+    model, optimizer = make_regression()
+    session = quiet_attach(model, optimizer, every=2)
+    mesh = init_device_mesh("cpu", (1,))
+
+    for _ in range(2):
+        loss = _loss(model)
+        DTensor.from_local(loss, mesh, [placement]).backward()
+        optimizer.step()
+    session.close()
+
+    received = receive()
+    expected = loss.item() if placement.is_replicate() else None
+    assert [step.loss for step in received.steps] == [expected]
+    assert received.close.loss == expected
 
 
 def test_a_root_in_a_list_is_a_loss_where_no_gradient_is_given(
