@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from tracksided.samples import FloatArray, GradientSample, StepSamples
+from tracksided.samples import FloatArray, GradientSample, Sample, StepSamples
 
 TOLERANCE = 1e-3  # of a norm: more than what scaling back and forth rounds away
+EXACT = 1e-6  # of a factor: single precision, rounded twice
 
 
 def infer_clipping(samples: StepSamples) -> StepSamples:
@@ -19,7 +20,9 @@ def infer_clipping(samples: StepSamples) -> StepSamples:
     parameters are scaled as a whole (by global norm, or each by its own), an estimate where
     elements are cut. A norm that shrank was clipped; to what limit is not known.
 
-    Where torch's own clipping was called there is nothing to tell, and nothing changes.
+    Where torch's own clipping was called there is nothing to tell, and nothing changes. Where all
+    was divided by one whole number it was averaged, over micro-batches say, and nothing clipped;
+    norms of a rank's own gradient are divided likewise.
     """
     leader = samples.leader
     gradients, step = leader.gradients, leader.step
@@ -30,6 +33,9 @@ def infer_clipping(samples: StepSamples) -> StepSamples:
     before = _norm_before(gradients, gradients.unclipped)
     if before is not None and math.isclose(before, step.norm_after_clip, rel_tol=TOLERANCE):
         return samples
+    parts = _whole_number_of_parts(gradients, gradients.unclipped)
+    if parts is not None:
+        return replace(samples, samples=tuple(_averaged(each, parts) for each in samples.samples))
     was_local = step.local_gradient_norm == step.norm_before_clip
     step = replace(
         step,
@@ -40,6 +46,29 @@ def infer_clipping(samples: StepSamples) -> StepSamples:
     )
     changed = replace(leader, step=step)
     return replace(samples, samples=(changed, *samples.samples[1:]))
+
+
+def _whole_number_of_parts(
+    gradients: GradientSample, unclipped: tuple[FloatArray, ...]
+) -> int | None:
+    """Return what all gradients were divided by, None if that is no whole number above 1."""
+    columns = zip(gradients.sample, unclipped, strict=True)
+    squares = [(_sum_of_squares(before), _sum_of_squares(after)) for after, before in columns]
+    if any((before == 0) != (after == 0) for before, after in squares):
+        return None
+    factors = [math.sqrt(before / after) for before, after in squares if after]
+    if not factors or not all(map(math.isfinite, factors)):
+        return None
+    parts = round(factors[0])
+    is_all = all(math.isclose(factor, parts, rel_tol=EXACT) for factor in factors)
+    return parts if parts > 1 and is_all else None
+
+
+def _averaged(sample: Sample, parts: int) -> Sample:
+    norm = sample.step.local_gradient_norm
+    if norm is None or norm == sample.step.norm_before_clip:  # of an only rank
+        return sample
+    return replace(sample, step=replace(sample.step, local_gradient_norm=norm / parts))
 
 
 def _norm_before(gradients: GradientSample, unclipped: tuple[FloatArray, ...]) -> float | None:

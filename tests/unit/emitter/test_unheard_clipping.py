@@ -25,7 +25,7 @@ def _norm(model: nn.Module) -> float:
 
 def _by_hand(model: nn.Module) -> None:
     for parameter in model.parameters():
-        parameter.grad.mul_(0.125)
+        parameter.grad.mul_(0.12)
 
 
 def _adaptively(model: nn.Module) -> None:
@@ -68,6 +68,28 @@ def test_clipping_by_other_means_is_seen_with_its_norms(
     assert step.norm_after_clip == pytest.approx(after, rel=1e-5)
     assert step.local_gradient_norm == step.norm_before_clip
     assert (step.clipped, step.max_norm, step.clip_rate) == (True, None, None)
+
+
+@pytest.mark.parametrize("num_parts", [2, 3, 4096])
+def test_gradients_that_are_averaged_after_backward_are_not_clipped(
+    quiet_attach: Attach,
+    receive: Receive,
+    monkeypatch: pytest.MonkeyPatch,
+    num_parts: int,
+) -> None:
+    """As a pipeline does over micro-batches, and a loss that is a sum over tokens."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    def average(model: nn.Module) -> None:
+        for parameter in model.parameters():
+            parameter.grad.div_(num_parts)
+
+    step, before, after = _publish(quiet_attach, receive, average)
+
+    assert after == pytest.approx(before / num_parts)
+    assert step.norm_before_clip == step.norm_after_clip == pytest.approx(after, rel=1e-5)
+    assert step.local_gradient_norm == pytest.approx(after, rel=1e-5)  # no other rank is there
+    assert (step.clipped, step.clip_rate) == (False, 0.0)
 
 
 def test_without_clipping_there_is_none(quiet_attach: Attach, receive: Receive) -> None:
