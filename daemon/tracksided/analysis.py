@@ -191,12 +191,23 @@ def _noise_scale(samples: StepSamples) -> float | None:
     num_ranks = leader.hello.world_size
     local = [sample.step.local_gradient_norm for sample in samples.samples]
     local_norms = [norm for norm in local if norm is not None]
-    global_norm = leader.step.norm_before_clip
-    if global_norm is None and not leader.step.clipped:
-        global_norm = leader.step.norm_after_clip  # nothing was clipped: they are the same
+    global_norm = _norm_of_average(leader.step)
     if len(local_norms) < 2 or num_ranks < 2 or global_norm is None:  # noqa: PLR2004 - a pair
         return None
     return gradient_noise_scale(local_norms, global_norm, num_ranks=num_ranks)
+
+
+def _norm_of_average(step: Step) -> float | None:
+    """Return the norm before clipping, over what the watched optimizer updates, as ranks' own are.
+
+    The norm that was clipped by may be over more: other optimizers update the rest.
+    """
+    before, after, limit = step.norm_before_clip, step.norm_after_clip, step.max_norm
+    if before is None or after is None:
+        return before if before is not None or step.clipped else after
+    if not step.clipped:
+        return after
+    return after * before / limit if limit else before
 
 
 def _histograms(sample: GradientSample, step: int) -> Iterable[Histogram]:

@@ -219,6 +219,24 @@ def test_the_noise_scale_is_unknown_otherwise(
 
 
 @pytest.mark.parametrize(
+    "clipping",
+    [
+        {"norm_before_clip": 5.0, "norm_after_clip": 2.0, "max_norm": 9.0, "clipped": False},
+        {"norm_before_clip": 5.0, "norm_after_clip": 0.8, "max_norm": 2.0, "clipped": True},
+    ],
+)
+def test_the_noise_scale_is_of_what_the_watched_optimizer_updates(
+    make_samples: MakeSamples, clipping: dict[str, object]
+) -> None:
+    """Two optimizers update a model that is clipped as a whole: its norm is larger than theirs."""
+    ranks = ({"local_gradient_norm": 3.0, **clipping}, {"local_gradient_norm": 2.0})
+
+    found = run(make_samples(*ranks)).statistics["gradient_noise_scale"]
+
+    assert found == pytest.approx(5.0 / 1.5)
+
+
+@pytest.mark.parametrize(
     ("names", "expected"),
     [(("h.0.weight", "h.0.bias"), pytest.approx(5.0 / 1.5)), (("h.1.weight", "h.1.bias"), None)],
     ids=["replicas", "stages of a pipeline"],
