@@ -183,10 +183,8 @@ def _noise_scale(samples: StepSamples) -> float | None:
     None where ranks hold other parameters than the leader: stages of a pipeline share a batch.
     """
     leader = samples.leader
-    if (
-        len({sample.gradients.names for sample in samples.samples if sample.gradients is not None})
-        > 1
-    ):
+    names = {sample.gradients.names for sample in samples.samples if sample.gradients is not None}
+    if len(names) > 1:
         return None
     num_ranks = leader.hello.world_size
     local = [sample.step.local_gradient_norm for sample in samples.samples]
