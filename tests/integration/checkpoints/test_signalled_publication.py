@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 from debris import debris
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from saved_steps import save_directory, save_torch
 
 from tracksided.checkpoints import renaming
 from tracksided.checkpoints.ending import signals_as_exits
@@ -53,17 +54,6 @@ class Signalled:
             return result
 
         return act
-
-
-def save_torch(directory: Path, step: int) -> None:
-    torch.save({"w": torch.full((50,), float(step))}, directory / f"step_{step}.pt")
-
-
-def save_directory(directory: Path, step: int) -> None:
-    inside = directory / f"checkpoint-{step}"
-    inside.mkdir()
-    save_file({"w": torch.full((50,), float(step))}, inside / "model.safetensors")
-    (inside / "config.json").write_text(f'{{"step": {step}}}')
 
 
 def load_torch(directory: Path) -> tuple[torch.Tensor, Path]:

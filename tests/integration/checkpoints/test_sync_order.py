@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import save_file
+from saved_steps import save_directory, save_torch
 
 from tracksided.checkpoints import renaming
 from tracksided.checkpoints.job import AverageRequest, run_average
@@ -47,17 +46,6 @@ class Course:
 
 Save = Callable[[Path, int], None]
 Average = Callable[[Save], Course]
-
-
-def save_torch(directory: Path, step: int) -> None:
-    torch.save({"w": torch.full((50,), float(step))}, directory / f"step_{step}.pt")
-
-
-def save_directory(directory: Path, step: int) -> None:
-    inside = directory / f"checkpoint-{step}"
-    inside.mkdir()
-    save_file({"w": torch.full((50,), float(step))}, inside / "model.safetensors")
-    (inside / "config.json").write_text("{}")
 
 
 @pytest.fixture(params=["once", "again"])
