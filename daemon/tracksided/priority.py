@@ -34,6 +34,12 @@ def become_idle() -> None:
         Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_KILL, encoding="ascii")
 
 
+def leave_terminal_to_parent() -> None:
+    """Ignore what a terminal sends to all of its processes; the parent ends us if it wants to."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def die_with(parent: int) -> None:
     """Ask the kernel for SIGTERM when the parent ends.
 

@@ -8,7 +8,6 @@ out of memory here costs the daemon nothing.
 
 import logging
 import resource
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -37,7 +36,7 @@ from tracksided.jobs import (
 )
 from tracksided.overview import write_overview
 from tracksided.printable import log_to_stderr
-from tracksided.priority import become_idle, die_with
+from tracksided.priority import become_idle, die_with, leave_terminal_to_parent
 from tracksided.progress.final_files import write_final_report
 from tracksided.samples import Sample, StepSamples, build_sample
 from tracksided.shards import join_shards
@@ -174,7 +173,7 @@ def main(arguments: Sequence[str]) -> int:
         RecordCorrupt: the parent sent something else than a job.
     """
     descriptor, parent, memory_bytes = (int(argument) for argument in arguments)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the daemon, which ends us
+    leave_terminal_to_parent()
     become_idle()
     die_with(parent)
     # Counts private memory only: a large ring that we map is not ours.

@@ -30,7 +30,7 @@ from tracksided.checkpoints.provenance import SOURCES_IN, Skipped
 from tracksided.descriptors import allow_many_files
 from tracksided.errors import OutputError, TracksidedError
 from tracksided.printable import printable
-from tracksided.priority import become_idle, die_with
+from tracksided.priority import become_idle, die_with, leave_terminal_to_parent
 
 SIGN_OF_LIFE_S = 0.5  # often enough for a progress display, rare enough to cost nothing
 
@@ -38,8 +38,7 @@ SIGN_OF_LIFE_S = 0.5  # often enough for a progress display, rare enough to cost
 def main() -> int:
     """Serve one request and return the exit code."""
     os.chdir("/")  # nobody's directory is kept in use
-    for number in (signal.SIGINT, signal.SIGHUP):  # of a terminal, for the daemon, which ends us
-        signal.signal(number, signal.SIG_IGN)
+    leave_terminal_to_parent()
     with signals_as_exits(signal.SIGTERM):
         return _serve()
 

@@ -5,7 +5,6 @@ A driver or a file server that does not answer hangs this process, never the dae
 """
 
 import logging
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ from tracksided.monitors.catalog import make_monitors
 from tracksided.monitors.monitor import Began, Monitor, Watched
 from tracksided.monitors.reading import HostReading
 from tracksided.printable import log_to_stderr
-from tracksided.priority import die_with
+from tracksided.priority import die_with, leave_terminal_to_parent
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +51,7 @@ class Sampler:
 def main(arguments: Sequence[str]) -> int:
     """Serve until the parent closes the socket."""
     descriptor, parent = (int(argument) for argument in arguments)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the daemon, which ends us
+    leave_terminal_to_parent()
     die_with(parent)
     log_to_stderr(logging.WARNING, "monitors")
     with Connection(descriptor) as connection:

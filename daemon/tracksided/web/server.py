@@ -18,7 +18,7 @@ import uvicorn
 
 from tracksided.listen_address import ListenAddress
 from tracksided.printable import log_to_stderr
-from tracksided.priority import become_idle, die_with
+from tracksided.priority import become_idle, die_with, leave_terminal_to_parent
 from tracksided.web.application import build_application
 from tracksided.web.node import Node
 from tracksided.web_process import EXIT_IN_USE, EXIT_NOT_ALLOWED
@@ -39,6 +39,7 @@ def main(arguments: list[str]) -> int:
     """Serve until the parent ends; return the exit code."""
     request = json.loads(arguments[0])
     become_idle()
+    leave_terminal_to_parent()
     die_with(request["parent"])
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_DESCRIPTORS, MAX_DESCRIPTORS))

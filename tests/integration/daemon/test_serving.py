@@ -10,10 +10,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from daemon_process import DaemonProcess, wait_until
 from fake_trainer import FakeRank, make_arrays, make_hello
 from PIL import Image
+from web_site import answers, free_port
 from written import history, load, scalars, steps
 
 pytestmark = pytest.mark.integration
@@ -347,3 +349,35 @@ def test_settings_are_read_anew_on_hangup(tmp_path: Path, daemon: DaemonProcess)
     wait_until(lambda: "did you mean 'poll_seconds'" in daemon.output)
 
     assert daemon.stop() == 0
+
+
+def test_what_a_terminal_sends_to_all_is_for_the_daemon_alone(
+    shm_dir: Path, tmp_path: Path, daemon: DaemonProcess
+) -> None:
+    """A terminal that is closed sends SIGHUP to each process; the daemon reads settings anew."""
+    out = tmp_path / "out"
+    port = free_port()
+    daemon.start("--http", f"127.0.0.1:{port}")
+    rank = FakeRank(shm_dir, make_hello(out))
+    rank.publish(10)
+    wait_until(lambda: steps(out) == [10] and answers(port))
+    children = psutil.Process(daemon.pid).children(recursive=True)
+    wait_until(lambda: all(map(is_started, children)))
+
+    for process in children:
+        process.send_signal(signal.SIGHUP)
+    rank.publish(20)
+    rank.close(steps=20)
+    wait_until(lambda: is_empty(shm_dir))
+
+    assert steps(out) == [10, 20]
+    assert children
+    assert psutil.Process(daemon.pid).children(recursive=True) == children
+    assert "Traceback" not in daemon.output
+
+
+def is_started(process: psutil.Process) -> bool:
+    """Whether Python is done with its imports, and the process has said what it ignores."""
+    lines = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii").splitlines()
+    (ignored,) = (int(line.split()[1], 16) for line in lines if line.startswith("SigIgn:"))
+    return bool(ignored >> (signal.SIGHUP - 1) & 1)
