@@ -14,6 +14,11 @@ pytestmark = pytest.mark.integration
 BIN = Path(sys.executable).parent
 DEADLINE_S = 60
 LINES = tuple(dict.fromkeys(line.text for line in lines_of(SERVICES)))
+# Where `systemctl edit` puts what was edited, which no uninstallation takes along.
+EDITED = (
+    "/home/ada/.config/systemd/user/trackside.service.d",
+    "/etc/systemd/system/trackside@ada.service.d",
+)
 UNITS = {"--user": "trackside.service", "--system": "trackside@ada.service"}
 # What somebody does who is asked to edit a file.
 EDITOR = r"""#!/bin/sh
@@ -76,6 +81,7 @@ def reader(machine: Machine, request: pytest.FixtureRequest) -> Iterator[Reader]
         lambda: machine.journal("user@*"),
     )
     yield {"--user": ada, "--system": root}[request.param]
+    machine.run("rm", "-rf", *EDITED)
     machine.run("loginctl", "disable-linger", "ada")
 
 
