@@ -80,7 +80,8 @@ def main() -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
     out = arguments.out.resolve()
     environ = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
-    files = {name: Path(value) for name, value in environ.items() if Path(value).is_absolute()}
+    paths = {name: Path(value) for name, value in environ.items() if Path(value).is_absolute()}
+    files = {name: path for name, path in paths.items() if path.exists()}  # as pip, no others
     environ |= {name: f"{GIVEN}{path}" for name, path in files.items()}
     user = "root" if arguments.as_root else USER
     settings = settings_of(arguments, user)
