@@ -284,17 +284,22 @@ def test_run_hands_a_termination_on_to_the_command(shm_dir: Path) -> None:
     assert daemon_pid(shm_dir) is None
 
 
+def training_of(shm_dir: Path, out: Path, first: str) -> str:
+    """Code that trains three steps, after statements about the daemon, whose id is `pid`."""
+    return (
+        "import os, runpy, signal, sys; from pathlib import Path; "
+        "from trackside.wire.locks import daemon_pid; "
+        f"sys.argv[1:] = [{str(shm_dir)!r}, {str(out)!r}, '3']; "
+        f"pid = daemon_pid(Path(sys.argv[1])); {first}; "
+        f"runpy.run_path({str(TRAINER)!r}, run_name='__main__')"
+    )
+
+
 def test_run_writes_what_is_left_where_it_is_terminated_meanwhile(
     shm_dir: Path, tmp_path: Path
 ) -> None:
     """SLURM sends SIGTERM to a job more than once, and kills what its first process leaves."""
-    script = (
-        "import os, runpy, signal, sys; from pathlib import Path; "
-        "from trackside.wire.locks import daemon_pid; "
-        f"sys.argv[1:] = [{str(shm_dir)!r}, {str(tmp_path / 'out')!r}, '3']; "
-        "os.kill(daemon_pid(Path(sys.argv[1])), signal.SIGSTOP); "
-        f"runpy.run_path({str(TRAINER)!r}, run_name='__main__')"
-    )
+    script = training_of(shm_dir, tmp_path / "out", "os.kill(pid, signal.SIGSTOP)")
     with subprocess.Popen([*TRACKSIDE, "run", "--", sys.executable, "-c", script]) as outer:
         wait_until(lambda: bool(scan(shm_dir)))
         stopped = daemon_pid(shm_dir)
@@ -321,15 +326,9 @@ def test_daemon_of_a_run_ends_with_it_even_when_that_is_killed(shm_dir: Path) ->
 def test_daemon_of_a_run_outlives_a_termination_of_the_whole_job(
     shm_dir: Path, tmp_path: Path
 ) -> None:
-    script = (
-        "import os, runpy, signal, sys; from pathlib import Path; "
-        "from trackside.wire.locks import daemon_pid; "
-        f"sys.argv[1:] = [{str(shm_dir)!r}, {str(tmp_path / 'out')!r}, '3']; "
-        "pid = daemon_pid(Path(sys.argv[1])); "
-        "os.kill(pid, signal.SIGTERM); os.kill(pid, signal.SIGTERM); "
-        f"runpy.run_path({str(TRAINER)!r}, run_name='__main__'); "
-        "assert daemon_pid(Path(sys.argv[1])) == pid"
-    )
+    terminate = "os.kill(pid, signal.SIGTERM); os.kill(pid, signal.SIGTERM)"
+    training = training_of(shm_dir, tmp_path / "out", terminate)
+    script = f"{training}; assert daemon_pid(Path(sys.argv[1])) == pid"
 
     done = trackside("run", "--", sys.executable, "-c", script)
 
