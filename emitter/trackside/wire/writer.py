@@ -166,8 +166,7 @@ class RingWriter:
     @property
     def was_cut(self) -> bool:
         """Whether somebody made the file shorter: to touch its missing pages would be a SIGBUS."""
-        is_ours = self._is_open and os.getpid() == self._owner_pid
-        return is_ours and self._memory.size() < self._file_bytes
+        return self._is_ours() and not self._is_whole()
 
     def has_room(self, num_bytes: int) -> bool:
         """Whether this many bytes are free in the ring."""
@@ -213,7 +212,13 @@ class RingWriter:
         self._lock.release(unlink=False)
 
     def _is_active(self) -> bool:
-        return self._is_open and os.getpid() == self._owner_pid and not self.was_cut
+        return self._is_ours() and self._is_whole()
+
+    def _is_ours(self) -> bool:
+        return self._is_open and os.getpid() == self._owner_pid
+
+    def _is_whole(self) -> bool:
+        return self._memory.size() >= self._file_bytes
 
     def _has_room(self, num_bytes: int) -> bool:
         limit = self._write + num_bytes - self.capacity_bytes
